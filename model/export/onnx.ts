@@ -1,0 +1,295 @@
+import { create, toBinary } from '@bufbuild/protobuf'
+import {
+  AttributeProtoSchema,
+  AttributeProto_AttributeType as AttributeType,
+  TensorProto_DataType as DataType,
+  type FunctionProto,
+  FunctionProtoSchema,
+  GraphProtoSchema,
+  ModelProtoSchema,
+  type NodeProto,
+  NodeProtoSchema,
+  OperatorSetIdProtoSchema,
+  type TensorProto,
+  TensorProto_DataLocation,
+  TensorProtoSchema,
+  TensorShapeProto_DimensionSchema,
+  TypeProtoSchema,
+  type ValueInfoProto,
+  ValueInfoProtoSchema,
+} from 'onnx-buf'
+import type { WeightFile } from './weight-file.js'
+
+const IR_VERSION = 9n
+const OPSETS = [
+  ['', 18n],
+  ['com.microsoft', 1n],
+  ['peregrine', 1n],
+] as const
+
+export type TensorType = 'float32' | 'float16' | 'float64' | 'int32' | 'int64'
+
+/** A dimension: fixed, or a name that stands for a length known at run time. */
+export type Dim = number | string
+
+const DATA_TYPE: Record<TensorType, DataType> = {
+  float32: DataType.FLOAT,
+  float16: DataType.FLOAT16,
+  float64: DataType.DOUBLE,
+  int32: DataType.INT32,
+  int64: DataType.INT64,
+}
+
+/** An attribute value; `{ref}` reads the enclosing function's attribute of that name. */
+type Attribute =
+  | number
+  | bigint
+  | readonly bigint[]
+  | { readonly ref: string; readonly type: 'float' | 'int' }
+
+export type OpOptions = {
+  readonly domain?: 'com.microsoft' | 'peregrine'
+  readonly attributes?: { readonly [name: string]: Attribute }
+}
+
+/** Builds the nodes of a graph or of a function body; values are named after the op that makes them. */
+export type NodeBuilder = {
+  /** Adds a node with one output and gives that output's name. */
+  op(type: string, inputs: readonly string[], options?: OpOptions): string
+  /** Adds a node with several outputs. */
+  opN(type: string, inputs: readonly string[], outputs: number, options?: OpOptions): string[]
+  /** Renames: adds an Identity from `from` to the given name. */
+  alias(from: string, to: string): void
+  /** A constant vector of int64; `scalar` gives rank 0. */
+  ints(values: readonly number[]): string
+  scalar(value: number, type: TensorType): string
+}
+
+function createNodes(): NodeBuilder & { readonly nodes: NodeProto[] } {
+  const nodes: NodeProto[] = []
+  const constants = new Map<string, string>()
+  const counts = new Map<string, number>()
+  const fresh = (type: string) => {
+    const n = counts.get(type) ?? 0
+    counts.set(type, n + 1)
+    return `${type}_${n}`
+  }
+  const add = (type: string, inputs: readonly string[], outputs: string[], options: OpOptions) => {
+    nodes.push(
+      create(NodeProtoSchema, {
+        opType: type,
+        name: outputs[0] ?? '',
+        input: [...inputs],
+        output: outputs,
+        domain: options.domain ?? '',
+        attribute: Object.entries(options.attributes ?? {}).map(([name, value]) =>
+          attribute(name, value),
+        ),
+      }),
+    )
+  }
+  const constant = (key: string, tensor: TensorProto) => {
+    const known = constants.get(key)
+    if (known !== undefined) return known
+    const name = fresh('Constant')
+    nodes.push(
+      create(NodeProtoSchema, {
+        opType: 'Constant',
+        name,
+        output: [name],
+        attribute: [
+          create(AttributeProtoSchema, { name: 'value', type: AttributeType.TENSOR, t: tensor }),
+        ],
+      }),
+    )
+    constants.set(key, name)
+    return name
+  }
+  return {
+    nodes,
+    op(type, inputs, options = {}) {
+      const output = fresh(type)
+      add(type, inputs, [output], options)
+      return output
+    },
+    opN(type, inputs, outputs, options = {}) {
+      const base = fresh(type)
+      const names = Array.from({ length: outputs }, (_, i) => `${base}_${i}`)
+      add(type, inputs, names, options)
+      return names
+    },
+    alias(from, to) {
+      add('Identity', [from], [to], {})
+    },
+    ints(values) {
+      const data = BigInt64Array.from(values, BigInt)
+      return constant(
+        `ints ${values.join(' ')}`,
+        create(TensorProtoSchema, {
+          dims: [BigInt(values.length)],
+          dataType: DataType.INT64,
+          rawData: new Uint8Array(data.buffer),
+        }),
+      )
+    },
+    scalar(value, type) {
+      return constant(
+        `${type} ${value}`,
+        create(TensorProtoSchema, { dataType: DATA_TYPE[type], ...scalarData(value, type) }),
+      )
+    },
+  }
+}
+
+function scalarData(value: number, type: TensorType) {
+  switch (type) {
+    case 'float32':
+      return { floatData: [value] }
+    case 'float64':
+      return { doubleData: [value] }
+    case 'int32':
+      return { int32Data: [value] }
+    case 'int64':
+      return { int64Data: [BigInt(value)] }
+    case 'float16':
+      throw new Error('a float16 constant is a Cast of a float32 one')
+  }
+}
+
+function attribute(name: string, value: Attribute) {
+  if (typeof value === 'number') {
+    return create(AttributeProtoSchema, { name, type: AttributeType.FLOAT, f: value })
+  }
+  if (typeof value === 'bigint') {
+    return create(AttributeProtoSchema, { name, type: AttributeType.INT, i: value })
+  }
+  if ('ref' in value) {
+    const type = value.type === 'float' ? AttributeType.FLOAT : AttributeType.INT
+    return create(AttributeProtoSchema, { name, refAttrName: value.ref, type })
+  }
+  return create(AttributeProtoSchema, { name, type: AttributeType.INTS, ints: [...value] })
+}
+
+/** A model-local function of domain `peregrine`; `build` gives the name of its one output. */
+export function onnxFunction(
+  name: string,
+  inputs: readonly string[],
+  attributes: readonly string[],
+  build: (nodes: NodeBuilder) => string,
+): FunctionProto {
+  const body = createNodes()
+  body.alias(build(body), 'out')
+  return create(FunctionProtoSchema, {
+    name,
+    domain: 'peregrine',
+    input: [...inputs],
+    output: ['out'],
+    attribute: [...attributes],
+    node: body.nodes,
+    opsetImport: opsets(['', 'com.microsoft']),
+  })
+}
+
+export type GraphValue = {
+  readonly name: string
+  readonly type: TensorType
+  readonly dims: readonly Dim[]
+}
+
+export type GraphBuilder = NodeBuilder & {
+  input(name: string, type: TensorType, dims: readonly Dim[]): string
+  output(name: string, from: string, type: TensorType, dims: readonly Dim[]): void
+  /** An initializer that lies in the weight file. */
+  weight(name: string): string
+}
+
+/** One graph of the bundle. `inputs` and `outputs` are the contract that the manifest states. */
+export type OnnxGraph = {
+  readonly bytes: Uint8Array
+  readonly inputs: readonly GraphValue[]
+  readonly outputs: readonly GraphValue[]
+}
+
+/** Builds one graph; its weights are references into `weights`, its `functions` travel in the file. */
+export function onnxGraph(
+  name: string,
+  weights: WeightFile,
+  functions: readonly FunctionProto[],
+  build: (graph: GraphBuilder) => void,
+): OnnxGraph {
+  const body = createNodes()
+  const inputs: GraphValue[] = []
+  const outputs: GraphValue[] = []
+  const used = new Map<string, TensorProto>()
+  build({
+    ...body,
+    input(inputName, type, dims) {
+      inputs.push({ name: inputName, type, dims })
+      return inputName
+    },
+    output(outputName, from, type, dims) {
+      body.alias(from, outputName)
+      outputs.push({ name: outputName, type, dims })
+    },
+    weight(weightName) {
+      if (!used.has(weightName)) used.set(weightName, externalTensor(weightName, weights))
+      return weightName
+    },
+  })
+  const model = create(ModelProtoSchema, {
+    irVersion: IR_VERSION,
+    producerName: 'peregrine',
+    opsetImport: opsets(OPSETS.map(([domain]) => domain)),
+    graph: create(GraphProtoSchema, {
+      name,
+      node: body.nodes,
+      initializer: [...used.values()],
+      input: inputs.map(valueInfo),
+      output: outputs.map(valueInfo),
+    }),
+    functions: [...functions],
+  })
+  return { bytes: toBinary(ModelProtoSchema, model), inputs, outputs }
+}
+
+function opsets(domains: readonly string[]) {
+  return OPSETS.filter(([domain]) => domains.includes(domain)).map(([domain, version]) =>
+    create(OperatorSetIdProtoSchema, { domain, version }),
+  )
+}
+
+function externalTensor(name: string, weights: WeightFile): TensorProto {
+  const { dims, type, offset, length } = weights.entry(name)
+  const entries = { location: weights.file, offset: String(offset), length: String(length) }
+  return create(TensorProtoSchema, {
+    name,
+    dims: dims.map(BigInt),
+    dataType: DATA_TYPE[type],
+    dataLocation: TensorProto_DataLocation.EXTERNAL,
+    externalData: Object.entries(entries).map(([key, value]) => ({ key, value })),
+  })
+}
+
+function valueInfo({ name, type, dims }: GraphValue): ValueInfoProto {
+  return create(ValueInfoProtoSchema, {
+    name,
+    type: create(TypeProtoSchema, {
+      value: {
+        case: 'tensorType',
+        value: {
+          elemType: DATA_TYPE[type],
+          shape: {
+            dim: dims.map((dim) =>
+              create(TensorShapeProto_DimensionSchema, {
+                value:
+                  typeof dim === 'number'
+                    ? { case: 'dimValue', value: BigInt(dim) }
+                    : { case: 'dimParam', value: dim },
+              }),
+            ),
+          },
+        },
+      },
+    }),
+  })
+}

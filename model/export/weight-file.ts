@@ -1,0 +1,78 @@
+import { createHash } from 'node:crypto'
+import { closeSync, openSync, writeSync } from 'node:fs'
+import { setFloat16 } from '@petamoriken/float16'
+
+/** Page-aligned tables can be mapped straight from the file; small tensors only need cache lines. */
+const PAGE_BYTES = 4096
+const LINE_BYTES = 64
+
+export type WeightType = 'float32' | 'float16'
+
+export type WeightEntry = {
+  readonly dims: readonly number[]
+  readonly type: WeightType
+  /** Bytes from the start of the file. */
+  readonly offset: number
+  /** Bytes. */
+  readonly length: number
+}
+
+/** The bundle's one external data file: which tensor lies where. */
+export type WeightFile = {
+  readonly file: string
+  entry(name: string): WeightEntry
+}
+
+export type Tensor = { readonly dims: readonly number[]; readonly data: Float32Array }
+
+/** Writes tensors into one file, in the given order, as `type`; gives their places, SHA-256 and size. */
+export function writeWeightFile(
+  folder: string,
+  file: string,
+  tensors: ReadonlyMap<string, Tensor>,
+  type: WeightType,
+): WeightFile & { readonly sha256: string; readonly bytes: number } {
+  const entries = new Map<string, WeightEntry>()
+  const hash = createHash('sha256')
+  const fd = openSync(`${folder}/${file}`, 'w')
+  let position = 0
+  const append = (bytes: Uint8Array) => {
+    for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done)
+    hash.update(bytes)
+    position += bytes.length
+  }
+  try {
+    for (const [name, { dims, data }] of tensors) {
+      const bytes = type === 'float16' ? toFloat16(data) : viewBytes(data)
+      const align = bytes.length >= PAGE_BYTES ? PAGE_BYTES : LINE_BYTES
+      append(new Uint8Array((align - (position % align)) % align))
+      entries.set(name, { dims, type, offset: position, length: bytes.length })
+      append(bytes)
+    }
+  } finally {
+    closeSync(fd)
+  }
+  return {
+    file,
+    sha256: hash.digest('hex'),
+    bytes: position,
+    entry(name) {
+      const entry = entries.get(name)
+      if (entry === undefined) throw new Error(`no weight named ${name}`)
+      return entry
+    },
+  }
+}
+
+function viewBytes(data: Float32Array): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+}
+
+/** IEEE half precision, round to nearest even, little-endian. */
+function toFloat16(data: Float32Array): Uint8Array {
+  const view = new DataView(new ArrayBuffer(data.length * 2))
+  data.forEach((value, i) => {
+    setFloat16(view, i * 2, value, true)
+  })
+  return new Uint8Array(view.buffer)
+}

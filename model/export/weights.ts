@@ -1,0 +1,134 @@
+import { show } from '../check.js'
+import { blockOf, type HstuConfig } from '../config.js'
+import { embeddingLayout } from '../embedding.js'
+import { RankError } from '../errors.js'
+import { openSafetensors } from './safetensors.js'
+import type { Tensor } from './weight-file.js'
+
+/** Where weights come from: a safetensors file, or a random generator. */
+export type WeightSource = {
+  readonly names: readonly string[]
+  dims(name: string): readonly number[]
+  /** Values, row-major, float32. */
+  read(name: string): Float32Array
+}
+
+/** Every weight of a model and its shape; matrices are (in, out), tables (rows, D). */
+export function weightShapes(config: HstuConfig): Map<string, readonly number[]> {
+  const { dModel: d, heads, dqk, dv, headHidden } = config
+  const block = blockOf(config)
+  const uvqk = 2 * heads * (dqk + dv)
+  const gated = (block.combine === 'concat' ? 3 : 1) * heads * dv
+  const shapes = new Map<string, readonly number[]>()
+  for (const { name, rows } of embeddingLayout(config).tables)
+    shapes.set(`${name}.weight`, [rows, d])
+  shapes.set('action.weight', [config.actions.length, d]).set('action_base', [d])
+  for (let i = 0; i < config.layers; i++) {
+    const set = (name: string, dims: readonly number[]) => shapes.set(`layers.${i}.${name}`, dims)
+    if (block.normInAffine) set('norm_in.weight', [d]).set(`layers.${i}.norm_in.bias`, [d])
+    set('uvqk.weight', [d, uvqk])
+    if (block.uvqkBias) set('uvqk.bias', [uvqk])
+    if (block.normAttnAffine) {
+      set('norm_attn.weight', [heads * dv])
+      set('norm_attn.bias', [heads * dv])
+    }
+    set('out.weight', [gated, d])
+    if (block.outBias) set('out.bias', [d])
+    if (block.rab) {
+      set('pos_w', [config.positions])
+      set('time_w', [config.timeBuckets])
+    }
+  }
+  shapes.set('head.norm.weight', [d]).set('head.norm.bias', [d])
+  shapes.set('head.fc1.weight', [d, headHidden]).set('head.fc1.bias', [headHidden])
+  shapes.set('head.fc2.weight', [headHidden, config.tasks.length])
+  shapes.set('head.fc2.bias', [config.tasks.length])
+  return shapes
+}
+
+/**
+ * A source whose tensors are exactly those that the config needs.
+ * @throws {RankError} WEIGHTS_INVALID naming the tensor that is missing, too many or misshaped
+ */
+export function checkWeights(source: WeightSource, config: HstuConfig): WeightSource {
+  const shapes = weightShapes(config)
+  const given = new Set(source.names)
+  for (const [name, dims] of shapes) {
+    if (!given.has(name)) {
+      throw new RankError(
+        'WEIGHTS_INVALID',
+        `tensor ${name} is missing: expected shape ${show(dims)}`,
+      )
+    }
+    const got = source.dims(name)
+    if (got.length !== dims.length || got.some((dim, i) => dim !== dims[i])) {
+      throw new RankError(
+        'WEIGHTS_INVALID',
+        `tensor ${name} must have shape ${show(dims)}, got ${show(got)}`,
+      )
+    }
+  }
+  const extra = source.names.filter((name) => !shapes.has(name))
+  if (extra.length > 0) {
+    throw new RankError(
+      'WEIGHTS_INVALID',
+      `${extra.length} tensors have no place in this model: ${show(extra)}`,
+    )
+  }
+  return source
+}
+
+/** Opens a model's safetensors and checks it against its config. The caller closes it. */
+export function openWeights(file: string, config: HstuConfig): WeightSource & { close(): void } {
+  const source = openSafetensors(file)
+  try {
+    checkWeights(source, config)
+  } catch (error) {
+    source.close()
+    throw error
+  }
+  return source
+}
+
+/**
+ * The tensors of the bundle's weight file, in file order, read one at a time. Context, item and
+ * auxiliary tables become one `embedding` behind a zero row, action types and base one `action`;
+ * both are stored times sqrt(D), the scale that every token's sum is multiplied by.
+ * @throws {RankError} WEIGHTS_INVALID at a value that is not finite
+ */
+export function bundleTensors(source: WeightSource, config: HstuConfig): Map<string, Tensor> {
+  const d = config.dModel
+  const scale = Math.sqrt(d)
+  const layout = embeddingLayout(config)
+  const embedding = new Float32Array(layout.rows * d)
+  for (const { name, offset } of layout.tables) {
+    embedding.set(scaled(readFinite(source, `${name}.weight`), scale), offset * d)
+  }
+  const action = new Float32Array((config.actions.length + 1) * d)
+  action.set(scaled(readFinite(source, 'action.weight'), scale))
+  action.set(scaled(readFinite(source, 'action_base'), scale), config.actions.length * d)
+  const tensors = new Map<string, Tensor>([
+    ['embedding', { dims: [layout.rows, d], data: embedding }],
+    ['action', { dims: [config.actions.length + 1, d], data: action }],
+  ])
+  for (const [name, dims] of weightShapes(config)) {
+    if (/^(layers|head)\./.test(name)) tensors.set(name, { dims, data: readFinite(source, name) })
+  }
+  return tensors
+}
+
+function readFinite(source: WeightSource, name: string): Float32Array {
+  const data = source.read(name)
+  const bad = data.findIndex((value) => !Number.isFinite(value))
+  if (bad !== -1) {
+    throw new RankError(
+      'WEIGHTS_INVALID',
+      `tensor ${name} must be finite, got ${data[bad]} at ${bad}`,
+    )
+  }
+  return data
+}
+
+function scaled(data: Float32Array, factor: number): Float32Array {
+  return data.map((value) => value * factor)
+}

@@ -1,0 +1,43 @@
+/** A raw feature value as a client sends it; strings and numbers are told apart only by `bucket`. */
+export type FeatureValue = string | number
+
+export type Features = { readonly [name: string]: FeatureValue }
+
+/** One interaction of the user, or one exposure without any action. */
+export type HistoryEvent = {
+  readonly item: string
+  /** Whole seconds since the epoch. */
+  readonly time: number
+  /** Names of action types; `[]` = shown, nothing done; absent = not observed. */
+  readonly actions?: readonly string[]
+  readonly features?: Features
+}
+
+/** One entry of a slowly changing series (followed authors, city, …). */
+export type SeriesEntry = { readonly value: FeatureValue; readonly time: number }
+
+export type Candidate = { readonly item: string; readonly features?: Features }
+
+/** What there is to rank, parsed and free of HTTP. All candidates share one query time. */
+export type RankInput = {
+  readonly user: { readonly id: string; readonly features?: Features }
+  /** Main series, merged by time; at equal times earlier sources come first. */
+  readonly histories: readonly (readonly HistoryEvent[])[]
+  readonly series: { readonly [name: string]: readonly SeriesEntry[] }
+  readonly candidates: readonly Candidate[]
+  /** Query time: whole seconds since the epoch. */
+  readonly time: number
+}
+
+/** Something the caller should know but that does not stop the ranking. */
+export type Warning = {
+  readonly code:
+    | 'UNKNOWN_ITEM'
+    | 'UNKNOWN_FEATURE'
+    | 'DENSE_FEATURE_DROPPED'
+    | 'UNKNOWN_SERIES'
+    | 'HISTORY_TRUNCATED'
+    | 'EVENT_AFTER_QUERY'
+  readonly message: string
+  readonly count: number
+}

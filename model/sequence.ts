@@ -1,0 +1,206 @@
+import { show } from './check.js'
+import { RankError } from './errors.js'
+import type { Features, RankInput, SeriesEntry, Warning } from './request.js'
+import type { HistoryTokens } from './tokens.js'
+import type { Vocabulary } from './vocabulary.js'
+
+/** The user's side of a request, as tokens. */
+export type History = {
+  readonly tokens: HistoryTokens
+  readonly events: number
+  readonly truncatedEvents: number
+  readonly warnings: readonly Warning[]
+}
+
+/** An event before it becomes two tokens: rows (slots) and the action token's mask. */
+type Event = { readonly time: number; readonly rows: Int32Array; readonly mask: number }
+
+/**
+ * History tokens of a request: context tokens, then item and action token per event, oldest first.
+ *
+ * Sources are merged by time (ties: sources in their order, then auxiliary series in the
+ * manifest's order); a slowly changing series keeps the first entry of every run of equal raw
+ * values; what does not fit C + 2E <= maxTokens loses its oldest events, whole.
+ *
+ * @throws {RankError} INVALID_REQUEST at an action type that the model does not have
+ * @see Zhai et al., "Actions Speak Louder than Words", section 2.1 (sequentialization)
+ */
+export function buildHistory(input: RankInput, vocabulary: Vocabulary): History {
+  const { config, layout } = vocabulary
+  const notes = new Notes()
+  const events = [
+    ...mainEvents(input, vocabulary, notes),
+    ...auxiliaryEvents(input, vocabulary, notes),
+  ]
+  events.sort((a, b) => a.time - b.time)
+  const room = Math.floor((config.maxTokens - config.context.length) / 2)
+  const dropped = Math.max(0, events.length - room)
+  if (dropped > 0) {
+    notes.add(
+      'HISTORY_TRUNCATED',
+      `history holds at most ${room} events; the oldest were dropped`,
+      dropped,
+    )
+  }
+  const kept = events.slice(dropped)
+  const late = kept.filter(({ time }) => time > input.time).length
+  if (late > 0)
+    notes.add('EVENT_AFTER_QUERY', 'events later than the query time count as simultaneous', late)
+
+  const contextLen = config.context.length
+  const length = contextLen + 2 * kept.length
+  const { slots } = layout
+  const rows = new Int32Array(length * slots)
+  const actions = new Int32Array(length)
+  const times = new Float64Array(length)
+  const features = input.user.features ?? {}
+  times.fill(kept[0]?.time ?? input.time, 0, contextLen)
+  vocabulary.context.forEach(({ name, offset, encode }, i) => {
+    rows[i * slots] = offset + encode(own(features, name))
+  })
+  for (const name of Object.keys(features)) {
+    if (!config.context.some((slot) => slot.name === name))
+      notes.unknownFeature('user', name, features[name])
+  }
+  const isAction = 1 << config.actions.length
+  kept.forEach((event, e) => {
+    const at = contextLen + 2 * e
+    rows.set(event.rows, at * slots)
+    times.fill(event.time, at, at + 2)
+    actions[at + 1] = event.mask | isAction
+  })
+  return {
+    tokens: { rows, actions, times, length },
+    events: kept.length,
+    truncatedEvents: dropped,
+    warnings: notes.list(),
+  }
+}
+
+/** Candidates as rows (m, slots) of the embedding table, in request order. */
+export function buildCandidates(
+  input: RankInput,
+  vocabulary: Vocabulary,
+): { readonly rows: Int32Array; readonly warnings: readonly Warning[] } {
+  const { slots } = vocabulary.layout
+  const notes = new Notes()
+  const rows = new Int32Array(input.candidates.length * slots)
+  let unknown = 0
+  input.candidates.forEach(({ item, features }, i) => {
+    if (!vocabulary.writeItem(item, features, rows, i * slots)) unknown++
+    if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'candidates', notes)
+  })
+  if (unknown > 0) {
+    notes.add(
+      'UNKNOWN_ITEM',
+      'candidates not in the vocabulary are scored by their other features',
+      unknown,
+    )
+  }
+  return { rows, warnings: notes.list() }
+}
+
+function mainEvents(input: RankInput, vocabulary: Vocabulary, notes: Notes): Event[] {
+  const { config, layout, actionBits } = vocabulary
+  const unobserved = config.unobservedAction === undefined ? [] : [config.unobservedAction]
+  let unknown = 0
+  const events = input.histories.flatMap((history, h) =>
+    history.map(({ item, time, actions = unobserved, features }, e) => {
+      const rows = new Int32Array(layout.slots)
+      if (!vocabulary.writeItem(item, features, rows, 0)) unknown++
+      if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'history', notes)
+      let mask = 0
+      actions.forEach((name, a) => {
+        const bit = actionBits.get(name)
+        if (bit === undefined) {
+          throw new RankError(
+            'INVALID_REQUEST',
+            `unknown action ${show(name)}: expected one of ${config.actions.join(', ')}`,
+            { path: `/histories/${h}/${e}/actions/${a}` },
+          )
+        }
+        mask |= 1 << bit
+      })
+      return { time, rows, mask }
+    }),
+  )
+  if (unknown > 0) {
+    notes.add(
+      'UNKNOWN_ITEM',
+      'history items not in the vocabulary count by their other features',
+      unknown,
+    )
+  }
+  return events
+}
+
+function auxiliaryEvents(input: RankInput, vocabulary: Vocabulary, notes: Notes): Event[] {
+  for (const name of Object.keys(input.series)) {
+    if (!vocabulary.auxiliary.some((series) => series.name === name)) {
+      notes.add(
+        'UNKNOWN_SERIES',
+        `series ${show(name)} was dropped: the model has no such slowly changing series`,
+        1,
+      )
+    }
+  }
+  return vocabulary.auxiliary.flatMap(({ name, offset, encode, actionBit }) =>
+    firstOfEachRun(own(input.series, name) ?? []).map(({ value, time }) => {
+      const rows = new Int32Array(vocabulary.layout.slots)
+      rows[0] = offset + encode(value)
+      return { time, rows, mask: 1 << actionBit }
+    }),
+  )
+}
+
+/** Time-ordered entries without those that repeat the raw value before them. */
+export function firstOfEachRun(entries: readonly SeriesEntry[]): SeriesEntry[] {
+  const sorted = entries.toSorted((a, b) => a.time - b.time)
+  return sorted.filter(({ value }, i) => i === 0 || value !== sorted[i - 1]?.value)
+}
+
+function noteUnknownFeatures(
+  features: Features,
+  vocabulary: Vocabulary,
+  where: string,
+  notes: Notes,
+): void {
+  for (const name of Object.keys(features)) {
+    if (!vocabulary.hasItemFeature(name)) notes.unknownFeature(where, name, features[name])
+  }
+}
+
+/** A client's key may be `constructor`: only its own properties count. */
+function own<T>(record: { readonly [name: string]: T }, name: string): T | undefined {
+  return Object.hasOwn(record, name) ? record[name] : undefined
+}
+
+/** Warnings of one request, merged by text. */
+class Notes {
+  readonly #counts = new Map<string, Warning>()
+
+  add(code: Warning['code'], message: string, count: number): void {
+    const key = `${code} ${message}`
+    this.#counts.set(key, { code, message, count: count + (this.#counts.get(key)?.count ?? 0) })
+  }
+
+  unknownFeature(where: string, name: string, value: unknown): void {
+    if (typeof value === 'number') {
+      this.add(
+        'DENSE_FEATURE_DROPPED',
+        `${where}: dense feature ${show(name)} was dropped: HSTU replaces counters and ratios by the history they are computed from; only categorical features of the manifest enter`,
+        1,
+      )
+    } else {
+      this.add(
+        'UNKNOWN_FEATURE',
+        `${where}: feature ${show(name)} is not in the model's manifest`,
+        1,
+      )
+    }
+  }
+
+  list(): Warning[] {
+    return [...this.#counts.values()]
+  }
+}

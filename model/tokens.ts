@@ -1,0 +1,24 @@
+/**
+ * A stretch of history tokens, oldest first, ready for the graphs.
+ * `slots` is the number of embedding rows a token may sum (the manifest's).
+ */
+export type HistoryTokens = {
+  /** (length, slots) rows of the bundle's embedding table, row-major; 0 = the zero row. */
+  readonly rows: Int32Array
+  /** (length) action masks: bit a = action type a; bit `actions.length` = "is an action token"; 0 elsewhere. */
+  readonly actions: Int32Array
+  /** (length) whole seconds since the epoch. */
+  readonly times: Float64Array
+  readonly length: number
+}
+
+/** Tokens [start, end) of `tokens`, as views of the same memory. */
+export function sliceTokens(tokens: HistoryTokens, start: number, end: number): HistoryTokens {
+  const slots = tokens.length === 0 ? 0 : tokens.rows.length / tokens.length
+  return {
+    rows: tokens.rows.subarray(start * slots, end * slots),
+    actions: tokens.actions.subarray(start, end),
+    times: tokens.times.subarray(start, end),
+    length: end - start,
+  }
+}
