@@ -8,6 +8,7 @@ import {
   hstuAttention,
   hstuCausalAttention,
   hstuGate,
+  lengthOf,
   ones,
   positionBias,
   silu,
@@ -50,6 +51,11 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
       k: g.input(`past_k.${i}`, type, ['p', config.heads * config.dqk]),
       v: g.input(`past_v.${i}`, type, ['p', config.heads * config.dv]),
     }))
+    const newTimes = g.op('Slice', [
+      times,
+      g.op('Neg', [g.op('Shape', [actions])]),
+      g.ints([Number.MAX_SAFE_INTEGER]),
+    ])
     let x = g.op('Add', [embedItems(g, rows), embedActions(g, actions, shape)])
     past.forEach(({ k, v }, i) => {
       const uvqk = projectUvqk(g, x, i, shape)
@@ -59,7 +65,7 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
       if (i < config.layers - 1) {
         const attended = g.op(
           'HstuCausalAttention',
-          [uvqk, k, v, ...(shape.block.rab ? [...biasTables(g, i), times] : [])],
+          [uvqk, k, v, ...(shape.block.rab ? [...biasTables(g, i), times, newTimes] : [])],
           { ...FUNCTION, attributes: attentionAttributes(shape) },
         )
         x = finishLayer(g, x, uvqk, attended, i, shape)
@@ -159,7 +165,7 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
       if (i < config.layers - 1) {
         const history = g.op(
           'HstuCausalAttention',
-          [historyUvqk, ...(rab ? [...biasTables(g, i), times] : [])],
+          [historyUvqk, ...(rab ? [...biasTables(g, i), times, times] : [])],
           { ...FUNCTION, attributes },
         )
         x = finishLayer(g, x, historyUvqk, history, i, shape)
@@ -269,12 +275,4 @@ function candidateBias(
 
 function biasTables(g: GraphBuilder, layer: number): [string, string] {
   return [g.weight(`layers.${layer}.pos_w`), g.weight(`layers.${layer}.time_w`)]
-}
-
-function lengthOf(g: GraphBuilder, x: string, axis: number): string {
-  const start = BigInt(axis)
-  return g.op('Squeeze', [
-    g.op('Shape', [x], { attributes: { start, end: start + 1n } }),
-    g.ints([0]),
-  ])
 }
