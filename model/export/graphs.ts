@@ -1,5 +1,6 @@
 import { blockOf, type HstuConfig } from '../config.js'
 import { embeddingLayout } from '../embedding.js'
+import type { GraphName } from '../manifest.js'
 import {
   attentionAttributes,
   castTo,
@@ -18,8 +19,6 @@ import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
 import type { WeightFile, WeightType } from './weight-file.js'
 
 const FUNCTION = { domain: 'peregrine' } as const
-
-export type GraphName = 'prefill' | 'score' | 'rank'
 
 /** The three graphs of a bundle; weight names are those of export/weights.ts. */
 export function buildGraphs(

@@ -190,7 +190,7 @@ export function onnxFunction(
   })
 }
 
-export type GraphValue = {
+type GraphValue = {
   readonly name: string
   readonly type: TensorType
   readonly dims: readonly Dim[]

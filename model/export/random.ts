@@ -1,4 +1,5 @@
 import { type HstuConfig, parseConfig } from '../config.js'
+import { createRandom } from '../random.js'
 import { type WeightSource, weightShapes } from './weights.js'
 
 /** The shape of a model with random weights; the defaults are the ranking model of the HSTU paper. */
@@ -74,16 +75,5 @@ export function randomWeights(config: HstuConfig, seed: number): WeightSource {
       const size = dims.reduce((product, dim) => product * dim, 1)
       return Float32Array.from({ length: size }, () => centre + a * (2 * random() - 1))
     },
-  }
-}
-
-/** Uniform numbers in [0, 1) from a seed. @see Tommy Ettinger's mulberry32 (public domain) */
-export function createRandom(seed: number): () => number {
-  let state = Math.imul(seed, 0x9e3779b1) >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
   }
 }

@@ -1,0 +1,57 @@
+import { createHash } from 'node:crypto'
+import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
+
+/** Tokens per link of a digest chain. */
+export const PAGE_TOKENS = 64
+
+/**
+ * SHA-256 chain over history tokens: `pages[i]` covers tokens [0, (i+1)·64), `whole` all of them.
+ * Two histories with an equal digest at some length have equal tokens, rows and times up to there.
+ */
+export type DigestChain = {
+  readonly tokens: number
+  readonly pages: readonly string[]
+  readonly whole: string
+}
+
+export function digestChain(tokens: HistoryTokens): DigestChain {
+  const pages: string[] = []
+  const full = Math.floor(tokens.length / PAGE_TOKENS)
+  for (let page = 0; page < full; page++) {
+    pages.push(link(pages[page - 1] ?? '', tokens, page * PAGE_TOKENS, (page + 1) * PAGE_TOKENS))
+  }
+  return { tokens: tokens.length, pages, whole: digestAt(tokens, pages, tokens.length) }
+}
+
+/** Digest of the first `length` tokens, given the chain's pages. */
+export function digestAt(tokens: HistoryTokens, pages: readonly string[], length: number): string {
+  const page = Math.floor(length / PAGE_TOKENS)
+  const before = page === 0 ? '' : (pages[page - 1] ?? '')
+  return link(before, tokens, page * PAGE_TOKENS, length)
+}
+
+/**
+ * How many of `cached`'s tokens are also the first tokens of this history: all that `cached` covers
+ * when it is a prefix, else the common pages.
+ */
+export function coveredTokens(
+  cached: DigestChain,
+  tokens: HistoryTokens,
+  chain: DigestChain,
+): number {
+  if (cached.tokens <= tokens.length) {
+    if (digestAt(tokens, chain.pages, cached.tokens) === cached.whole) return cached.tokens
+  }
+  let common = 0
+  while (common < chain.pages.length && chain.pages[common] === cached.pages[common]) common++
+  return common * PAGE_TOKENS
+}
+
+function link(before: string, tokens: HistoryTokens, start: number, end: number): string {
+  const { rows, actions, times } = sliceTokens(tokens, start, end)
+  const hash = createHash('sha256').update(before)
+  for (const { buffer, byteOffset, byteLength } of [rows, actions, times]) {
+    hash.update(new Uint8Array(buffer, byteOffset, byteLength))
+  }
+  return hash.digest('base64')
+}

@@ -1,0 +1,95 @@
+import type { Engine } from '../model/engine/engine.js'
+import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
+import { coveredTokens, type DigestChain, digestChain } from './digest.js'
+import type { Lease, MemoryCache } from './memory.js'
+
+/** How a history's K/V came about. `stale`: a prefix was cached, the rest was appended. */
+export type KvState = 'hit' | 'stale' | 'miss'
+
+export type KvResult = {
+  readonly lease: Lease
+  readonly state: KvState
+  readonly reusedTokens: number
+  readonly prefilledTokens: number
+}
+
+/** Cache over the engine: finds, verifies, appends or prefills a user's K/V. */
+export type KvCache = {
+  /**
+   * K/V of exactly `tokens`. Concurrent calls for one key and one history share one prefill. The
+   * caller ends the lease.
+   */
+  obtain(key: string, tokens: HistoryTokens): Promise<KvResult>
+}
+
+/** `appendIsExact`: the model's old K/V stays valid when tokens follow (the manifest's word). */
+export function createKvCache(
+  engine: Engine,
+  memory: MemoryCache,
+  appendIsExact: boolean,
+): KvCache {
+  const flights = new Map<string, Promise<void>>()
+
+  const build = async (
+    key: string,
+    tokens: HistoryTokens,
+    chain: DigestChain,
+  ): Promise<KvResult> => {
+    const cached = memory.lookup(key)
+    const covered = cached === undefined ? 0 : coveredTokens(cached.chain, tokens, chain)
+    if (cached === undefined || covered === 0 || !(appendIsExact || covered === tokens.length)) {
+      cached?.done()
+      const handle = await engine.prefill(tokens)
+      return {
+        lease: memory.store(key, handle, chain),
+        state: 'miss',
+        reusedTokens: 0,
+        prefilledTokens: tokens.length,
+      }
+    }
+    if (covered === tokens.length && cached.handle.tokens === covered) {
+      return { lease: cached, state: 'hit', reusedTokens: covered, prefilledTokens: 0 }
+    }
+    try {
+      const rest = sliceTokens(tokens, covered, tokens.length)
+      const handle = await engine.prefill(rest, { handle: cached.handle, tokens: covered })
+      const isShorter = tokens.length < cached.handle.tokens && covered === tokens.length
+      return {
+        // A shorter history than the cached one is a view of it: the longer entry stays.
+        lease: isShorter ? ownLease(engine, handle, chain) : memory.store(key, handle, chain),
+        state: rest.length === 0 ? 'hit' : 'stale',
+        reusedTokens: covered,
+        prefilledTokens: rest.length,
+      }
+    } finally {
+      cached.done()
+    }
+  }
+
+  return {
+    async obtain(key, tokens) {
+      const chain = digestChain(tokens)
+      const flight = `${key} ${chain.whole}`
+      // Whoever comes second waits, then finds the entry (or, if the first failed, builds it).
+      for (let other = flights.get(flight); other !== undefined; other = flights.get(flight)) {
+        await other
+      }
+      const result = build(key, tokens, chain)
+      const settled = result.then(
+        () => {},
+        () => {},
+      )
+      flights.set(flight, settled)
+      try {
+        return await result
+      } finally {
+        if (flights.get(flight) === settled) flights.delete(flight)
+      }
+    },
+  }
+}
+
+/** A lease on a handle that the cache does not keep. */
+function ownLease(engine: Engine, handle: Lease['handle'], chain: DigestChain): Lease {
+  return { handle, chain, done: () => engine.release(handle) }
+}

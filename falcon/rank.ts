@@ -1,0 +1,173 @@
+import { createKvCache } from '../cache/kv.js'
+import { createMemoryCache } from '../cache/memory.js'
+import type { Engine } from '../model/engine/engine.js'
+import { RankError } from '../model/errors.js'
+import { predict, taskWeights, topK, valueScores } from '../model/heads.js'
+import type { Bundle } from '../model/manifest.js'
+import type { RankInput } from '../model/request.js'
+import { buildCandidates, buildHistory, type History } from '../model/sequence.js'
+import { planMicroBatches } from './plan.js'
+import { chooseRoute } from './policy.js'
+import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
+
+export type RankerOptions = {
+  readonly engine: Engine
+  readonly bundle: Bundle
+  /** b: the most candidates in one micro-batch. */
+  readonly microBatchSize: number
+  /** Budget of tier 1, the K/V kept in the engine. */
+  readonly maxKvBytes: number
+  /** Milliseconds, monotonic. */
+  readonly now?: () => number
+}
+
+type Scored = {
+  readonly kv: KvUse
+  readonly logits: Float32Array
+  readonly scored: number
+  readonly microBatches: number
+  readonly historyMs: number
+}
+
+/**
+ * The pipeline: tokens, K/V of the history, micro-batches of candidates, heads, value formula, top-k.
+ * @see Zhai et al., "Actions Speak Louder than Words", section 3.4 (M-FALCON)
+ */
+export function createRanker(options: RankerOptions): Ranker {
+  const { engine, bundle, microBatchSize, maxKvBytes, now = () => performance.now() } = options
+  const { manifest, vocabulary } = bundle
+  const { tasks, weights: bundleWeights } = manifest.config
+  const { slots } = manifest.embedding
+  const memory = createMemoryCache(engine, maxKvBytes)
+  const kv = createKvCache(engine, memory, manifest.appendIsExact)
+
+  /** Everything in one run: for histories whose K/V could not be reused. */
+  const onePass = async (
+    history: History,
+    rows: Int32Array,
+    queryTime: number,
+  ): Promise<Scored> => {
+    const user = { history: history.tokens, candidates: rows, queryTime }
+    const [logits = new Float32Array(0)] = await engine.rank([user])
+    return {
+      kv: { state: 'none', reusedTokens: 0, prefilledTokens: history.tokens.length },
+      logits,
+      scored: rows.length / slots,
+      microBatches: 1,
+      historyMs: 0,
+    }
+  }
+
+  const cached = async (
+    input: RankInput,
+    history: History,
+    rows: Int32Array,
+    deadline: Deadline,
+  ): Promise<Scored> => {
+    const start = now()
+    const { lease, ...use } = await kv.obtain(input.user.id, history.tokens)
+    try {
+      const historyMs = now() - start
+      const logits = new Float32Array((rows.length / slots) * tasks.length)
+      const plan = planMicroBatches(rows.length / slots, microBatchSize)
+      let scored = 0
+      let microBatches = 0
+      for (const { start: from, end } of plan) {
+        if (deadline.isOver(scored)) break
+        const batch = rows.subarray(from * slots, end * slots)
+        logits.set(await engine.score(lease.handle, batch, input.time), from * tasks.length)
+        scored = end
+        microBatches++
+      }
+      const done = logits.subarray(0, scored * tasks.length)
+      return { kv: use, logits: done, scored, microBatches, historyMs }
+    } finally {
+      lease.done()
+    }
+  }
+
+  return {
+    model: {
+      name: manifest.name,
+      version: manifest.version,
+      tasks,
+      maxTokens: manifest.config.maxTokens,
+      precision: manifest.precision,
+      engine: engine.name,
+      microBatchSize,
+    },
+    async rank(input, rankOptions) {
+      const start = now()
+      const deadline = createDeadline(rankOptions, start, now)
+      const weights = taskWeights(tasks, bundleWeights, rankOptions.weights)
+      const history = buildHistory(input, vocabulary)
+      const candidates = buildCandidates(input, vocabulary)
+      const sequenced = now()
+      deadline.isOver(0)
+      const m = input.candidates.length
+      const result =
+        chooseRoute(history.events, m, microBatchSize) === 'onePass'
+          ? await onePass(history, candidates.rows, input.time)
+          : await cached(input, history, candidates.rows, deadline)
+      const scoredAt = now()
+      const scores = valueScores(result.logits, tasks, weights)
+      const items = topK(scores, rankOptions.topK ?? m).map((index): RankedItem => {
+        const logits = result.logits.subarray(index * tasks.length, (index + 1) * tasks.length)
+        return {
+          item: input.candidates[index]?.item ?? '',
+          index,
+          score: scores[index] ?? 0,
+          tasks: Object.fromEntries(
+            tasks.map((task, t) => [task.name, predict(task, logits[t] ?? 0)]),
+          ),
+          logits: Array.from(logits),
+        }
+      })
+      const end = now()
+      return {
+        items,
+        kv: result.kv,
+        timings: {
+          sequenceMs: sequenced - start,
+          historyMs: result.historyMs,
+          scoreMs: scoredAt - sequenced - result.historyMs,
+          headsMs: end - scoredAt,
+          totalMs: end - start,
+        },
+        warnings: [...history.warnings, ...candidates.warnings],
+        historyTokens: history.tokens.length,
+        truncatedEvents: history.truncatedEvents,
+        candidates: m,
+        scored: result.scored,
+        microBatches: result.microBatches,
+        microBatchSize,
+      } satisfies RankResult
+    },
+    stats: () => ({ engine: engine.stats(), cache: memory.stats() }),
+    async close() {
+      memory.clear()
+      await engine.close()
+    },
+  }
+}
+
+type Deadline = {
+  /** True when a partial answer must stop here. @throws {RankError} DEADLINE_EXCEEDED when none is wanted */
+  isOver(scored: number): boolean
+}
+
+function createDeadline(options: RankOptions, start: number, now: () => number): Deadline {
+  const { deadlineMs, partial = false } = options
+  if (deadlineMs === undefined) return { isOver: () => false }
+  return {
+    isOver(scored) {
+      const elapsed = now() - start
+      if (elapsed <= deadlineMs) return false
+      if (partial) return true
+      throw new RankError(
+        'DEADLINE_EXCEEDED',
+        `deadlineMs ${deadlineMs} passed after ${elapsed.toFixed(1)} ms with ${scored} candidates scored`,
+      )
+    },
+  }
+}

@@ -1,0 +1,278 @@
+import { Worker } from 'node:worker_threads'
+import { fromWire, RankError } from '../../errors.js'
+import type { Bundle } from '../../manifest.js'
+import type { Engine, KvHandle, WarmUp } from '../engine.js'
+import type { Answer, FromWorker, Job, ToWorker, WorkerOptions } from './protocol.js'
+
+/** A worker that dies while loading or warming up this often in a row will not be tried again. */
+const MAX_FAILED_STARTS = 3
+
+export type NodeEngineOptions = {
+  readonly bundle: Bundle
+  readonly workers: number
+  readonly threadsPerWorker: number
+  readonly provider: 'cpu' | 'cuda'
+  readonly deviceId: number
+  readonly cudaFallback: boolean
+  /** Told about crashes and fallbacks; the engine itself does not log. */
+  readonly onEvent?: (event: EngineEvent) => void
+}
+
+export type EngineEvent =
+  | { readonly kind: 'provider'; readonly warning: string }
+  | { readonly kind: 'crash'; readonly worker: number; readonly error: string }
+  | { readonly kind: 'restarted'; readonly worker: number }
+  | { readonly kind: 'gaveUp'; readonly worker: number; readonly error: string }
+
+type Pending = {
+  readonly cost: number
+  readonly resolve: (answer: Answer[Job['kind']]) => void
+  readonly reject: (error: RankError) => void
+}
+
+type Thread = {
+  readonly index: number
+  readonly worker: Worker
+  readonly jobs: Map<number, Pending>
+  /** Sum of the costs of `jobs`: what least-loaded dispatch compares. */
+  load: number
+  state: 'starting' | 'ready' | 'gone'
+  readonly ready: Promise<'cpu' | 'cuda'>
+}
+
+/**
+ * The portable engine: onnxruntime-node in worker threads, one set of sessions and its K/V each.
+ * Resolves when every worker has loaded the bundle. A crashed worker is replaced; its jobs are
+ * rejected with WORKER_CRASHED and its handles are dead.
+ * @throws {RankError} MODEL_CONTRACT, ENGINE_UNAVAILABLE
+ */
+export async function createNodeEngine(
+  options: NodeEngineOptions,
+): Promise<Engine & { readonly threads: () => readonly Worker[] }> {
+  const { bundle, onEvent = () => {} } = options
+  const { slots } = bundle.manifest.embedding
+  const threads: Thread[] = []
+  const handles = new WeakMap<KvHandle, { readonly thread: Thread; readonly id: number }>()
+  let nextId = 1
+  let restarts = 0
+  let closing = false
+  let warmUpShapes: WarmUp | undefined
+
+  const start = (index: number): Thread => {
+    const workerData: WorkerOptions = {
+      folder: bundle.folder,
+      manifest: bundle.manifest,
+      provider: options.provider,
+      deviceId: options.deviceId,
+      cudaFallback: options.cudaFallback,
+      threads: options.threadsPerWorker,
+    }
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData })
+    const ready = deferred<'cpu' | 'cuda'>()
+    const thread: Thread = {
+      index,
+      worker,
+      jobs: new Map(),
+      load: 0,
+      state: 'starting',
+      ready: ready.promise,
+    }
+    ready.promise.catch(() => {})
+    let lastError = 'exited without a word'
+    worker.on('message', (message: FromWorker) => {
+      switch (message.kind) {
+        case 'ready':
+          if (message.warning !== undefined) onEvent({ kind: 'provider', warning: message.warning })
+          thread.state = 'ready'
+          return ready.resolve(message.provider)
+        case 'failed':
+          return ready.reject(fromWire(message.error))
+        case 'done':
+          return settle(thread, message.id, ({ resolve }) => resolve(message.answer))
+        case 'error':
+          return settle(thread, message.id, ({ reject }) => reject(fromWire(message.error)))
+      }
+    })
+    worker.on('error', (error) => {
+      lastError = error instanceof Error ? error.message : String(error)
+    })
+    worker.on('exit', () => {
+      const wasReady = thread.state === 'ready'
+      thread.state = 'gone'
+      const crash = new RankError(
+        'WORKER_CRASHED',
+        `inference worker ${index} crashed: ${lastError}`,
+      )
+      ready.reject(crash)
+      for (const id of [...thread.jobs.keys()]) settle(thread, id, ({ reject }) => reject(crash))
+      if (closing || !wasReady) return
+      onEvent({ kind: 'crash', worker: index, error: lastError })
+      void replace(index)
+    })
+    return thread
+  }
+
+  const settle = (thread: Thread, id: number, how: (pending: Pending) => void): void => {
+    const pending = thread.jobs.get(id)
+    if (pending === undefined) return
+    thread.jobs.delete(id)
+    thread.load -= pending.cost
+    how(pending)
+  }
+
+  const replace = async (index: number): Promise<void> => {
+    for (let attempt = 1; !closing; attempt++) {
+      const thread = start(index)
+      try {
+        await thread.ready
+        if (warmUpShapes !== undefined) {
+          await send(thread, { kind: 'warmUp', shapes: warmUpShapes }, 0)
+        }
+        threads[index] = thread
+        restarts++
+        return onEvent({ kind: 'restarted', worker: index })
+      } catch (error) {
+        const why = error instanceof Error ? error.message : String(error)
+        if (attempt === MAX_FAILED_STARTS)
+          return onEvent({ kind: 'gaveUp', worker: index, error: why })
+      }
+    }
+  }
+
+  const send = <K extends Job['kind']>(
+    thread: Thread,
+    job: Extract<Job, { kind: K }>,
+    cost: number,
+  ): Promise<Answer[K]> =>
+    new Promise((resolve, reject) => {
+      if (thread.state !== 'ready') {
+        reject(new RankError('WORKER_CRASHED', `inference worker ${thread.index} is gone`))
+        return
+      }
+      const id = nextId++
+      // The worker answers a job of kind K with Answer[K]: the one place that this is taken on trust.
+      thread.jobs.set(id, { cost, resolve: resolve as Pending['resolve'], reject })
+      thread.load += cost
+      post(thread, { kind: 'job', id, job })
+    })
+
+  const leastLoaded = (): Thread => {
+    const alive = threads.filter(({ state }) => state === 'ready')
+    const [first, ...others] = alive
+    if (first === undefined) {
+      throw new RankError('WORKER_CRASHED', 'no inference worker is running')
+    }
+    return others.reduce((best, thread) => (thread.load < best.load ? thread : best), first)
+  }
+
+  const holderOf = (handle: KvHandle) => {
+    const holder = handles.get(handle)
+    if (holder === undefined) throw new RankError('INTERNAL', 'a K/V handle of another engine')
+    return holder
+  }
+
+  const keep = (thread: Thread, id: number, tokens: number, bytes: number): KvHandle => {
+    const handle: KvHandle = { tokens, bytes, device }
+    handles.set(handle, { thread, id })
+    return handle
+  }
+
+  for (let i = 0; i < options.workers; i++) threads.push(start(i))
+  let device: 'cpu' | 'cuda'
+  try {
+    const providers = await Promise.all(threads.map(({ ready }) => ready))
+    device = providers[0] ?? 'cpu'
+  } catch (error) {
+    closing = true
+    await Promise.allSettled(threads.map((thread) => stop(thread)))
+    throw error
+  }
+
+  return {
+    name: `node/${device}`,
+    async prefill(history, past) {
+      const holder = past === undefined ? undefined : holderOf(past.handle)
+      const thread = holder?.thread ?? leastLoaded()
+      const id = nextId++
+      const kept = past?.tokens ?? 0
+      const job: Extract<Job, { kind: 'prefill' }> = {
+        kind: 'prefill',
+        handle: id,
+        history: owned(history),
+        ...(holder === undefined ? {} : { past: { handle: holder.id, tokens: kept } }),
+      }
+      const { bytes } = await send(thread, job, history.length)
+      return keep(thread, id, kept + history.length, bytes)
+    },
+    async score(handle, candidates, queryTime) {
+      const { thread, id } = holderOf(handle)
+      const job = { kind: 'score', handle: id, candidates: candidates.slice(), queryTime } as const
+      const { logits } = await send(thread, job, candidates.length / slots)
+      return logits
+    },
+    async rank(users) {
+      const cost = users.reduce((sum, u) => sum + u.history.length + u.candidates.length / slots, 0)
+      const job = { kind: 'rank', users } as const
+      const { logits } = await send(leastLoaded(), job, cost)
+      return logits
+    },
+    async exportKv(handle) {
+      const { thread, id } = holderOf(handle)
+      const { pages } = await send(thread, { kind: 'export', handle: id }, 1)
+      return pages
+    },
+    async importKv(pages) {
+      const thread = leastLoaded()
+      const id = nextId++
+      const { bytes } = await send(thread, { kind: 'import', handle: id, pages }, 1)
+      return keep(thread, id, pages.tokens, bytes)
+    },
+    release(handle) {
+      const { thread, id } = holderOf(handle)
+      if (thread.state === 'ready') post(thread, { kind: 'release', handle: id })
+    },
+    isAlive: (handle) => handles.get(handle)?.thread.state === 'ready',
+    async warmUp(shapes) {
+      warmUpShapes = shapes
+      await Promise.all(threads.map((thread) => send(thread, { kind: 'warmUp', shapes }, 0)))
+    },
+    stats: () => ({
+      workers: threads.filter(({ state }) => state === 'ready').length,
+      pendingJobs: threads.reduce((sum, { jobs }) => sum + jobs.size, 0),
+      restarts,
+    }),
+    async close() {
+      closing = true
+      await Promise.all(threads.map((thread) => stop(thread)))
+    },
+    threads: () => threads.map(({ worker }) => worker),
+  }
+}
+
+/** A promise and its two ends. (Promise.withResolvers is not there before Node 22.) */
+function deferred<T>() {
+  let resolve: (value: T) => void = () => {}
+  let reject: (error: unknown) => void = () => {}
+  const promise = new Promise<T>((onResolve, onReject) => {
+    resolve = onResolve
+    reject = onReject
+  })
+  return { promise, resolve, reject }
+}
+
+/** Asks a worker to end behind its last job; never terminate(), which aborts inside an inference. */
+async function stop(thread: Thread): Promise<void> {
+  if (thread.state === 'gone') return
+  const gone = new Promise<void>((resolve) => thread.worker.once('exit', () => resolve()))
+  post(thread, { kind: 'close' })
+  await gone
+}
+
+function post({ worker }: Thread, message: ToWorker): void {
+  worker.postMessage(message)
+}
+
+/** Views are copied: a message would otherwise carry the whole buffer behind them. */
+function owned({ rows, actions, times, length }: Parameters<Engine['prefill']>[0]) {
+  return { rows: rows.slice(), actions: actions.slice(), times: times.slice(), length }
+}

@@ -1,0 +1,55 @@
+import type { WireError } from '../../errors.js'
+import type { Manifest } from '../../manifest.js'
+import type { HistoryTokens } from '../../tokens.js'
+import type { KvPages, RankUser, WarmUp } from '../engine.js'
+
+/** What a worker is started with. */
+export type WorkerOptions = {
+  readonly folder: string
+  readonly manifest: Manifest
+  readonly provider: 'cpu' | 'cuda'
+  readonly deviceId: number
+  /** Use the CPU when the CUDA provider is missing, instead of failing. */
+  readonly cudaFallback: boolean
+  readonly threads: number
+}
+
+/** Handles are numbered by the pool; a worker keeps what they stand for. */
+export type Job =
+  | {
+      readonly kind: 'prefill'
+      readonly handle: number
+      readonly history: HistoryTokens
+      readonly past?: { readonly handle: number; readonly tokens: number }
+    }
+  | {
+      readonly kind: 'score'
+      readonly handle: number
+      readonly candidates: Int32Array
+      readonly queryTime: number
+    }
+  | { readonly kind: 'rank'; readonly users: readonly RankUser[] }
+  | { readonly kind: 'export'; readonly handle: number }
+  | { readonly kind: 'import'; readonly handle: number; readonly pages: KvPages }
+  | { readonly kind: 'warmUp'; readonly shapes: WarmUp }
+
+/** Answers by job kind. */
+export type Answer = {
+  readonly prefill: { readonly bytes: number }
+  readonly score: { readonly logits: Float32Array }
+  readonly rank: { readonly logits: Float32Array[] }
+  readonly export: { readonly pages: KvPages }
+  readonly import: { readonly bytes: number }
+  readonly warmUp: null
+}
+
+export type ToWorker =
+  | { readonly kind: 'job'; readonly id: number; readonly job: Job }
+  | { readonly kind: 'release'; readonly handle: number }
+  | { readonly kind: 'close' }
+
+export type FromWorker =
+  | { readonly kind: 'ready'; readonly provider: 'cpu' | 'cuda'; readonly warning?: string }
+  | { readonly kind: 'failed'; readonly error: WireError }
+  | { readonly kind: 'done'; readonly id: number; readonly answer: Answer[Job['kind']] }
+  | { readonly kind: 'error'; readonly id: number; readonly error: WireError }

@@ -1,0 +1,192 @@
+import { type InferenceSession, Tensor } from 'onnxruntime-node'
+import { RankError } from '../../errors.js'
+import type { Manifest } from '../../manifest.js'
+import { type HistoryTokens, sliceTokens } from '../../tokens.js'
+import type { RankUser, WarmUp } from '../engine.js'
+import { type KvArray, type KvEntry, KvStore } from './kv-store.js'
+import type { Answer, Job } from './protocol.js'
+import type { Sessions } from './sessions.js'
+
+/**
+ * History tokens per prefill run. Chunks bound the (H, chunk, n) score matrix and skip the part of
+ * the causal square that lies behind a chunk; smaller ones run more matrix products of low height.
+ */
+const PREFILL_CHUNK_TOKENS = 512
+
+type Feeds = Record<string, Tensor>
+
+/** Runs jobs on one set of sessions, and keeps their K/V. Strictly one job at a time. */
+export function createRunner(sessions: Sessions, manifest: Manifest) {
+  const { config, precision } = manifest
+  const { slots } = manifest.embedding
+  const store = new KvStore(config, precision)
+  const kWidth = config.heads * config.dqk
+  const vWidth = config.heads * config.dv
+
+  const kvTensor = (array: KvArray | undefined, rows: number, width: number): Tensor => {
+    const data = (array ?? new Float32Array(0)).subarray(0, rows * width)
+    return data instanceof Float32Array
+      ? new Tensor('float32', data, [rows, width])
+      : float16Tensor(data, [rows, width])
+  }
+
+  const prefillChunk = async (entry: KvEntry, start: number, chunk: HistoryTokens) => {
+    const end = start + chunk.length
+    const { block } = entry
+    block.times.set(BigInt64Array.from(chunk.times, BigInt), start)
+    const feeds: Feeds = {
+      rows: new Tensor('int32', chunk.rows, [chunk.length, slots]),
+      actions: new Tensor('int32', chunk.actions, [chunk.length]),
+      times: new Tensor('int64', block.times.subarray(0, end), [end]),
+    }
+    for (let i = 0; i < config.layers; i++) {
+      feeds[`past_k.${i}`] = kvTensor(block.k[i], start, kWidth)
+      feeds[`past_v.${i}`] = kvTensor(block.v[i], start, vWidth)
+    }
+    const out = await run(sessions.prefill, feeds)
+    for (let i = 0; i < config.layers; i++) {
+      copyInto(block.k[i], output(out, `k.${i}`), start * kWidth)
+      copyInto(block.v[i], output(out, `v.${i}`), start * vWidth)
+    }
+  }
+
+  const prefill = async (job: Extract<Job, { kind: 'prefill' }>): Promise<Answer['prefill']> => {
+    const kept = job.past?.tokens ?? 0
+    const { entry, bytes } = store.extend(job.handle, kept + job.history.length, job.past)
+    try {
+      for (let start = 0; start < job.history.length; start += PREFILL_CHUNK_TOKENS) {
+        const end = Math.min(start + PREFILL_CHUNK_TOKENS, job.history.length)
+        await prefillChunk(entry, kept + start, sliceTokens(job.history, start, end))
+      }
+    } catch (error) {
+      store.release(job.handle)
+      throw error
+    }
+    return { bytes }
+  }
+
+  const score = async (handle: number, candidates: Int32Array, queryTime: number) => {
+    const { block, tokens } = store.get(handle)
+    const feeds: Feeds = {
+      rows: new Tensor('int32', candidates, [candidates.length / slots, slots]),
+      times: new Tensor('int64', block.times.subarray(0, tokens), [tokens]),
+      query_time: new Tensor('int64', BigInt64Array.of(BigInt(queryTime)), [1]),
+    }
+    for (let i = 0; i < config.layers; i++) {
+      feeds[`k.${i}`] = kvTensor(block.k[i], tokens, kWidth)
+      feeds[`v.${i}`] = kvTensor(block.v[i], tokens, vWidth)
+    }
+    return float32(output(await run(sessions.score, feeds), 'logits'))
+  }
+
+  const rank = async (users: readonly RankUser[]): Promise<Float32Array[]> => {
+    const count = users.length
+    const n = Math.max(...users.map(({ history }) => history.length))
+    const m = Math.max(...users.map(({ candidates }) => candidates.length / slots))
+    const rows = new Int32Array(count * n * slots)
+    const actions = new Int32Array(count * n)
+    const times = new BigInt64Array(count * n)
+    const candidateRows = new Int32Array(count * m * slots)
+    users.forEach(({ history, candidates }, u) => {
+      rows.set(history.rows, u * n * slots)
+      actions.set(history.actions, u * n)
+      times.set(BigInt64Array.from(history.times, BigInt), u * n)
+      candidateRows.set(candidates, u * m * slots)
+    })
+    const int64 = (values: readonly number[]) =>
+      new Tensor('int64', BigInt64Array.from(values, BigInt), [values.length])
+    const out = await run(sessions.rank, {
+      rows: new Tensor('int32', rows, [count, n, slots]),
+      actions: new Tensor('int32', actions, [count, n]),
+      times: new Tensor('int64', times, [count, n]),
+      lengths: int64(users.map(({ history }) => history.length)),
+      candidate_rows: new Tensor('int32', candidateRows, [count, m, slots]),
+      query_times: int64(users.map(({ queryTime }) => queryTime)),
+    })
+    const logits = float32(output(out, 'logits'))
+    const tasks = config.tasks.length
+    return users.map(({ candidates }, u) =>
+      logits.slice(u * m * tasks, u * m * tasks + (candidates.length / slots) * tasks),
+    )
+  }
+
+  const warmUp = async ({ historyTokens, candidates }: WarmUp): Promise<null> => {
+    const handle = -1
+    for (const n of historyTokens) {
+      const history = zeroTokens(n, slots)
+      await prefill({ kind: 'prefill', handle, history })
+      for (const m of candidates) await score(handle, new Int32Array(m * slots), 0)
+      store.release(handle)
+    }
+    return null
+  }
+
+  return {
+    async run(job: Job): Promise<Answer[Job['kind']]> {
+      switch (job.kind) {
+        case 'prefill':
+          return prefill(job)
+        case 'score':
+          return { logits: await score(job.handle, job.candidates, job.queryTime) }
+        case 'rank':
+          return { logits: await rank(job.users) }
+        case 'export':
+          return { pages: store.export(job.handle) }
+        case 'import':
+          return { bytes: store.import(job.handle, job.pages) }
+        case 'warmUp':
+          return warmUp(job.shapes)
+      }
+    },
+    release: (handle: number) => store.release(handle),
+  }
+}
+
+async function run(
+  session: InferenceSession,
+  feeds: Feeds,
+): Promise<InferenceSession.OnnxValueMapType> {
+  try {
+    return await session.run(feeds)
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new RankError('MODEL_CONTRACT', `inference failed: ${why}`, { cause })
+  }
+}
+
+function output(values: InferenceSession.OnnxValueMapType, name: string): Tensor {
+  const value = values[name]
+  if (!(value instanceof Tensor)) throw new RankError('MODEL_CONTRACT', `no output tensor ${name}`)
+  return value
+}
+
+function float32({ data }: Tensor): Float32Array {
+  if (data instanceof Float32Array) return data
+  throw new RankError('MODEL_CONTRACT', 'logits must be float32')
+}
+
+/** Writes an output behind `start`. A float16 output is a Uint16Array or, on Node 24, a Float16Array. */
+function copyInto(to: KvArray | undefined, { data }: Tensor, start: number): void {
+  if (to instanceof Float32Array && data instanceof Float32Array) to.set(data, start)
+  else if (to instanceof Uint16Array && ArrayBuffer.isView(data)) {
+    to.set(new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2), start)
+  }
+}
+
+/**
+ * A float16 input. On Node 24 the Tensor constructor makes a Float16Array that the binding then
+ * refuses (microsoft/onnxruntime issue 32323); a plain object of the same fields works on 20, 22, 24.
+ */
+function float16Tensor(data: Uint16Array, dims: readonly number[]): Tensor {
+  const tensor: unknown = { type: 'float16', data, dims, location: 'cpu', size: data.length }
+  return tensor as Tensor
+}
+
+function zeroTokens(length: number, slots: number): HistoryTokens {
+  return {
+    rows: new Int32Array(length * slots),
+    actions: new Int32Array(length),
+    times: new Float64Array(length),
+    length,
+  }
+}

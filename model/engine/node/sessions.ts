@@ -1,0 +1,110 @@
+import { InferenceSession } from 'onnxruntime-node'
+import { RankError } from '../../errors.js'
+import type { GraphContract, GraphName, GraphValue } from '../../manifest.js'
+import type { WorkerOptions } from './protocol.js'
+
+export type Sessions = Readonly<Record<GraphName, InferenceSession>> & {
+  readonly provider: 'cpu' | 'cuda'
+  /** Why `provider` is not the one asked for. */
+  readonly warning?: string
+}
+
+/**
+ * One session per graph of the bundle, each checked against the manifest's contract.
+ * @throws {RankError} ENGINE_UNAVAILABLE without the CUDA provider; MODEL_CONTRACT when a graph does
+ *   not load or has other inputs or outputs than the manifest says
+ */
+export async function createSessions(options: WorkerOptions): Promise<Sessions> {
+  if (options.provider === 'cpu') return { ...(await createAll(options, 'cpu')), provider: 'cpu' }
+  try {
+    return { ...(await createAll(options, 'cuda')), provider: 'cuda' }
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error)
+    if (error instanceof RankError && error.code === 'MODEL_CONTRACT' && !isCudaMissing(why))
+      throw error
+    const unavailable = `the CUDA provider does not start on device ${options.deviceId}: ${why}`
+    if (!options.cudaFallback) {
+      throw new RankError(
+        'ENGINE_UNAVAILABLE',
+        `${unavailable} (expected onnxruntime-node with its CUDA libraries and a visible GPU; ask for the CPU fallback to run without)`,
+        { cause: error },
+      )
+    }
+    return { ...(await createAll(options, 'cpu')), provider: 'cpu', warning: unavailable }
+  }
+}
+
+async function createAll(options: WorkerOptions, provider: 'cpu' | 'cuda') {
+  const { folder, manifest } = options
+  const create = async (name: GraphName) => {
+    const file = `${folder}/${manifest.graphs[name].file}`
+    let session: InferenceSession
+    try {
+      session = await InferenceSession.create(file, sessionOptions(options, provider))
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause)
+      throw new RankError('MODEL_CONTRACT', `${file} does not load: ${why}`, { cause })
+    }
+    checkContract(file, session, manifest.graphs[name])
+    return session
+  }
+  return {
+    prefill: await create('prefill'),
+    score: await create('score'),
+    rank: await create('rank'),
+  }
+}
+
+function sessionOptions(
+  { deviceId, threads }: WorkerOptions,
+  provider: 'cpu' | 'cuda',
+): InferenceSession.SessionOptions {
+  return {
+    executionProviders: [provider === 'cuda' ? { name: 'cuda', deviceId } : 'cpu'],
+    intraOpNumThreads: threads,
+    interOpNumThreads: 1,
+    executionMode: 'sequential',
+    // A pattern is kept per input shape, and a service sees every pair of lengths there is.
+    enableMemPattern: false,
+    logSeverityLevel: 3,
+    // Spinning threads of one worker take the cores of the next.
+    extra: { session: { intra_op: { allow_spinning: '0' } } },
+  }
+}
+
+/** ONNX Runtime's messages for a provider that is not compiled in, not installed, or has no device. */
+function isCudaMissing(message: string): boolean {
+  return /backend not found|not available|libonnxruntime_providers|CUDA|no available backend/i.test(
+    message,
+  )
+}
+
+function checkContract(file: string, session: InferenceSession, contract: GraphContract): void {
+  const compare = (
+    side: 'input' | 'output',
+    got: readonly InferenceSession.ValueMetadata[],
+    expected: readonly GraphValue[],
+  ) => {
+    const names = (values: readonly { readonly name: string }[]) =>
+      values.map(({ name }) => name).sort()
+    if (names(got).join() !== names(expected).join()) {
+      throw new RankError(
+        'MODEL_CONTRACT',
+        `${file} must have the ${side}s ${names(expected).join(', ')}, got ${names(got).join(', ')}`,
+      )
+    }
+    for (const value of expected) {
+      const found = got.find(({ name }) => name === value.name)
+      const wanted = `${value.type} (${value.dims.join(', ')})`
+      const seen = found?.isTensor ? `${found.type} (${found.shape.join(', ')})` : 'no tensor'
+      if (seen !== wanted) {
+        throw new RankError(
+          'MODEL_CONTRACT',
+          `${file}: ${side} ${value.name} must be ${wanted}, got ${seen}`,
+        )
+      }
+    }
+  }
+  compare('input', session.inputMetadata, contract.inputs)
+  compare('output', session.outputMetadata, contract.outputs)
+}

@@ -1,0 +1,144 @@
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import type { HstuConfig } from '../config.js'
+import { embeddingLayout } from '../embedding.js'
+import { RankError } from '../errors.js'
+import {
+  configFiles,
+  contentVersion,
+  type GraphName,
+  hashFile,
+  isSafe,
+  MANIFEST_FILE,
+  type Manifest,
+  type Precision,
+  SCHEMA_VERSION,
+} from '../manifest.js'
+import type { RankInput } from '../request.js'
+import { buildCandidates, buildHistory } from '../sequence.js'
+import type { HistoryTokens } from '../tokens.js'
+import { sampleRequests, TOLERANCE } from '../vectors.js'
+import { readVocabulary } from '../vocabulary.js'
+import { buildGraphs } from './graphs.js'
+import { writeWeightFile } from './weight-file.js'
+import { bundleTensors, type WeightSource } from './weights.js'
+
+const PRODUCER = 'peregrine 0.1.0'
+const WEIGHT_FILE = 'weights.bin'
+const VECTOR_FILE = 'vectors/vectors.json'
+const VECTOR_SEED = 20_240_227
+
+/** Logits (m, tasks) of the slow oracle for tokens and candidate rows (m, slots). */
+export type Oracle = (
+  history: HistoryTokens,
+  candidates: Int32Array,
+  queryTime: number,
+) => { readonly logits: Float64Array }
+
+export type ExportOptions = {
+  readonly config: HstuConfig
+  readonly source: WeightSource
+  /** Folder that holds the vocabulary files and the catalogue that the config names. */
+  readonly folder: string
+  readonly out: string
+  readonly precision: Precision
+  readonly oracle: Oracle
+}
+
+/**
+ * Writes a bundle, whole or not at all: it is built beside `out` and renamed. The same input gives
+ * the same bytes. An `out` that holds a bundle is replaced.
+ * @throws {RankError} WEIGHTS_INVALID, CONFIG_INVALID; BUNDLE_INVALID when `out` is something else
+ */
+export function writeBundle(options: ExportOptions): Manifest {
+  const out = resolve(options.out)
+  if (existsSync(out) && !existsSync(`${out}/${MANIFEST_FILE}`)) {
+    throw new RankError('BUNDLE_INVALID', `${out} exists and is no bundle: not overwriting it`)
+  }
+  mkdirSync(dirname(out), { recursive: true })
+  const work = mkdtempSync(`${out}.tmp-`)
+  try {
+    const manifest = writeInto(work, options)
+    rmSync(out, { recursive: true, force: true })
+    renameSync(work, out)
+    return manifest
+  } catch (error) {
+    rmSync(work, { recursive: true, force: true })
+    throw error
+  }
+}
+
+function writeInto(folder: string, options: ExportOptions): Manifest {
+  const { config, source, precision } = options
+  const type = precision === 'fp16' ? 'float16' : 'float32'
+  const weights = writeWeightFile(folder, WEIGHT_FILE, bundleTensors(source, config), type)
+  const files = new Map<string, { sha256: string; bytes: number }>()
+  files.set(WEIGHT_FILE, { sha256: weights.sha256, bytes: weights.bytes })
+  const add = (file: string) => {
+    const path = `${folder}/${file}`
+    files.set(file, { sha256: hashFile(path), bytes: statSync(path).size })
+  }
+  const graphs = buildGraphs(config, weights, type)
+  const write = (name: GraphName) => {
+    const file = `${name}.onnx`
+    writeFileSync(`${folder}/${file}`, graphs[name].bytes)
+    add(file)
+    return { file, inputs: graphs[name].inputs, outputs: graphs[name].outputs }
+  }
+  const graphEntries = { prefill: write('prefill'), score: write('score'), rank: write('rank') }
+  for (const file of configFiles(config)) {
+    if (!isSafe(file)) {
+      throw new RankError(
+        'CONFIG_INVALID',
+        `file names must stay in the model's folder, got ${file}`,
+      )
+    }
+    mkdirSync(dirname(`${folder}/${file}`), { recursive: true })
+    copyFileSync(`${options.folder}/${file}`, `${folder}/${file}`)
+    add(file)
+  }
+  mkdirSync(dirname(`${folder}/${VECTOR_FILE}`))
+  writeFileSync(`${folder}/${VECTOR_FILE}`, vectorsJson(options))
+  add(VECTOR_FILE)
+  const content: Omit<Manifest, 'version'> = {
+    schemaVersion: SCHEMA_VERSION,
+    name: config.name ?? 'model',
+    producer: PRODUCER,
+    precision,
+    // Positions count from the start and times are the events' own: old rows never change.
+    appendIsExact: true,
+    config,
+    embedding: embeddingLayout(config),
+    graphs: graphEntries,
+    vectors: { file: VECTOR_FILE, tolerance: TOLERANCE[precision] },
+    files: Object.fromEntries([...files].sort(([a], [b]) => (a < b ? -1 : 1))),
+  }
+  const manifest: Manifest = { ...content, version: contentVersion(content) }
+  writeFileSync(`${folder}/${MANIFEST_FILE}`, `${JSON.stringify(manifest, null, 2)}\n`)
+  return manifest
+}
+
+function vectorsJson({ config, folder, oracle }: ExportOptions): string {
+  const vocabulary = readVocabulary(config, folder)
+  const tasks = config.tasks.length
+  const cases = sampleRequests(vocabulary, VECTOR_SEED).map((request: RankInput) => {
+    const history = buildHistory(request, vocabulary)
+    const candidates = buildCandidates(request, vocabulary)
+    const { logits } = oracle(history.tokens, candidates.rows, request.time)
+    // Float32 digits: libm differences of the last float64 bit must not change the file.
+    const rows = request.candidates.map((_, i) =>
+      Array.from(logits.subarray(i * tasks, (i + 1) * tasks), (x) => Number(x.toPrecision(7))),
+    )
+    return { request, logits: rows }
+  })
+  return `${JSON.stringify(cases)}\n`
+}

@@ -1,0 +1,183 @@
+import { createHash } from 'node:crypto'
+import { closeSync, openSync, readSync, statSync } from 'node:fs'
+import Type, { type Static } from 'typebox'
+import { Compile } from 'typebox/compile'
+import { check, show } from './check.js'
+import { type HstuConfig, parseConfig, readJson } from './config.js'
+import { type EmbeddingLayout, embeddingLayout } from './embedding.js'
+import { RankError } from './errors.js'
+import { readVocabulary, type Vocabulary } from './vocabulary.js'
+
+export const SCHEMA_VERSION = 1
+export const MANIFEST_FILE = 'manifest.json'
+const HASH_CHUNK_BYTES = 4 * 2 ** 20
+const VERSION_DIGITS = 16
+
+const FileName = Type.String({ minLength: 1, maxLength: 256 })
+
+const GraphValueSchema = Type.Object(
+  {
+    name: Type.String(),
+    type: Type.String(),
+    dims: Type.Array(Type.Union([Type.Integer(), Type.String()]), { maxItems: 8 }),
+  },
+  { additionalProperties: false },
+)
+
+const Graph = Type.Object(
+  {
+    file: FileName,
+    inputs: Type.Array(GraphValueSchema, { maxItems: 4096 }),
+    outputs: Type.Array(GraphValueSchema, { maxItems: 4096 }),
+  },
+  { additionalProperties: false },
+)
+
+const Manifest = Type.Object(
+  {
+    schemaVersion: Type.Literal(SCHEMA_VERSION),
+    name: Type.String({ minLength: 1, maxLength: 128 }),
+    version: Type.String({ pattern: '^[0-9a-f]{16}$' }),
+    producer: Type.String({ maxLength: 128 }),
+    precision: Type.Union([Type.Literal('fp32'), Type.Literal('fp16')]),
+    // Old K/V stays valid when events are appended (spec: true for `paper`).
+    appendIsExact: Type.Boolean(),
+    config: Type.Unknown(),
+    embedding: Type.Object(
+      {
+        rows: Type.Integer(),
+        slots: Type.Integer(),
+        tables: Type.Array(
+          Type.Object(
+            { name: Type.String(), rows: Type.Integer(), offset: Type.Integer() },
+            { additionalProperties: false },
+          ),
+        ),
+      },
+      { additionalProperties: false },
+    ),
+    graphs: Type.Object(
+      { prefill: Graph, score: Graph, rank: Graph },
+      { additionalProperties: false },
+    ),
+    vectors: Type.Object(
+      { file: FileName, tolerance: Type.Number({ exclusiveMinimum: 0 }) },
+      { additionalProperties: false },
+    ),
+    files: Type.Record(
+      Type.String(),
+      Type.Object(
+        { sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }), bytes: Type.Integer({ minimum: 0 }) },
+        { additionalProperties: false },
+      ),
+    ),
+  },
+  { additionalProperties: false },
+)
+
+export type Precision = 'fp32' | 'fp16'
+/** One input or output of a graph; a named dimension is known at run time only. */
+export type GraphValue = {
+  readonly name: string
+  readonly type: string
+  readonly dims: readonly (number | string)[]
+}
+export type GraphContract = {
+  readonly file: string
+  readonly inputs: readonly GraphValue[]
+  readonly outputs: readonly GraphValue[]
+}
+export type GraphName = 'prefill' | 'score' | 'rank'
+export type Manifest = Omit<Static<typeof Manifest>, 'config' | 'embedding' | 'graphs'> & {
+  readonly config: HstuConfig
+  readonly embedding: EmbeddingLayout
+  readonly graphs: Readonly<Record<GraphName, GraphContract>>
+}
+
+/** A bundle whose files were all found, hashed and understood. */
+export type Bundle = {
+  readonly folder: string
+  readonly manifest: Manifest
+  readonly vocabulary: Vocabulary
+}
+
+const compiled = Compile(Manifest)
+
+/**
+ * Opens a bundle and checks it: every file present with its size and SHA-256, version = content.
+ * @throws {RankError} BUNDLE_INVALID or CONFIG_INVALID naming the file or field
+ */
+export function openBundle(folder: string): Bundle {
+  const raw = readJson(`${folder}/${MANIFEST_FILE}`, 'BUNDLE_INVALID')
+  const parsed = check(compiled, raw, 'BUNDLE_INVALID', `${folder}/${MANIFEST_FILE}`)
+  const manifest: Manifest = { ...parsed, config: parseConfig(parsed.config) }
+  const version = contentVersion(parsed)
+  if (version !== manifest.version) {
+    throw invalid(
+      folder,
+      `version must be the hash of the manifest's content, ${version}, got ${manifest.version}`,
+    )
+  }
+  for (const [file, { sha256, bytes }] of Object.entries(manifest.files)) {
+    if (!isSafe(file)) throw invalid(folder, `file name ${show(file)} leaves the bundle`)
+    const size = statSync(`${folder}/${file}`, { throwIfNoEntry: false })?.size
+    if (size === undefined) throw invalid(folder, `${file} is missing`)
+    if (size !== bytes) throw invalid(folder, `${file} must have ${bytes} bytes, got ${size}`)
+    const got = hashFile(`${folder}/${file}`)
+    if (got !== sha256) throw invalid(folder, `${file} must have SHA-256 ${sha256}, got ${got}`)
+  }
+  for (const file of namedFiles(manifest)) {
+    if (!Object.hasOwn(manifest.files, file)) {
+      throw invalid(folder, `${show(file)} is used but not listed under files`)
+    }
+  }
+  const layout = embeddingLayout(manifest.config)
+  if (JSON.stringify(layout) !== JSON.stringify({ ...layout, ...manifest.embedding })) {
+    throw invalid(folder, 'embedding does not follow from config')
+  }
+  return { folder, manifest, vocabulary: readVocabulary(manifest.config, folder) }
+}
+
+/** First digits of the SHA-256 over the manifest without its version: every file's hash is in it. */
+export function contentVersion(manifest: object): string {
+  const content = JSON.stringify({ ...manifest, version: undefined })
+  return createHash('sha256').update(content).digest('hex').slice(0, VERSION_DIGITS)
+}
+
+/** SHA-256 of a file in hex, read in chunks. */
+export function hashFile(file: string): string {
+  const hash = createHash('sha256')
+  const chunk = Buffer.allocUnsafe(HASH_CHUNK_BYTES)
+  const fd = openSync(file, 'r')
+  try {
+    for (let got = readSync(fd, chunk); got > 0; got = readSync(fd, chunk)) {
+      hash.update(chunk.subarray(0, got))
+    }
+  } finally {
+    closeSync(fd)
+  }
+  return hash.digest('hex')
+}
+
+/** Vocabulary files and catalogue that a config names, without repeats. */
+export function configFiles(config: HstuConfig): string[] {
+  const encodings = [...config.context, ...config.itemFeatures, ...config.auxiliary].map(
+    ({ encoding }) => encoding,
+  )
+  const files = encodings.flatMap((e) => (e?.kind === 'vocabulary' ? [e.file] : []))
+  return [...new Set([...files, ...(config.catalogue === undefined ? [] : [config.catalogue])])]
+}
+
+function namedFiles({ graphs, vectors, config }: Manifest): string[] {
+  const graphFiles = [graphs.prefill.file, graphs.score.file, graphs.rank.file]
+  return [...graphFiles, vectors.file, ...configFiles(config)]
+}
+
+/** Relative and downward only: a manifest must not read outside its folder. */
+export function isSafe(file: string): boolean {
+  return /^[\w.-]+(\/[\w.-]+)*$/.test(file) && !file.split('/').includes('..')
+}
+
+function invalid(folder: string, message: string): RankError {
+  return new RankError('BUNDLE_INVALID', `bundle ${folder}: ${message}`)
+}

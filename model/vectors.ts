@@ -1,0 +1,81 @@
+import Type, { type Static } from 'typebox'
+import { Compile } from 'typebox/compile'
+import { check } from './check.js'
+import { readJson } from './config.js'
+import type { Bundle, Precision } from './manifest.js'
+import { createRandom } from './random.js'
+import type { RankInput } from './request.js'
+import type { Vocabulary } from './vocabulary.js'
+
+/** Largest absolute logit difference to the float64 oracle that a precision may show (spec, golden cases). */
+export const TOLERANCE: Record<Precision, number> = { fp32: 1e-4, fp16: 4e-2 }
+
+const FeatureValue = Type.Union([Type.String(), Type.Number()])
+const Features = Type.Record(Type.String(), FeatureValue)
+const Vectors = Type.Array(
+  Type.Object({
+    request: Type.Object({
+      user: Type.Object({ id: Type.String(), features: Features }),
+      histories: Type.Array(
+        Type.Array(
+          Type.Object({
+            item: Type.String(),
+            time: Type.Integer(),
+            actions: Type.Array(Type.String()),
+          }),
+        ),
+      ),
+      series: Type.Record(
+        Type.String(),
+        Type.Array(Type.Object({ value: FeatureValue, time: Type.Integer() })),
+      ),
+      candidates: Type.Array(Type.Object({ item: Type.String() })),
+      time: Type.Integer(),
+    }),
+    logits: Type.Array(Type.Array(Type.Number())),
+  }),
+)
+const compiled = Compile(Vectors)
+
+/** Requests with the oracle's logits (candidates, tasks): what `verify` and start-up hold a bundle to. */
+export type Vectors = Static<typeof Vectors>
+
+export function readVectors({ folder, manifest }: Bundle): Vectors {
+  const file = `${folder}/${manifest.vectors.file}`
+  return check(compiled, readJson(file, 'BUNDLE_INVALID'), 'BUNDLE_INVALID', file)
+}
+
+/** Events per sample request: none, one, odd and even lengths, and more than a cache page of tokens. */
+const EVENT_COUNTS = [0, 1, 2, 7, 20, 40]
+const CANDIDATES = 5
+const START_SECONDS = 1_700_000_000
+
+/** Seeded requests over a model's own vocabulary, within its limits. */
+export function sampleRequests(vocabulary: Vocabulary, seed: number): RankInput[] {
+  const { config } = vocabulary
+  const random = createRandom(seed)
+  const items = vocabulary.knownItems()
+  const pick = <T>(values: readonly T[], otherwise: T): T =>
+    values[Math.floor(random() * values.length)] ?? otherwise
+  const room = Math.floor((config.maxTokens - config.context.length) / 2)
+  const counts = [...new Set(EVENT_COUNTS.map((count) => Math.min(count, room)))]
+  return counts.map((events, i) => {
+    let time = START_SECONDS
+    const history = Array.from({ length: events }, () => {
+      // Gaps from seconds to months, so that vectors reach many time buckets.
+      time += Math.floor(10 ** (random() * 7))
+      return {
+        item: pick(items, 'unknown'),
+        time,
+        actions: config.actions.filter(() => random() < 0.4),
+      }
+    })
+    return {
+      user: { id: `sample-${i}`, features: {} },
+      histories: [history],
+      series: {},
+      candidates: Array.from({ length: CANDIDATES }, () => ({ item: pick(items, 'unknown') })),
+      time: time + 60,
+    }
+  })
+}
