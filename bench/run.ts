@@ -1,0 +1,36 @@
+// npm run bench -- [--python PYTHON] [--out bench/results]: everything, then table and charts.
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { parseArgs } from 'node:util'
+import { benchFalcon } from './falcon.js'
+import { benchHttp } from './http.js'
+import { describeMachine } from './machine.js'
+import { benchMemory } from './memory.js'
+import { writeReport } from './report.js'
+import { exportPaperShape } from './workload.js'
+
+const { values } = parseArgs({
+  options: {
+    python: { type: 'string' },
+    out: { type: 'string', default: 'bench/results' },
+    bundle: { type: 'string', default: 'bundles/kuairand' },
+    requests: { type: 'string', default: 'demo/kuairand/requests' },
+  },
+})
+const log = (line: string) => process.stderr.write(`${line}\n`)
+const machine = describeMachine()
+const folder = mkdtempSync(`${tmpdir()}/peregrine-bench-`)
+try {
+  log('exporting the paper shape with random weights')
+  const bundle = exportPaperShape(`${folder}/paper`)
+  const falcon = await benchFalcon(bundle, values.python, log)
+  const memory = benchMemory(bundle.folder, log)
+  const http = await benchHttp(values.bundle, values.requests, log)
+  const result = { machine, falcon, memory, http }
+  mkdirSync(values.out, { recursive: true })
+  writeFileSync(`${values.out}/cpu.json`, `${JSON.stringify(result, null, 2)}\n`)
+  writeReport(result, values.out)
+  log(`written to ${values.out}`)
+} finally {
+  rmSync(folder, { recursive: true, force: true })
+}

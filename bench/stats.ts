@@ -1,0 +1,43 @@
+/** Value at quantile `q` in [0, 1] of unsorted samples (nearest rank). */
+export function quantile(samples: readonly number[], q: number): number {
+  const sorted = samples.toSorted((a, b) => a - b)
+  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN
+}
+
+export function median(samples: readonly number[]): number {
+  return quantile(samples, 0.5)
+}
+
+export type LinearFit = { readonly slope: number; readonly intercept: number; readonly r2: number }
+
+/** Least-squares line through (x, y), with its coefficient of determination. */
+export function linearFit(
+  points: readonly { readonly x: number; readonly y: number }[],
+): LinearFit {
+  const n = points.length
+  const mean = (values: readonly number[]) => values.reduce((sum, v) => sum + v, 0) / n
+  const meanX = mean(points.map(({ x }) => x))
+  const meanY = mean(points.map(({ y }) => y))
+  const sxy = mean(points.map(({ x, y }) => (x - meanX) * (y - meanY)))
+  const sxx = mean(points.map(({ x }) => (x - meanX) ** 2))
+  const slope = sxy / sxx
+  const intercept = meanY - slope * meanX
+  const residual = mean(points.map(({ x, y }) => (y - slope * x - intercept) ** 2))
+  const total = mean(points.map(({ y }) => (y - meanY) ** 2))
+  return { slope, intercept, r2: 1 - residual / total }
+}
+
+/** Median milliseconds of `run`, after `warmUp` calls that do not count. */
+export async function medianMs(
+  run: () => Promise<unknown>,
+  repeats: number,
+  warmUp = 1,
+): Promise<number> {
+  const times: number[] = []
+  for (let i = -warmUp; i < repeats; i++) {
+    const start = performance.now()
+    await run()
+    if (i >= 0) times.push(performance.now() - start)
+  }
+  return median(times)
+}

@@ -1,0 +1,66 @@
+import { createRanker } from '../falcon/rank.js'
+import { createReference } from '../falcon/reference.js'
+import type { Ranker } from '../falcon/types.js'
+import { createNodeEngine } from '../model/engine/node/pool.js'
+import { writeBundle } from '../model/export/bundle.js'
+import { PAPER_SHAPE, randomConfig, randomWeights } from '../model/export/random.js'
+import { type Bundle, openBundle } from '../model/manifest.js'
+import { createRandom } from '../model/random.js'
+import type { HistoryEvent, RankInput } from '../model/request.js'
+
+export const SEED = 7
+const START_SECONDS = 1_700_000_000
+const HOUR_SECONDS = 3600
+
+/** Exports the paper's ranking shape with random weights into `folder`. */
+export function exportPaperShape(folder: string): Bundle {
+  const config = randomConfig(PAPER_SHAPE)
+  const source = randomWeights(config, SEED)
+  writeBundle({
+    config,
+    source,
+    folder: '.',
+    out: folder,
+    precision: 'fp32',
+    oracle: createReference(source, config),
+  })
+  return openBundle(folder)
+}
+
+/** A ranker over one worker with all `threads`: the latency of one request, not throughput. */
+export async function createLatencyRanker(
+  bundle: Bundle,
+  threads: number,
+  microBatchSize: number,
+): Promise<Ranker> {
+  const engine = await createNodeEngine({
+    bundle,
+    workers: 1,
+    threadsPerWorker: threads,
+    provider: 'cpu',
+    deviceId: 0,
+    cudaFallback: false,
+  })
+  return createRanker({ engine, bundle, microBatchSize, maxKvBytes: 2 ** 30 })
+}
+
+/** A seeded request of the random bundle: `events` an hour apart, `m` candidates. */
+export function randomRequest(user: string, events: number, m: number, seed = SEED): RankInput {
+  const random = createRandom(seed)
+  const item = () => String(1 + Math.floor(random() * (PAPER_SHAPE.items - 1)))
+  const history = Array.from(
+    { length: events },
+    (_, i): HistoryEvent => ({
+      item: item(),
+      time: START_SECONDS + i * HOUR_SECONDS,
+      actions: random() < 0.4 ? ['click'] : [],
+    }),
+  )
+  return {
+    user: { id: user },
+    histories: [history],
+    series: {},
+    candidates: Array.from({ length: m }, () => ({ item: item() })),
+    time: START_SECONDS + events * HOUR_SECONDS,
+  }
+}

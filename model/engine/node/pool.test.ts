@@ -1,0 +1,292 @@
+import assert from 'node:assert/strict'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { after, describe, test } from 'node:test'
+import type { Worker } from 'node:worker_threads'
+import { engineSuite } from '../../../test/engine-suite.js'
+import {
+  copyBundle,
+  exportModel,
+  type Json,
+  randomTokens,
+  reseal,
+  smallConfig,
+} from '../../../test/fixtures.js'
+import { type Bundle, openBundle } from '../../manifest.js'
+import { createRandom } from '../../random.js'
+import { createNodeEngine, type EngineEvent, type NodeEngineOptions } from './pool.js'
+
+const OPTIONS: Omit<NodeEngineOptions, 'bundle'> = {
+  workers: 2,
+  threadsPerWorker: 1,
+  provider: 'cpu',
+  deviceId: 0,
+  cudaFallback: false,
+}
+
+engineSuite('node', (bundle: Bundle) => createNodeEngine({ ...OPTIONS, bundle }))
+
+describe('createNodeEngine: crashes', () => {
+  const model = exportModel({ after })
+  const { history, candidates, queryTime } = randomTokens(model, createRandom(21), {
+    events: 6,
+    candidates: 3,
+  })
+
+  /** An engine whose events can be waited for. */
+  const openWatched = async (bundle: Bundle, workers: number) => {
+    const seen: EngineEvent[] = []
+    const waiting = new Map<string, (event: EngineEvent) => void>()
+    const next = (kind: EngineEvent['kind']) =>
+      new Promise<EngineEvent>((resolve) => {
+        waiting.set(kind, resolve)
+      })
+    const onEvent = (event: EngineEvent) => {
+      seen.push(event)
+      waiting.get(event.kind)?.(event)
+    }
+    const engine = await createNodeEngine({ ...OPTIONS, bundle, workers, onEvent })
+    return { engine, seen, next }
+  }
+
+  test('rejects the jobs of a dead worker with WORKER_CRASHED, drops its handles, replaces it', async () => {
+    const { engine, seen, next } = await openWatched(model.bundle, 2)
+    const handles = await Promise.all([engine.prefill(history), engine.prefill(history)])
+    const expected = await Promise.all(handles.map((h) => engine.score(h, candidates, queryTime)))
+    const restarted = next('restarted')
+    const victim = engine.threads()[0]
+    // Between two runs, never inside one: that would abort the process.
+    const ended = victim?.terminate()
+    const jobs = handles.map((handle) => engine.score(handle, candidates, queryTime))
+    const outcomes = await Promise.allSettled(jobs)
+    await ended
+    const dead = outcomes.findIndex(({ status }) => status === 'rejected')
+    assert.deepEqual(
+      outcomes.map(({ status }) => status).sort(),
+      ['fulfilled', 'rejected'],
+      'the two handles lie on different workers',
+    )
+    const outcome = outcomes[dead]
+    assert.ok(outcome?.status === 'rejected')
+    assert.equal(outcome.reason.code, 'WORKER_CRASHED')
+    for (const [i, handle] of handles.entries()) assert.equal(engine.isAlive(handle), i !== dead)
+    const [lost] = handles.filter((_, i) => i === dead)
+    assert.ok(lost)
+    await assert.rejects(engine.score(lost, candidates, queryTime), { code: 'WORKER_CRASHED' })
+    engine.release(lost)
+
+    await restarted
+    assert.deepEqual(
+      seen.map(({ kind }) => kind),
+      ['crash', 'restarted'],
+    )
+    assert.deepEqual(engine.stats(), { workers: 2, pendingJobs: 0, restarts: 1 })
+    assert.equal(engine.isAlive(lost), false, 'a replacement does not revive handles')
+    const again = await Promise.all([engine.prefill(history), engine.prefill(history)])
+    for (const handle of again) {
+      assert.deepEqual(await engine.score(handle, candidates, queryTime), expected[0])
+    }
+    await engine.close()
+  })
+
+  test('warms a replacement up before it takes jobs', async () => {
+    const { engine, next } = await openWatched(model.bundle, 1)
+    await engine.warmUp({ historyTokens: [8], candidates: [2] })
+    const restarted = next('restarted')
+    await engine.threads()[0]?.terminate()
+    await assert.rejects(async () => engine.prefill(history), { code: 'WORKER_CRASHED' })
+    await restarted
+    assert.equal(engine.stats().workers, 1)
+    await engine.prefill(history)
+    await engine.close()
+  })
+
+  test('gives up on a worker that cannot start any more, and says so', async (t) => {
+    const folder = copyBundle(t, model.bundle)
+    const { engine, seen, next } = await openWatched(openBundle(folder), 1)
+    const gaveUp = next('gaveUp')
+    rmSync(`${folder}/prefill.onnx`)
+    await engine.threads()[0]?.terminate()
+    const event = await gaveUp
+    assert.ok(event.kind === 'gaveUp' && /prefill\.onnx does not load/.test(event.error))
+    assert.deepEqual(
+      seen.map(({ kind }) => kind),
+      ['crash', 'gaveUp'],
+    )
+    await assert.rejects(async () => engine.prefill(history), { code: 'WORKER_CRASHED' })
+    await assert.rejects(async () => engine.rank([{ history, candidates, queryTime }]), {
+      code: 'WORKER_CRASHED',
+    })
+    await engine.close()
+  })
+
+  test('leaves no worker behind when closed while a replacement starts', async (t) => {
+    const workers: Worker[] = []
+    const collect = (worker: Worker) => workers.push(worker)
+    process.on('worker', collect)
+    t.after(() => process.off('worker', collect))
+    const { engine, next } = await openWatched(model.bundle, 1)
+    const crashed = next('crash')
+    void engine.threads()[0]?.terminate()
+    await crashed
+    await engine.close()
+    assert.equal(workers.length, 2)
+    assert.deepEqual(
+      workers.map(({ threadId }) => threadId),
+      [-1, -1],
+      'threads that have ended',
+    )
+  })
+})
+
+describe('createNodeEngine: providers', () => {
+  const model = exportModel({ after })
+  const hasGpu = existsSync('/dev/nvidia0')
+  const skip = hasGpu && 'this machine has a GPU'
+
+  test('says ENGINE_UNAVAILABLE, and what it would need, without CUDA', { skip }, async () => {
+    const cuda = createNodeEngine({ ...OPTIONS, bundle: model.bundle, provider: 'cuda' })
+    await assert.rejects(cuda, {
+      code: 'ENGINE_UNAVAILABLE',
+      message: /CUDA provider does not start on device 0: .+expected onnxruntime-node with its CUDA/s,
+    })
+  })
+
+  test('runs on the CPU where that was asked for, with a warning', { skip }, async () => {
+    const events: EngineEvent[] = []
+    const engine = await createNodeEngine({
+      ...OPTIONS,
+      bundle: model.bundle,
+      workers: 1,
+      provider: 'cuda',
+      cudaFallback: true,
+      onEvent: (event) => events.push(event),
+    })
+    assert.equal(engine.name, 'node/cpu')
+    const [event] = events
+    assert.ok(event?.kind === 'provider' && /CUDA provider does not start/.test(event.warning))
+    const { history, candidates, queryTime } = randomTokens(model, createRandom(1), {
+      events: 2,
+      candidates: 2,
+    })
+    await engine.rank([{ history, candidates, queryTime }])
+    await engine.close()
+  })
+
+  test('does not take a broken graph for missing CUDA', { skip }, async (t) => {
+    const folder = copyBundle(t, model.bundle)
+    writeFileSync(`${folder}/prefill.onnx`, 'no graph')
+    reseal(folder)
+    const engine = createNodeEngine({ ...OPTIONS, bundle: openBundle(folder), workers: 1 })
+    await assert.rejects(engine, { code: 'MODEL_CONTRACT' })
+  })
+})
+
+describe('createNodeEngine: hostile graphs', () => {
+  const model = exportModel({ after })
+  const start = (folder: string) =>
+    createNodeEngine({ ...OPTIONS, bundle: openBundle(folder), workers: 1 })
+
+  const files: readonly (readonly [string, (bytes: Buffer) => Buffer])[] = [
+    ['an empty file', () => Buffer.alloc(0)],
+    ['text', () => Buffer.from('{"not": "onnx"}')],
+    ['zeros', () => Buffer.alloc(4096)],
+    ['random bytes', (b) => Buffer.from(b.map((x, i) => (x * 31 + i * 7) & 255))],
+    ['a graph cut in half', (b) => b.subarray(0, b.length >> 1)],
+    ['a graph without its last byte', (b) => b.subarray(0, b.length - 1)],
+    ['a graph twice', (b) => Buffer.concat([b, b])],
+    ['an unknown op', (b) => swap(b, 'LayerNormalization', 'LayerAbnormalitatio')],
+    ['weights in another file', (b) => swap(b, 'weights.bin', 'weights.xyz')],
+    ['weights outside the bundle', (b) => swap(b, 'weights.bin', '../shadow.b')],
+  ]
+  for (const graph of ['prefill', 'rank'] as const) {
+    for (const [name, change] of files) {
+      test(`refuses ${name} as ${graph}.onnx with MODEL_CONTRACT`, async (t) => {
+        const folder = copyBundle(t, model.bundle)
+        const file = `${folder}/${graph}.onnx`
+        writeFileSync(file, change(readFileSync(file)))
+        reseal(folder)
+        await assert.rejects(start(folder), {
+          code: 'MODEL_CONTRACT',
+          message: new RegExp(`${graph}\\.onnx`),
+        })
+      })
+    }
+  }
+
+  test('refuses a weight file that ends too early, with MODEL_CONTRACT', async (t) => {
+    const folder = copyBundle(t, model.bundle)
+    const bytes = readFileSync(`${folder}/weights.bin`)
+    writeFileSync(`${folder}/weights.bin`, bytes.subarray(0, bytes.length - 64))
+    reseal(folder)
+    await assert.rejects(start(folder), { code: 'MODEL_CONTRACT' })
+  })
+
+  test('refuses a graph whose inputs or outputs are not the manifest’s, naming both', async (t) => {
+    const changes: readonly (readonly [(manifest: Json) => void, RegExp])[] = [
+      [(m) => m.graphs.prefill.inputs.pop(), /prefill\.onnx must have the inputs .+, got .+past_v\.1/],
+      [(m) => m.graphs.score.outputs.push({ name: 'x', type: 'float32', dims: [] }), /outputs/],
+      [
+        (m) => {
+          m.graphs.score.inputs[0].type = 'int64'
+        },
+        /input rows must be int64 \(m, 3\), got int32 \(m, 3\)/,
+      ],
+      [
+        (m) => {
+          m.graphs.rank.outputs[0].dims = ['users', 'm', 4]
+        },
+        /output logits must be float32 \(users, m, 4\), got float32 \(users, m, 3\)/,
+      ],
+      [
+        (m) => {
+          m.graphs.rank.file = 'score.onnx'
+        },
+        /score\.onnx must have the inputs/,
+      ],
+    ]
+    for (const [change, message] of changes) {
+      const folder = copyBundle(t, model.bundle)
+      reseal(folder, change)
+      await assert.rejects(start(folder), { code: 'MODEL_CONTRACT', message })
+    }
+  })
+
+  test('answers MODEL_CONTRACT, not a crash, when config and graph disagree in a run', async (t) => {
+    const folder = copyBundle(t, model.bundle)
+    reseal(folder, (manifest) => {
+      manifest.config.dqk = 7
+    })
+    const engine = await start(folder)
+    t.after(() => engine.close())
+    const { history } = randomTokens(model, createRandom(1), { events: 2, candidates: 2 })
+    await assert.rejects(engine.prefill(history), { code: 'MODEL_CONTRACT' })
+    assert.equal(engine.stats().workers, 1)
+  })
+})
+
+describe('createNodeEngine: float16', () => {
+  test('takes and gives float16 K/V on this Node version', async (t) => {
+    const half = exportModel(t, { precision: 'fp16', config: smallConfig() })
+    const engine = await createNodeEngine({ ...OPTIONS, bundle: half.bundle, workers: 1 })
+    t.after(() => engine.close())
+    const { history, candidates, queryTime } = randomTokens(half, createRandom(1), {
+      events: 12,
+      candidates: 4,
+    })
+    const whole = await engine.prefill(history)
+    const pages = await engine.exportKv(whole)
+    assert.equal(pages.layers[0]?.k.byteLength, history.length * 2 * 6 * 2)
+    const imported = await engine.importKv(pages)
+    assert.deepEqual(
+      await engine.score(imported, candidates, queryTime),
+      await engine.score(whole, candidates, queryTime),
+    )
+  })
+})
+
+/** Replaces text of equal length, so that the protobuf's lengths still fit. */
+function swap(bytes: Buffer, from: string, to: string): Buffer {
+  assert.ok(bytes.includes(from))
+  const text = bytes.toString('latin1').replaceAll(from, to.slice(0, from.length))
+  return Buffer.from(text, 'latin1')
+}

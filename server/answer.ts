@@ -1,0 +1,38 @@
+import type { Ranker, RankResult } from '../falcon/types.js'
+
+/** How the answer came about beside its result. */
+export type Run = { readonly parseMs: number; readonly retries: number }
+
+/** The name that answers carry and that requests may ask for. */
+export function modelId({ name, version }: Ranker['model']): string {
+  return `${name}@${version}`
+}
+
+/** The JSON of one ranking; logits and places only when they were asked for. */
+export function toAnswer(model: string, result: RankResult, explained: Run | undefined) {
+  const { kv, timings, warnings, scored, candidates } = result
+  return {
+    model,
+    items:
+      explained === undefined
+        ? result.items.map(({ item, score, tasks }) => ({ item, score, tasks }))
+        : result.items,
+    kv,
+    timings,
+    warnings,
+    ...(scored < candidates && { partial: true }),
+    ...(explained !== undefined && {
+      explain: {
+        kv,
+        timings: { parseMs: explained.parseMs, ...timings },
+        historyTokens: result.historyTokens,
+        truncatedEvents: result.truncatedEvents,
+        candidates,
+        scored,
+        microBatches: result.microBatches,
+        microBatchSize: result.microBatchSize,
+        retries: explained.retries,
+      },
+    }),
+  }
+}

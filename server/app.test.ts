@@ -1,0 +1,266 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import type { Ranker, RankOptions } from '../falcon/types.js'
+import { RankError } from '../model/errors.js'
+import type { RankInput } from '../model/request.js'
+import { createAdmission } from './admission.js'
+import { appOf, client, deferred, LIMITS, rankerOf, resultOf } from './plain-ranker.js'
+import { RankRequest } from './schema.js'
+
+const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
+const EVENT = { item: 'x', time: 5 }
+
+describe('POST /v1/rank', () => {
+  test('answers items best first, without places or logits', async (t) => {
+    const post = await client(t)
+    const res = await post(GOOD)
+    assert.equal(res.statusCode, 200)
+    assert.deepEqual(res.json(), {
+      model: 'toy@abc123',
+      items: [
+        { item: 'a', score: 1, tasks: { click: 1 } },
+        { item: 'b', score: 0.5, tasks: { click: 0.5 } },
+      ],
+      kv: { state: 'stale', reusedTokens: 8, prefilledTokens: 2 },
+      timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4, totalMs: 10 },
+      warnings: [],
+    })
+  })
+
+  test('hands all of the request to the ranker, history before histories, now as the time', async (t) => {
+    const seen: [RankInput, RankOptions][] = []
+    const post = await client(t, async (input, options) => {
+      seen.push([input, options])
+      return resultOf(input)
+    })
+    const event = { item: 'h', time: 7, actions: ['click'], features: { f: 1, g: 'x' } }
+    const res = await post({
+      user: { id: 'u', features: { country: 'FR' } },
+      history: [event],
+      histories: [[EVENT], []],
+      series: { city: [{ value: 'Paris', time: 3 }] },
+      candidates: ['a', { item: 'b', features: { price: 2.5 } }, 'a'],
+      topK: 2,
+      weights: { click: 2 },
+      deadlineMs: 50,
+      partial: true,
+      model: 'toy',
+    })
+    assert.equal(res.statusCode, 200)
+    assert.deepEqual(seen, [
+      [
+        {
+          user: { id: 'u', features: { country: 'FR' } },
+          histories: [[event], [EVENT], []],
+          series: { city: [{ value: 'Paris', time: 3 }] },
+          candidates: [{ item: 'a' }, { item: 'b', features: { price: 2.5 } }, { item: 'a' }],
+          time: 1000,
+        },
+        { topK: 2, weights: { click: 2 }, deadlineMs: 50, partial: true },
+      ],
+    ])
+  })
+
+  test('ranks a user without any history', async (t) => {
+    let histories: unknown
+    const post = await client(t, async (input) => {
+      histories = input.histories
+      return resultOf(input)
+    })
+    assert.equal((await post(GOOD)).statusCode, 200)
+    assert.deepEqual(histories, [])
+  })
+
+  test('explains the run when asked', async (t) => {
+    const post = await client(t)
+    const res = await post({ ...GOOD, candidates: ['a'], explain: true })
+    const { items, explain } = res.json()
+    assert.deepEqual(items, [{ item: 'a', index: 0, score: 1, tasks: { click: 1 }, logits: [0.5] }])
+    const { parseMs, ...timings } = explain.timings
+    assert.ok(parseMs > 0)
+    assert.deepEqual(
+      { ...explain, timings },
+      {
+        kv: { state: 'stale', reusedTokens: 8, prefilledTokens: 2 },
+        timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4, totalMs: 10 },
+        historyTokens: 10,
+        truncatedEvents: 0,
+        candidates: 1,
+        scored: 1,
+        microBatches: 1,
+        microBatchSize: 4,
+        retries: 0,
+      },
+    )
+  })
+
+  test('says so when the deadline came before every candidate was scored', async (t) => {
+    const post = await client(t, async (input) => resultOf(input, { scored: 1 }))
+    assert.equal((await post({ ...GOOD, partial: true })).json().partial, true)
+  })
+
+  test('takes the name of the model alone or with its version', async (t) => {
+    const post = await client(t)
+    assert.equal((await post({ ...GOOD, model: 'toy' })).statusCode, 200)
+    assert.equal((await post({ ...GOOD, model: 'toy@abc123' })).statusCode, 200)
+    const res = await post({ ...GOOD, model: 'toy@old' })
+    assert.equal(res.statusCode, 404)
+    assert.deepEqual(res.json(), {
+      code: 'MODEL_NOT_FOUND',
+      message: 'no model "toy@old": expected "toy" or "toy@abc123"',
+      path: '/model',
+    })
+  })
+
+  test('runs a request again after a worker crashed, once, within what is left of the deadline', async (t) => {
+    const deadlines: (number | undefined)[] = []
+    const post = await client(t, async (input, { deadlineMs }) => {
+      deadlines.push(deadlineMs)
+      if (deadlines.length === 1) throw new RankError('WORKER_CRASHED', 'worker 1 exited with 139')
+      return resultOf(input)
+    })
+    const res = await post({ ...GOOD, deadlineMs: 60_000, explain: true })
+    assert.equal(res.statusCode, 200)
+    assert.equal(res.json().explain.retries, 1)
+    const [first = 0, second = 0] = deadlines
+    assert.ok(first === 60_000 && second < first && second > 0, String(deadlines))
+  })
+
+  test('answers 503 with Retry-After when the second run crashes too', async (t) => {
+    let runs = 0
+    const post = await client(t, async () => {
+      runs++
+      throw new RankError('WORKER_CRASHED', 'worker 1 exited with 139')
+    })
+    const res = await post(GOOD)
+    assert.equal(res.statusCode, 503)
+    assert.equal(res.headers['retry-after'], '1')
+    assert.deepEqual(res.json(), { code: 'WORKER_CRASHED', message: 'worker 1 exited with 139' })
+    assert.equal(runs, 2)
+  })
+
+  test('does not run again when the crash used up the deadline', async (t) => {
+    let runs = 0
+    const post = await client(t, async () => {
+      runs++
+      const end = performance.now() + 2
+      while (performance.now() < end);
+      throw new RankError('WORKER_CRASHED', 'worker 1 exited with 139')
+    })
+    const res = await post({ ...GOOD, deadlineMs: 1 })
+    assert.equal(res.statusCode, 504)
+    assert.equal(runs, 1)
+  })
+})
+
+describe('overload', () => {
+  test('is refused with 429 and a Retry-After from latency, load and workers', async (t) => {
+    const gates = Array.from({ length: LIMITS.maxInFlight }, () => deferred<void>())
+    const [first, ...others] = gates
+    let running = 0
+    const allRunning = deferred<void>()
+    const post = await client(t, async (input) => {
+      const gate = gates[running++]
+      if (running === LIMITS.maxInFlight) allRunning.resolve()
+      await gate?.promise
+      return resultOf(input)
+    })
+    const answers = gates.map(() => post(GOOD))
+    await allRunning.promise
+    const refused = await post('this body is never read')
+    assert.equal(refused.statusCode, 429)
+    assert.equal(refused.headers['retry-after'], '1')
+    assert.deepEqual(refused.json(), {
+      code: 'OVERLOADED',
+      message: 'at most 4 rankings run at once, got 1 more to 4',
+    })
+    first?.resolve()
+    assert.equal((await answers[0])?.statusCode, 200)
+    const batch = await post({ requests: [GOOD, GOOD] }, '/v1/rank/batch')
+    assert.equal(batch.statusCode, 429, 'a batch counts each of its requests')
+    for (const gate of others) gate.resolve()
+    for (const answer of answers) assert.equal((await answer).statusCode, 200)
+    assert.equal((await post(GOOD)).statusCode, 200)
+  })
+
+  test('suggests the mean latency times the rankings in flight over the workers', () => {
+    const admission = createAdmission(100)
+    admission.enter(21)
+    assert.equal(admission.retryAfterSec(4), 1, 'nothing measured yet')
+    admission.leave(1, 1500)
+    assert.equal(admission.retryAfterSec(4), 8) // 1.5 s x 20 / 4 = 7.5 s
+    admission.leave(10, 1e6)
+    assert.equal(admission.retryAfterSec(1), 60)
+  })
+})
+
+describe('readiness', () => {
+  test('/readyz and /v1/rank are 503 until the model is there, /livez is always 200', async (t) => {
+    let ranker: Ranker | undefined
+    let isDraining = false
+    const app = await appOf(undefined, { ranker: () => ranker, isDraining: () => isDraining })
+    t.after(() => app.close())
+    const rank = () => app.inject({ method: 'POST', url: '/v1/rank', payload: GOOD })
+    const readyz = () => app.inject('/readyz')
+
+    assert.deepEqual((await readyz()).json(), { status: 'loading' })
+    assert.equal((await readyz()).statusCode, 503)
+    const early = await rank()
+    assert.equal(early.statusCode, 503)
+    assert.equal(early.json().code, 'NOT_READY')
+    assert.equal(early.headers['retry-after'], '2')
+    assert.deepEqual((await app.inject('/v1/models')).json(), { models: [] })
+    assert.match((await app.inject('/metrics')).body, /^peregrine_engine_workers 0$/m)
+
+    ranker = rankerOf()
+    assert.deepEqual((await readyz()).json(), { status: 'ready' })
+    assert.equal((await readyz()).statusCode, 200)
+    assert.equal((await rank()).statusCode, 200)
+    assert.deepEqual((await app.inject('/v1/models')).json(), { models: [ranker.model] })
+
+    isDraining = true
+    assert.deepEqual((await readyz()).json(), { status: 'draining' })
+    assert.equal((await readyz()).statusCode, 503)
+    assert.equal((await app.inject('/livez')).statusCode, 200)
+  })
+})
+
+describe('/docs', () => {
+  test('is a page over an OpenAPI 3.1 document with every route, schema and error', async (t) => {
+    const app = await appOf()
+    t.after(() => app.close())
+    assert.equal((await app.inject('/docs')).statusCode, 200)
+    const doc = (await app.inject('/docs/json')).json()
+    assert.equal(doc.openapi, '3.1.0')
+    assert.deepEqual(Object.keys(doc.paths), [
+      '/v1/rank',
+      '/v1/rank/batch',
+      '/v1/models',
+      '/livez',
+      '/readyz',
+      '/metrics',
+    ])
+    assert.deepEqual(Object.keys(doc.components.schemas), [
+      'RankRequest',
+      'RankAnswer',
+      'ModelList',
+      'Problem',
+    ])
+    const { post } = doc.paths['/v1/rank']
+    assert.deepEqual(post.requestBody.content['application/json'].schema, {
+      $ref: '#/components/schemas/RankRequest',
+    })
+    const statuses = ['200', '400', '404', '413', '415', '422', '429', '500', '503', '504']
+    assert.deepEqual(Object.keys(post.responses), statuses)
+    const references = JSON.stringify(doc).match(/"\$ref":"[^"]*"/g) ?? []
+    for (const reference of references) {
+      assert.match(reference, /#\/components\/schemas\/(RankRequest|RankAnswer|ModelList|Problem)"/)
+    }
+  })
+
+  test('has an example that the service takes', async (t) => {
+    const post = await client(t)
+    const [example] = RankRequest.examples
+    assert.equal((await post(example)).statusCode, 200)
+  })
+})

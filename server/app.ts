@@ -1,0 +1,130 @@
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyRequest,
+  LogController,
+} from 'fastify'
+import { pino } from 'pino'
+import type { Registry } from 'prom-client'
+import Type from 'typebox'
+import type { Ranker } from '../falcon/types.js'
+import { createAdmission } from './admission.js'
+import { addJsonParser } from './body.js'
+import { addDocs, ref } from './docs.js'
+import { clientErrorHandler, errorHandler, notFoundHandler } from './errors.js'
+import { requestId } from './log.js'
+import { createMetrics } from './metrics.js'
+import { newOutcome } from './outcome.js'
+import type { Limits } from './parse.js'
+import { addRankRoutes } from './rank-routes.js'
+
+export type AppOptions = {
+  /** Undefined while nothing is loaded. */
+  readonly ranker: () => Ranker | undefined
+  /** True from the first signal on: still serving, but not ready for more. */
+  readonly isDraining?: () => boolean
+  readonly config: Limits & { readonly bodyLimitBytes: number; readonly maxInFlight: number }
+  /** Gets Peregrine's metrics; one registry per app. */
+  readonly registry: Registry
+  /** Silent when absent. */
+  readonly logger?: FastifyBaseLogger
+  /** The time of requests that have none, in whole seconds since the epoch. */
+  readonly nowSec?: () => number
+}
+
+/** A client that sends no byte more must not hold its connection for ever. */
+const REQUEST_TIMEOUT_MS = 60_000
+/** Asked every few seconds by machines: logged at debug. */
+const PROBES = new Set(['/livez', '/readyz', '/metrics'])
+const CLIENT_CLOSED_REQUEST = 499
+
+/** Builds the HTTP app around `ranker`. It does not listen, so tests use `app.inject`. */
+export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
+  const { ranker, isDraining = () => false, config, registry } = options
+  const nowSec = options.nowSec ?? (() => Math.floor(Date.now() / 1000))
+  const admission = createAdmission(config.maxInFlight)
+  const metrics = createMetrics(registry, ranker, admission.inFlight)
+  const loggerInstance: FastifyBaseLogger = options.logger ?? pino({ level: 'silent' })
+  const app = Fastify({
+    loggerInstance,
+    logController: new LogController({ disableRequestLogging: true }),
+    genReqId: requestId,
+    bodyLimit: config.bodyLimitBytes,
+    requestTimeout: REQUEST_TIMEOUT_MS,
+    // What comes on a connection that is still open while draining is served, and told to go.
+    return503OnClosing: false,
+    clientErrorHandler,
+    frameworkErrors(_error, request, reply) {
+      reply.raw.writeHead(400, {
+        'content-type': 'application/json; charset=utf-8',
+        'x-request-id': request.id,
+      })
+      reply.raw.end(JSON.stringify({ code: 'INVALID_REQUEST', message: 'malformed URL' }))
+    },
+  })
+  app.setErrorHandler(errorHandler)
+  app.setNotFoundHandler(notFoundHandler)
+  // Bodies are checked in parse.ts: the schemas of the routes document.
+  app.setValidatorCompiler(() => () => true)
+  app.setSerializerCompiler(() => (payload) => JSON.stringify(payload))
+  addJsonParser(app)
+
+  app.decorateRequest('outcome')
+  app.addHook('onRequest', async (request, reply) => {
+    request.outcome = newOutcome()
+    reply.header('x-request-id', request.id)
+  })
+  app.addHook('onResponse', async (request, reply) => {
+    conclude(request, reply.statusCode, reply.elapsedTime)
+  })
+  app.addHook('onRequestAbort', async (request) => {
+    conclude(request, CLIENT_CLOSED_REQUEST)
+  })
+
+  /** The log line and the metrics of a request, once. */
+  function conclude(request: FastifyRequest, status: number, tookMs?: number): void {
+    const { outcome, method } = request
+    if (outcome.isWritten) return
+    outcome.isWritten = true
+    const route = request.is404 ? 'none' : (request.routeOptions.url ?? 'none')
+    if (outcome.code !== undefined) metrics.error(outcome.code)
+    metrics.request(route, status, tookMs)
+    const { requests, candidates, historyTokens, kv, code, failed } = outcome
+    const ranked = requests > 0 ? { requests, failed, candidates, historyTokens, kv } : {}
+    const ms = tookMs === undefined ? undefined : Math.round(tookMs * 1000) / 1000
+    const line = { method, route, status, ms, code, ...ranked }
+    if (PROBES.has(route)) request.log.debug(line, 'request')
+    else request.log.info(line, 'request')
+  }
+
+  await addDocs(app)
+  addRankRoutes(app, { ranker, limits: config, admission, metrics, nowSec })
+
+  app.get(
+    '/v1/models',
+    {
+      schema: { tags: ['models'], summary: 'List the models', response: { 200: ref('ModelList') } },
+    },
+    async () => {
+      const model = ranker()?.model
+      return { models: model === undefined ? [] : [model] }
+    },
+  )
+  app.get('/livez', probe('The process lives', 200), async () => ({ status: 'ok' }))
+  app.get('/readyz', probe('The model is warm', 200, 503), async (_, reply) => {
+    const status = isDraining() ? 'draining' : ranker() === undefined ? 'loading' : 'ready'
+    return reply.code(status === 'ready' ? 200 : 503).send({ status })
+  })
+  app.get(
+    '/metrics',
+    { schema: { tags: ['operation'], summary: 'Prometheus metrics', produces: ['text/plain'] } },
+    async (_, reply) => reply.type(registry.contentType).send(await registry.metrics()),
+  )
+  return app
+}
+
+function probe(summary: string, ...statuses: number[]) {
+  const body = Type.Object({ status: Type.String() }, { description: summary })
+  const response = Object.fromEntries(statuses.map((status) => [status, body]))
+  return { schema: { tags: ['operation'], summary, response } }
+}

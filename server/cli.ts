@@ -1,0 +1,75 @@
+#!/usr/bin/env node
+import { loadRanker } from '../falcon/load.js'
+import { RankError } from '../model/errors.js'
+import { EVAL_HELP, evalCommand } from './commands/eval.js'
+import { EXPORT_HELP, exportCommand } from './commands/export.js'
+import { GOLDEN_HELP, goldenCommand } from './commands/golden.js'
+import { RANK_HELP, rankCommand } from './commands/rank.js'
+import { VERIFY_HELP, verifyCommand } from './commands/verify.js'
+import { configHelp, parseServerConfig, type ServerConfig } from './config.js'
+import { createLogger } from './log.js'
+import { serve } from './serve.js'
+
+const SERVE_HELP = `peregrine serve --bundle DIR [flags]
+    serves a bundle over HTTP; flags, or the variables in brackets:
+${configHelp()}`
+
+const HELP = [SERVE_HELP, EXPORT_HELP, VERIFY_HELP, GOLDEN_HELP, RANK_HELP, EVAL_HELP].join('\n\n')
+
+type Command = { readonly help: string; run(args: string[]): number | Promise<number> }
+
+const COMMANDS = new Map<string, Command>([
+  ['serve', { help: SERVE_HELP, run: serveCommand }],
+  ['export', { help: EXPORT_HELP, run: exportCommand }],
+  ['verify', { help: VERIFY_HELP, run: verifyCommand }],
+  ['golden', { help: GOLDEN_HELP, run: goldenCommand }],
+  ['rank', { help: RANK_HELP, run: rankCommand }],
+  ['eval', { help: EVAL_HELP, run: evalCommand }],
+])
+
+async function serveCommand(args: string[]): Promise<number> {
+  const { config, sources } = parseServerConfig(args, process.env)
+  const log = createLogger(config.logLevel)
+  const { stopped } = await serve({ config, sources, log, loadRanker: loadConfigured })
+  await stopped
+  return Number(process.exitCode ?? 0)
+}
+
+function loadConfigured(config: ServerConfig, log: ReturnType<typeof createLogger>) {
+  return loadRanker({
+    ...config,
+    maxKvBytes: config.kvBytes,
+    onEvent(event) {
+      const isBad = event.kind === 'crash' || event.kind === 'gaveUp' || event.kind === 'provider'
+      log[isBad ? 'warn' : 'info'](event, `engine: ${event.kind}`)
+    },
+  })
+}
+
+async function main([name = '', ...args]: string[]): Promise<number> {
+  const command = COMMANDS.get(name)
+  if (command === undefined || args.includes('--help')) {
+    const wantsHelp = name === '--help' || name === 'help' || args.includes('--help')
+    const text = `${command?.help ?? HELP}\n`
+    if (wantsHelp) process.stdout.write(text)
+    else process.stderr.write(`unknown command ${JSON.stringify(name)}\n\n${text}`)
+    return wantsHelp ? 0 : 2
+  }
+  return command.run(args)
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2))
+} catch (error) {
+  // A RankError is the user's to act on; anything else is ours, with its stack.
+  const isUsage =
+    error instanceof Error && 'code' in error && String(error.code).startsWith('ERR_PARSE_ARGS')
+  const text =
+    error instanceof RankError
+      ? `${error.code}: ${error.message}`
+      : isUsage
+        ? error.message
+        : undefined
+  process.stderr.write(`${text ?? (error instanceof Error ? error.stack : String(error))}\n`)
+  process.exitCode = 1
+}

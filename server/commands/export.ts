@@ -1,0 +1,113 @@
+import { existsSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { createReference } from '../../falcon/reference.js'
+import { readConfig } from '../../model/config.js'
+import { RankError } from '../../model/errors.js'
+import { writeBundle } from '../../model/export/bundle.js'
+import { PAPER_SHAPE, randomConfig, randomWeights } from '../../model/export/random.js'
+import { openWeights } from '../../model/export/weights.js'
+import type { Manifest, Precision } from '../../model/manifest.js'
+import { openBundle } from '../../model/manifest.js'
+import { integer } from './flags.js'
+
+export const EXPORT_HELP = `peregrine export --from DIR --out DIR [--precision fp32|fp16]
+    DIR holds config.json, weights.safetensors and the vocabularies that the config names
+peregrine export --random --out DIR [--layers ${PAPER_SHAPE.layers}] [--d-model ${PAPER_SHAPE.dModel}] [--heads ${PAPER_SHAPE.heads}]
+                 [--max-tokens ${PAPER_SHAPE.maxTokens}] [--items ${PAPER_SHAPE.items}] [--seed 1] [--precision fp32|fp16]
+    seeded random weights at any shape, for benches; the defaults are the HSTU paper's ranking model`
+
+/** Writes a bundle from a trained model's folder, or with random weights. */
+export function exportCommand(args: string[]): number {
+  const { values } = parseArgs({
+    args,
+    options: {
+      from: { type: 'string' },
+      out: { type: 'string' },
+      precision: { type: 'string', default: 'fp32' },
+      random: { type: 'boolean', default: false },
+      layers: { type: 'string', default: String(PAPER_SHAPE.layers) },
+      'd-model': { type: 'string', default: String(PAPER_SHAPE.dModel) },
+      heads: { type: 'string', default: String(PAPER_SHAPE.heads) },
+      'max-tokens': { type: 'string', default: String(PAPER_SHAPE.maxTokens) },
+      items: { type: 'string', default: String(PAPER_SHAPE.items) },
+      seed: { type: 'string', default: '1' },
+    },
+  })
+  const { from, out } = values
+  if (out === undefined || (from === undefined) !== values.random) {
+    throw new RankError(
+      'INVALID_REQUEST',
+      `export needs --out and either --from or --random\n${EXPORT_HELP}`,
+    )
+  }
+  const precision = parsePrecision(values.precision)
+  const start = performance.now()
+  const manifest =
+    from === undefined ? exportRandom(values, out, precision) : exportBundle(from, out, precision)
+  // What was written is read back as a server would: hashes, config, vocabularies.
+  openBundle(out)
+  const seconds = ((performance.now() - start) / 1000).toFixed(1)
+  process.stdout.write(
+    `${manifest.name}@${manifest.version} ${precision}, ${Object.keys(manifest.files).length} files in ${out}, ${seconds} s\n`,
+  )
+  return 0
+}
+
+/** Exports the model in folder `from`. */
+export function exportBundle(from: string, out: string, precision: Precision): Manifest {
+  const config = readConfig(`${from}/config.json`)
+  const source = openWeights(`${from}/weights.safetensors`, config)
+  try {
+    return writeBundle({
+      config,
+      source,
+      folder: from,
+      out,
+      precision,
+      oracle: createReference(source, config),
+    })
+  } finally {
+    source.close()
+  }
+}
+
+type RandomFlags = Record<'layers' | 'd-model' | 'heads' | 'max-tokens' | 'items' | 'seed', string>
+
+function exportRandom(flags: RandomFlags, out: string, precision: Precision): Manifest {
+  const dModel = integer('--d-model', flags['d-model'], 1, 16_384)
+  const heads = integer('--heads', flags.heads, 1, 256)
+  if (dModel % heads !== 0) {
+    throw new RankError(
+      'INVALID_REQUEST',
+      `--d-model must be a multiple of --heads, got ${dModel} and ${heads}`,
+    )
+  }
+  const config = randomConfig({
+    layers: integer('--layers', flags.layers, 1, 256),
+    dModel,
+    heads,
+    maxTokens: integer('--max-tokens', flags['max-tokens'], 1, 1_048_576),
+    items: integer('--items', flags.items, 2, 2 ** 31 - 1),
+  })
+  const source = randomWeights(config, integer('--seed', flags.seed, 0, 2 ** 31 - 1))
+  return writeBundle({
+    config,
+    source,
+    folder: '.',
+    out,
+    precision,
+    oracle: createReference(source, config),
+  })
+}
+
+export function parsePrecision(value: string): Precision {
+  if (value === 'fp32' || value === 'fp16') return value
+  throw new RankError('INVALID_REQUEST', `--precision must be fp32 or fp16, got ${value}`)
+}
+
+/** @throws {RankError} INVALID_REQUEST naming the folder that a command cannot do without */
+export function needFolder(folder: string | undefined, usage: string): string {
+  if (folder === undefined) throw new RankError('INVALID_REQUEST', usage)
+  if (!existsSync(folder)) throw new RankError('INVALID_REQUEST', `no such folder: ${folder}`)
+  return folder
+}

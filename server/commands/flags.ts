@@ -1,0 +1,19 @@
+import { RankError } from '../../model/errors.js'
+
+/** A flag's integer. @throws {RankError} INVALID_REQUEST with the range and what was got */
+export function integer(flag: string, text: string, min: number, max: number): number {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isInteger(value) || value < min || value > max) {
+    throw new RankError(
+      'INVALID_REQUEST',
+      `${flag} must be an integer from ${min} to ${max}, got ${JSON.stringify(text)}`,
+    )
+  }
+  return value
+}
+
+/** @throws {RankError} INVALID_REQUEST */
+export function providerFlag(value: string): 'cpu' | 'cuda' {
+  if (value === 'cpu' || value === 'cuda') return value
+  throw new RankError('INVALID_REQUEST', `--provider must be cpu or cuda, got ${value}`)
+}

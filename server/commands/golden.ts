@@ -1,0 +1,201 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { parseArgs } from 'node:util'
+import { getFloat16 } from '@petamoriken/float16'
+import { planMicroBatches } from '../../falcon/plan.js'
+import { createReference } from '../../falcon/reference.js'
+import { largestDifference } from '../../falcon/verify.js'
+import type { Engine, KvPages } from '../../model/engine/engine.js'
+import { createNodeEngine } from '../../model/engine/node/pool.js'
+import { RankError } from '../../model/errors.js'
+import { openSafetensors } from '../../model/export/safetensors.js'
+import { openWeights } from '../../model/export/weights.js'
+import { type Bundle, openBundle, type Precision } from '../../model/manifest.js'
+import { buildCandidates, buildHistory } from '../../model/sequence.js'
+import { type HistoryTokens, sliceTokens } from '../../model/tokens.js'
+import { TOLERANCE } from '../../model/vectors.js'
+import { exportBundle, needFolder, parsePrecision } from './export.js'
+import { providerFlag } from './flags.js'
+import { type GoldenRequest, readGolden, tokensDifference, toRankInput } from './golden-case.js'
+
+export const GOLDEN_HELP = `peregrine golden DIR [--precision fp32|fp16] [--provider cpu|cuda] [--tolerance X]
+    exports a golden case, runs its requests through every engine, compares with expected.safetensors`
+
+/** K/V and logits that a case expects of one request. */
+type Expected = {
+  readonly logits: Float32Array
+  readonly k: readonly Float32Array[]
+  readonly v: readonly Float32Array[]
+}
+
+type Case = GoldenRequest & {
+  readonly history: HistoryTokens
+  readonly rows: Int32Array
+  readonly expected: Expected
+}
+
+/** Exit code 0 when every difference is within the tolerance, else 1. */
+export async function goldenCommand(args: string[]): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: {
+      precision: { type: 'string', default: 'fp32' },
+      provider: { type: 'string', default: 'cpu' },
+      tolerance: { type: 'string' },
+    },
+  })
+  const folder = needFolder(positionals[0], `golden needs the folder of a case\n${GOLDEN_HELP}`)
+  const precision = parsePrecision(values.precision)
+  const provider = providerFlag(values.provider)
+  const tolerance = values.tolerance === undefined ? TOLERANCE[precision] : Number(values.tolerance)
+  const out = mkdtempSync(`${tmpdir()}/peregrine-golden-`)
+  try {
+    exportBundle(folder, `${out}/bundle`, precision)
+    const bundle = openBundle(`${out}/bundle`)
+    const cases = readCases(folder, bundle)
+    const report = (line: string) => process.stdout.write(`${line}\n`)
+    let worst = compareOracle(folder, bundle, cases, report)
+    const engine = await createNodeEngine({
+      bundle,
+      workers: 1,
+      threadsPerWorker: 1,
+      provider,
+      deviceId: 0,
+      cudaFallback: false,
+    })
+    try {
+      worst = Math.max(worst, await compareEngine(engine, cases, precision, report))
+    } finally {
+      await engine.close()
+    }
+    const passed = worst <= tolerance
+    report(
+      `${passed ? 'PASS' : 'FAIL'} ${folder}: largest difference ${worst.toExponential(2)}, tolerance ${tolerance}`,
+    )
+    return passed ? 0 : 1
+  } finally {
+    rmSync(out, { recursive: true, force: true })
+  }
+}
+
+function readCases(folder: string, bundle: Bundle): Case[] {
+  const { config } = bundle.manifest
+  const expected = openSafetensors(`${folder}/expected.safetensors`)
+  try {
+    return readGolden(`${folder}/inputs.json`).map((request) => {
+      const input = toRankInput(request, config)
+      const history = buildHistory(input, bundle.vocabulary).tokens
+      const { rows } = buildCandidates(input, bundle.vocabulary)
+      const difference = tokensDifference(request, history, rows, bundle.manifest)
+      if (difference !== undefined) {
+        throw new RankError(
+          'MODEL_CONTRACT',
+          `request ${request.name}: sequence building gave ${difference}`,
+        )
+      }
+      const perLayer = (letter: string) =>
+        Array.from({ length: config.layers }, (_, i) =>
+          expected.read(`${request.name}.${letter}.${i}`),
+        )
+      const logits = expected.read(`${request.name}.logits`)
+      return { ...request, history, rows, expected: { logits, k: perLayer('k'), v: perLayer('v') } }
+    })
+  } finally {
+    expected.close()
+  }
+}
+
+function compareOracle(
+  folder: string,
+  bundle: Bundle,
+  cases: Case[],
+  report: (line: string) => void,
+) {
+  const { config } = bundle.manifest
+  const source = openWeights(`${folder}/weights.safetensors`, config)
+  try {
+    const reference = createReference(source, config)
+    const differences = cases.map(({ history, rows, queryTime, expected }) =>
+      largestDifference(reference(history, rows, queryTime).logits, expected.logits),
+    )
+    const worst = Math.max(...differences)
+    report(
+      `oracle float64: ${cases.length} requests, largest logit difference ${worst.toExponential(2)}`,
+    )
+    return worst
+  } finally {
+    source.close()
+  }
+}
+
+/** Every route to the logits, and K/V itself. */
+async function compareEngine(
+  engine: Engine,
+  cases: readonly Case[],
+  precision: Precision,
+  report: (line: string) => void,
+): Promise<number> {
+  let worst = 0
+  const batched = await engine.rank(
+    cases.map(({ history, rows, queryTime }) => ({ history, candidates: rows, queryTime })),
+  )
+  for (const [i, request] of cases.entries()) {
+    const { history, expected } = request
+    const whole = await engine.prefill(history)
+    const half = await engine.prefill(sliceTokens(history, 0, history.length >> 1))
+    const appended = await engine.prefill(sliceTokens(history, half.tokens, history.length), {
+      handle: half,
+      tokens: half.tokens,
+    })
+    const m = request.candidates.length
+    const differences = {
+      score: largestDifference(await scoreIn(engine, whole, request, m), expected.logits),
+      'b=1': largestDifference(await scoreIn(engine, whole, request, 1), expected.logits),
+      'b=4': largestDifference(await scoreIn(engine, whole, request, 4), expected.logits),
+      append: largestDifference(await scoreIn(engine, appended, request, m), expected.logits),
+      rank: largestDifference(batched[i] ?? [], expected.logits),
+      kv: kvDifference(await engine.exportKv(whole), expected, precision),
+    }
+    for (const handle of [whole, half, appended]) engine.release(handle)
+    worst = Math.max(worst, ...Object.values(differences))
+    const list = Object.entries(differences).map(([name, x]) => `${name} ${x.toExponential(1)}`)
+    report(
+      `${engine.name} ${precision} ${request.name} (${history.length} + ${m}): ${list.join(', ')}`,
+    )
+  }
+  return worst
+}
+
+/** Logits of all candidates, in micro-batches of at most b. */
+async function scoreIn(
+  engine: Engine,
+  handle: Awaited<ReturnType<Engine['prefill']>>,
+  { rows, queryTime, candidates }: Case,
+  b: number,
+): Promise<number[]> {
+  const slots = rows.length / candidates.length
+  const logits: number[] = []
+  for (const { start, end } of planMicroBatches(candidates.length, b)) {
+    const batch = rows.subarray(start * slots, end * slots)
+    logits.push(...(await engine.score(handle, batch, queryTime)))
+  }
+  return logits
+}
+
+function kvDifference(pages: KvPages, expected: Expected, precision: Precision): number {
+  return Math.max(
+    ...pages.layers.flatMap(({ k, v }, i) => [
+      largestDifference(decode(k, precision), expected.k[i] ?? []),
+      largestDifference(decode(v, precision), expected.v[i] ?? []),
+    ]),
+  )
+}
+
+function decode(bytes: Uint8Array, precision: Precision): Float32Array {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  const width = precision === 'fp16' ? 2 : 4
+  return Float32Array.from({ length: bytes.length / width }, (_, i) =>
+    width === 2 ? getFloat16(view, i * 2, true) : view.getFloat32(i * 4, true),
+  )
+}

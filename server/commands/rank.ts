@@ -1,0 +1,56 @@
+import { readFileSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { RankError } from '../../model/errors.js'
+import { modelId, toAnswer } from '../answer.js'
+import { KNOBS } from '../config.js'
+import { parseRank } from '../parse.js'
+import { rankOnce } from '../rank.js'
+import { needFolder } from './export.js'
+import { loadQuietly } from './load-quietly.js'
+
+export const RANK_HELP = `peregrine rank --request FILE [--bundle DIR]
+    ranks one request, a body of POST /v1/rank, without a server; prints the answer`
+
+const LIMITS = {
+  maxHistoryEvents: KNOBS.maxHistoryEvents.fallback ?? 0,
+  maxCandidates: KNOBS.maxCandidates.fallback ?? 0,
+  maxBatchRequests: KNOBS.maxBatchRequests.fallback ?? 0,
+}
+
+export async function rankCommand(args: string[]): Promise<number> {
+  const { values } = parseArgs({
+    args,
+    options: {
+      request: { type: 'string' },
+      bundle: { type: 'string', default: 'bundles/kuairand' },
+    },
+  })
+  if (values.request === undefined) {
+    throw new RankError('INVALID_REQUEST', `rank needs --request\n${RANK_HELP}`)
+  }
+  const body = readBody(values.request)
+  const bundle = needFolder(values.bundle, RANK_HELP)
+  const start = performance.now()
+  const parsed = parseRank(body, LIMITS, Math.floor(Date.now() / 1000))
+  const parseMs = performance.now() - start
+  const ranker = await loadQuietly(bundle)
+  try {
+    const { result, retries } = await rankOnce(ranker, parsed)
+    const run = parsed.explain ? { parseMs, retries } : undefined
+    process.stdout.write(
+      `${JSON.stringify(toAnswer(modelId(ranker.model), result, run), null, 2)}\n`,
+    )
+    return 0
+  } finally {
+    await ranker.close()
+  }
+}
+
+function readBody(file: string): unknown {
+  try {
+    return JSON.parse(readFileSync(file, 'utf8'))
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new RankError('INVALID_REQUEST', `cannot read ${file} as JSON: ${why}`, { cause })
+  }
+}

@@ -1,0 +1,41 @@
+import { parseArgs } from 'node:util'
+import { verifyBundle } from '../../falcon/verify.js'
+import { createNodeEngine } from '../../model/engine/node/pool.js'
+import { openBundle } from '../../model/manifest.js'
+import { needFolder } from './export.js'
+import { providerFlag } from './flags.js'
+
+export const VERIFY_HELP = `peregrine verify DIR [--provider cpu|cuda]
+    checks a bundle: files, hashes, contract, test vectors`
+
+/** Throws at the first fault; prints what was checked otherwise. */
+export async function verifyCommand(args: string[]): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: { provider: { type: 'string', default: 'cpu' } },
+  })
+  const folder = needFolder(positionals[0], `verify needs the folder of a bundle\n${VERIFY_HELP}`)
+  const bundle = openBundle(folder)
+  const { name, version, precision, files } = bundle.manifest
+  process.stdout.write(
+    `${name}@${version} ${precision}: ${Object.keys(files).length} files match their hashes\n`,
+  )
+  const engine = await createNodeEngine({
+    bundle,
+    workers: 1,
+    threadsPerWorker: 1,
+    provider: providerFlag(values.provider),
+    deviceId: 0,
+    cudaFallback: false,
+  })
+  try {
+    const { cases, maxDifference, tolerance } = await verifyBundle(engine, bundle)
+    process.stdout.write(
+      `${engine.name}: ${cases} test vectors, largest difference ${maxDifference.toExponential(2)}, tolerance ${tolerance}\n`,
+    )
+    return 0
+  } finally {
+    await engine.close()
+  }
+}

@@ -1,0 +1,157 @@
+import { parseArgs } from 'node:util'
+import { show } from '../model/check.js'
+import { RankError } from '../model/errors.js'
+import { choice, integer, type Knob, text, toggle } from './knob.js'
+
+const MiB = 2 ** 20
+
+/** Every setting of the server. Flags are `--kebab-case`, variables `PEREGRINE_UPPER_CASE`. */
+export const KNOBS = {
+  bundle: text('Bundle to serve', 'the path of a bundle directory'),
+  host: text('Address to listen on', 'a host name or address', '127.0.0.1'),
+  port: integer('Port to listen on; 0 picks a free one', 8080, 0, 65_535),
+  logLevel: choice('Least severe level that is logged', 'info', [
+    'trace',
+    'debug',
+    'info',
+    'warn',
+    'error',
+    'fatal',
+    'silent',
+  ]),
+  bodyLimitBytes: integer('Largest request body', 16 * MiB, 1024, 512 * MiB),
+  maxHistoryEvents: integer(
+    'Most events of one request, over all histories and series',
+    100_000,
+    1,
+    10_000_000,
+  ),
+  maxCandidates: integer('Most candidates of one request', 20_000, 1, 10_000_000),
+  maxBatchRequests: integer('Most requests of one batch', 64, 1, 10_000),
+  maxInFlight: integer('Most rankings at once; more are refused with 429', 256, 1, 100_000),
+  kvBytes: integer('Memory for cached K/V', 512 * MiB, 0, 2 ** 44),
+  workers: integer('Engine workers; 0 = from the cores', 0, 0, 1024),
+  threadsPerWorker: integer('Threads of each worker; 0 = from the cores', 0, 0, 1024),
+  provider: choice('Where inference runs', 'cpu', ['cpu', 'cuda']),
+  deviceId: integer('CUDA device', 0, 0, 1023),
+  cudaFallback: toggle('Use the CPU when CUDA is missing', false),
+  microBatchSize: integer('Candidates of one micro-batch; 0 = calibrate', 0, 0, 1_048_576),
+  shutdownTimeoutMs: integer('How long a stop waits for requests in flight', 10_000, 0, 600_000),
+}
+
+export type ServerConfig = {
+  readonly [K in keyof typeof KNOBS]: (typeof KNOBS)[K] extends Knob<infer T> ? T : never
+}
+export type ConfigSource = 'default' | 'env' | 'flag'
+export type ConfigSources = ReadonlyMap<keyof ServerConfig, ConfigSource>
+export type LoadedConfig = { readonly config: ServerConfig; readonly sources: ConfigSources }
+
+type Env = { readonly [name: string]: string | undefined }
+
+const NAMES = Object.keys(KNOBS)
+/** Kubernetes sets these in every pod beside a service that is called peregrine. */
+const SERVICE_LINK = /^PEREGRINE_(SERVICE|PORT)_/
+
+/**
+ * The configuration: flags before variables before defaults; frozen.
+ * @throws {RankError} CONFIG_INVALID naming the flag or variable, what was expected and what was got
+ */
+export function parseServerConfig(args: readonly string[], env: Env): LoadedConfig {
+  const unknown = Object.keys(env).find(
+    (name) =>
+      name.startsWith('PEREGRINE_') &&
+      !SERVICE_LINK.test(name) &&
+      !NAMES.map(envName).includes(name),
+  )
+  if (unknown !== undefined) {
+    throw invalid(`unknown variable ${unknown}: expected one of ${NAMES.map(envName).join(', ')}`)
+  }
+  const flags = parseFlags(args)
+  const sources = new Map<keyof ServerConfig, ConfigSource>()
+
+  function pick<T>(name: keyof ServerConfig, knob: Knob<T>): T {
+    const flag = flags[name]
+    const raw = flag ?? env[envName(name)]
+    if (raw === undefined) {
+      sources.set(name, 'default')
+      if (knob.fallback !== undefined) return knob.fallback
+      throw invalid(`--${flagName(name)} or ${envName(name)} must be given: ${knob.expected}`)
+    }
+    sources.set(name, flag === undefined ? 'env' : 'flag')
+    const value = knob.read(raw)
+    if (value !== undefined) return value
+    const where = flag === undefined ? envName(name) : `--${flagName(name)}`
+    const link = raw.startsWith('tcp://') ? ' (a Kubernetes service link: disable them)' : ''
+    throw invalid(`${where} must be ${knob.expected}, got ${show(raw)}${link}`)
+  }
+
+  const config: ServerConfig = {
+    bundle: pick('bundle', KNOBS.bundle),
+    host: pick('host', KNOBS.host),
+    port: pick('port', KNOBS.port),
+    logLevel: pick('logLevel', KNOBS.logLevel),
+    bodyLimitBytes: pick('bodyLimitBytes', KNOBS.bodyLimitBytes),
+    maxHistoryEvents: pick('maxHistoryEvents', KNOBS.maxHistoryEvents),
+    maxCandidates: pick('maxCandidates', KNOBS.maxCandidates),
+    maxBatchRequests: pick('maxBatchRequests', KNOBS.maxBatchRequests),
+    maxInFlight: pick('maxInFlight', KNOBS.maxInFlight),
+    kvBytes: pick('kvBytes', KNOBS.kvBytes),
+    workers: pick('workers', KNOBS.workers),
+    threadsPerWorker: pick('threadsPerWorker', KNOBS.threadsPerWorker),
+    provider: pick('provider', KNOBS.provider),
+    deviceId: pick('deviceId', KNOBS.deviceId),
+    cudaFallback: pick('cudaFallback', KNOBS.cudaFallback),
+    microBatchSize: pick('microBatchSize', KNOBS.microBatchSize),
+    shutdownTimeoutMs: pick('shutdownTimeoutMs', KNOBS.shutdownTimeoutMs),
+  }
+  if (config.maxBatchRequests > config.maxInFlight) {
+    const { maxBatchRequests, maxInFlight } = config
+    throw invalid(
+      `--max-batch-requests must be at most --max-in-flight (${maxInFlight}), got ${maxBatchRequests}`,
+    )
+  }
+  return { config: Object.freeze(config), sources }
+}
+
+/** One line per flag, for `--help`. */
+export function configHelp(): string {
+  return Object.entries<Knob<unknown>>(KNOBS)
+    .map(([name, { what, expected, fallback }]) => {
+      const standard = fallback === undefined ? 'required' : `default ${fallback}`
+      return `  --${flagName(name).padEnd(22)}${what}: ${expected} (${standard}; ${envName(name)})`
+    })
+    .join('\n')
+}
+
+/** Texts of the given flags by setting. */
+function parseFlags(args: readonly string[]): Env {
+  const options = Object.fromEntries(
+    Object.entries<Knob<unknown>>(KNOBS).map(([name, { isSwitch }]) => [
+      flagName(name),
+      { type: isSwitch ? ('boolean' as const) : ('string' as const) },
+    ]),
+  )
+  try {
+    const { values } = parseArgs({ args: [...args], options, allowNegative: true })
+    return Object.fromEntries(
+      NAMES.flatMap((name) => {
+        const value = values[flagName(name)]
+        return value === undefined ? [] : [[name, String(value)]]
+      }),
+    )
+  } catch (cause) {
+    throw invalid(cause instanceof Error ? cause.message : String(cause), cause)
+  }
+}
+
+function flagName(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+}
+
+function envName(name: string): string {
+  return `PEREGRINE_${flagName(name).replaceAll('-', '_').toUpperCase()}`
+}
+
+function invalid(message: string, cause?: unknown): RankError {
+  return new RankError('CONFIG_INVALID', message, { cause })
+}

@@ -1,0 +1,162 @@
+import { Compile } from 'typebox/compile'
+import type { TLocalizedValidationError } from 'typebox/error'
+import { type Fault, show } from '../model/check.js'
+import {
+  BatchEnvelope,
+  Candidate,
+  CandidateItem,
+  HistoryEvent,
+  MAX_FEATURE_CHARS,
+  MAX_ID_CHARS,
+  MAX_SOURCES,
+  RankRequest,
+  SeriesEntry,
+} from './schema.js'
+
+export type { Fault }
+
+type Checker = {
+  Check(value: unknown): boolean
+  Errors(value: unknown): TLocalizedValidationError[]
+}
+
+const request = Compile(RankRequest)
+const envelope = Compile(BatchEnvelope)
+const event = Compile(HistoryEvent)
+const entry = Compile(SeriesEntry)
+const candidate = Compile(Candidate)
+const candidateItem = Compile(CandidateItem)
+
+const MAX_NAMES_SHOWN = 5
+
+/**
+ * The first fault of a body that failed the request's schema. Elements are tried one by one with
+ * compiled checks, then the rest with every list cut to one element: the validator's own search
+ * for a fault in the last of 20,000 candidates behind 100,000 events took 2.6 s, this takes 0.1 s
+ * (Node 20, one core of a 2-core virtual machine).
+ */
+export function rankFault(body: unknown): Fault {
+  if (!isRecord(body)) return notAnObject(body)
+  for (const { path, values, checker } of lists(body)) {
+    const i = values.findIndex((value) => !checker.Check(value))
+    if (i < 0) continue
+    const fault = checker === candidate ? candidateFault(values[i]) : firstFault(checker, values[i])
+    return { path: `${path}/${i}${fault.path}`, message: fault.message }
+  }
+  return firstFault(request, cutLists(body))
+}
+
+/** The first fault of a batch around its requests. */
+export function envelopeFault(body: unknown): Fault {
+  return isRecord(body) ? firstFault(envelope, body) : notAnObject(body)
+}
+
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function notAnObject(body: unknown): Fault {
+  return { path: '', message: `body must be a JSON object, got ${got(body)}` }
+}
+
+type List = {
+  readonly path: string
+  readonly values: readonly unknown[]
+  readonly checker: Checker
+}
+
+/** The lists of a body whose elements can be checked one by one. */
+function lists({ candidates, history, histories, series }: Record<string, unknown>): List[] {
+  const found: List[] = []
+  const add = (path: string, values: unknown, checker: Checker) => {
+    if (Array.isArray(values)) found.push({ path, values, checker })
+  }
+  add('/candidates', candidates, candidate)
+  add('/history', history, event)
+  if (Array.isArray(histories)) {
+    histories.forEach((values, h) => {
+      add(`/histories/${h}`, values, event)
+    })
+  }
+  if (isRecord(series)) {
+    for (const [name, values] of Object.entries(series)) {
+      add(`/series/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`, values, entry)
+    }
+  }
+  return found
+}
+
+function cutLists(body: Record<string, unknown>): Record<string, unknown> {
+  const cut = (value: unknown) => (Array.isArray(value) ? value.slice(0, 1) : value)
+  const thin = { ...body }
+  for (const name of ['candidates', 'history']) {
+    if (name in thin) thin[name] = cut(thin[name])
+  }
+  if (Array.isArray(body.histories)) {
+    thin.histories = body.histories.slice(0, MAX_SOURCES + 1).map(cut)
+  }
+  if (isRecord(body.series)) {
+    thin.series = Object.fromEntries(Object.entries(body.series).map(([k, v]) => [k, cut(v)]))
+  }
+  return thin
+}
+
+/** Speaks of what was meant: an id, or an object, never of "anyOf". */
+function candidateFault(value: unknown): Fault {
+  if (isRecord(value)) return firstFault(candidateItem, value)
+  const expected =
+    typeof value === 'string'
+      ? `an item id of 1 to ${MAX_ID_CHARS} characters`
+      : 'an item id (string) or an object {item, features?}'
+  return { path: '', message: `must be ${expected}, got ${got(value)}` }
+}
+
+function firstFault(checker: Checker, value: unknown): Fault {
+  const errors = checker.Errors(value)
+  const first = errors.find(({ keyword }) => keyword !== 'boolean')
+  if (first === undefined) return { path: '', message: 'is invalid' }
+  const path = first.instancePath
+  const found = at(value, path)
+  if (errors.some((error) => error.keyword === 'anyOf' && error.instancePath === path)) {
+    const expected = `a string of at most ${MAX_FEATURE_CHARS} characters or a finite number`
+    return { path, message: `must be ${expected}, got ${got(found)}` }
+  }
+  switch (first.keyword) {
+    case 'additionalProperties': {
+      const names = list(first.params.additionalProperties)
+      return /\/(features|weights|series)$/.test(path)
+        ? { path, message: `must have names of 1 to 128 characters, got ${names}` }
+        : { path, message: `has unknown fields: ${names}` }
+    }
+    case 'required':
+      return { path, message: `lacks the fields: ${list(first.params.requiredProperties)}` }
+    case 'maximum':
+      if (!/\btime$/.test(path)) break
+      return {
+        path,
+        message: `must be whole seconds, at most ${first.params.limit}, got ${got(found)}: milliseconds?`,
+      }
+  }
+  return { path, message: `${first.message}, got ${got(found)}` }
+}
+
+/** What an error message may quote of a value; never walks it, it may be deep or large. */
+function got(value: unknown): string {
+  if (Array.isArray(value)) return `an array of ${value.length}`
+  if (typeof value === 'object' && value !== null) return 'an object'
+  return typeof value === 'string' ? show(value.slice(0, 100)) : show(value)
+}
+
+function list(names: readonly string[]): string {
+  const shown = names.slice(0, MAX_NAMES_SHOWN).map((name) => got(name))
+  return names.length > shown.length ? `${shown.join(', ')}, … (${names.length})` : shown.join(', ')
+}
+
+function at(value: unknown, path: string): unknown {
+  let found = value
+  for (const key of path.split('/').slice(1)) {
+    if (typeof found !== 'object' || found === null) return undefined
+    found = Reflect.get(found, key.replaceAll('~1', '/').replaceAll('~0', '~'))
+  }
+  return found
+}

@@ -1,0 +1,52 @@
+/** One setting: what it is, what it may be, and how its text is read. */
+export type Knob<T> = {
+  readonly what: string
+  readonly expected: string
+  /** Undefined where the operator must say. */
+  readonly fallback: T | undefined
+  readonly isSwitch: boolean
+  /** Undefined when the text is none of what is expected. */
+  readonly read: (text: string) => T | undefined
+}
+
+export function text(what: string, expected: string, fallback?: string): Knob<string> {
+  const read = (raw: string) => (raw === '' ? undefined : raw)
+  return { what, expected, fallback, isSwitch: false, read }
+}
+
+export function integer(what: string, fallback: number, min: number, max: number): Knob<number> {
+  return {
+    what,
+    expected: `an integer from ${min} to ${max}`,
+    fallback,
+    isSwitch: false,
+    read(raw) {
+      const value = /^\d{1,16}$/.test(raw) ? Number(raw) : Number.NaN
+      return value >= min && value <= max ? value : undefined
+    },
+  }
+}
+
+export function choice<T extends string>(
+  what: string,
+  fallback: T,
+  choices: readonly T[],
+): Knob<T> {
+  return {
+    what,
+    expected: `one of ${choices.join(', ')}`,
+    fallback,
+    isSwitch: false,
+    read: (raw) => choices.find((one) => one === raw),
+  }
+}
+
+export function toggle(what: string, fallback: boolean): Knob<boolean> {
+  return {
+    what,
+    expected: 'true or false',
+    fallback,
+    isSwitch: true,
+    read: (raw) => (raw === 'true' ? true : raw === 'false' ? false : undefined),
+  }
+}

@@ -1,0 +1,135 @@
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import type { Ranker, RankResult } from '../falcon/types.js'
+import type { HttpCode } from './errors.js'
+
+export type Stage = 'parse' | 'sequence' | 'history' | 'score' | 'heads' | 'serialize'
+
+export type Metrics = ReturnType<typeof createMetrics>
+
+/** From a cache hit on a GPU, below a millisecond, to a long history on a laptop. */
+const LATENCY_SEC = [
+  0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
+]
+const CANDIDATES = [1, 10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 20_000, 50_000]
+
+/** Registers every metric in `registry`; what the layers below count is read at scrape time. */
+export function createMetrics(
+  registry: Registry,
+  ranker: () => Ranker | undefined,
+  inFlight: () => number,
+) {
+  const registers = [registry]
+  const stage = new Histogram({
+    name: 'peregrine_stage_seconds',
+    help: 'Time per stage of a request',
+    labelNames: ['stage'],
+    buckets: LATENCY_SEC,
+    registers,
+  })
+  const lookups = counter('kv_lookups_total', 'K/V cache lookups by result', ['state'])
+  const prefilled = counter('tokens_prefilled_total', 'History tokens that were prefilled')
+  const reused = counter('tokens_reused_total', 'History tokens taken from the K/V cache')
+  const candidates = counter('candidates_total', 'Candidates scored')
+  const perRequest = new Histogram({
+    name: 'peregrine_candidates_per_request',
+    help: 'Candidates of a request',
+    buckets: CANDIDATES,
+    registers,
+  })
+  const microBatches = counter('micro_batches_total', 'Micro-batches scored')
+  const warnings = counter('warnings_total', 'Warnings by code', ['code'])
+  const requests = counter('requests_total', 'HTTP requests', ['route', 'status'])
+  const errors = counter('errors_total', 'Refused and failed rankings, also inside batches', [
+    'code',
+  ])
+  const retries = counter('retries_total', 'Rankings run again after a worker crashed')
+  const seconds = new Histogram({
+    name: 'peregrine_request_seconds',
+    help: 'Time from the headers of a request to its answer',
+    labelNames: ['route'],
+    buckets: LATENCY_SEC,
+    registers,
+  })
+
+  gauge('inflight_requests', 'Rankings admitted and not yet answered', inFlight)
+  gauge('engine_pending_jobs', 'Engine jobs accepted and not yet answered', () => {
+    return ranker()?.stats().engine.pendingJobs
+  })
+  gauge('engine_workers', 'Engine workers', () => ranker()?.stats().engine.workers)
+  gauge('kv_entries', 'Users in the K/V cache', () => ranker()?.stats().cache.entries)
+  gauge('kv_bytes', 'Bytes in the K/V cache', () => ranker()?.stats().cache.kvBytes)
+  gauge('kv_max_bytes', 'Budget of the K/V cache', () => ranker()?.stats().cache.maxKvBytes)
+  mirror('engine_restarts_total', 'Workers that crashed and were replaced', () => {
+    return ranker()?.stats().engine.restarts
+  })
+  mirror('kv_evictions_total', 'K/V entries evicted', () => ranker()?.stats().cache.evictions)
+  new Gauge({
+    name: 'peregrine_model_info',
+    help: 'The model that serves',
+    labelNames: ['name', 'version', 'precision', 'engine'],
+    registers,
+    collect() {
+      this.reset()
+      const model = ranker()?.model
+      if (model === undefined) return
+      const { name, version, precision, engine } = model
+      this.set({ name, version, precision, engine }, 1)
+    },
+  })
+
+  function counter<T extends string = never>(name: string, help: string, labelNames: T[] = []) {
+    return new Counter({ name: `peregrine_${name}`, help, labelNames, registers })
+  }
+
+  function gauge(name: string, help: string, read: () => number | undefined): void {
+    new Gauge({
+      name: `peregrine_${name}`,
+      help,
+      registers,
+      collect() {
+        this.set(read() ?? 0)
+      },
+    })
+  }
+
+  /** A counter that lives elsewhere. */
+  function mirror(name: string, help: string, read: () => number | undefined): void {
+    new Counter({
+      name: `peregrine_${name}`,
+      help,
+      registers,
+      collect() {
+        this.reset()
+        this.inc(read() ?? 0)
+      },
+    })
+  }
+
+  return {
+    stage(name: Stage, tookMs: number): void {
+      stage.observe({ stage: name }, tookMs / 1000)
+    },
+    request(route: string, status: number, tookMs: number | undefined): void {
+      requests.inc({ route, status })
+      if (tookMs !== undefined) seconds.observe({ route }, tookMs / 1000)
+    },
+    error(code: HttpCode): void {
+      errors.inc({ code })
+    },
+    ranked(result: RankResult, retried: number): void {
+      const { kv, timings } = result
+      lookups.inc({ state: kv.state })
+      prefilled.inc(kv.prefilledTokens)
+      reused.inc(kv.reusedTokens)
+      candidates.inc(result.scored)
+      perRequest.observe(result.candidates)
+      microBatches.inc(result.microBatches)
+      retries.inc(retried)
+      for (const { code, count } of result.warnings) warnings.inc({ code }, count)
+      stage.observe({ stage: 'sequence' }, timings.sequenceMs / 1000)
+      stage.observe({ stage: 'history' }, timings.historyMs / 1000)
+      stage.observe({ stage: 'score' }, timings.scoreMs / 1000)
+      stage.observe({ stage: 'heads' }, timings.headsMs / 1000)
+    },
+  }
+}

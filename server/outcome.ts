@@ -1,0 +1,35 @@
+import type { HttpCode } from './errors.js'
+
+/** What one HTTP request came to: filled on its way, written as its log line and its metrics. */
+export type Outcome = {
+  parseMs: number
+  /** Rankings asked for: 1, or those of a batch. */
+  requests: number
+  candidates: number
+  historyTokens: number
+  /** The K/V state of a single ranking; a batch has many. */
+  kv: string | undefined
+  code: HttpCode | undefined
+  /** Errors inside a batch. */
+  failed: number
+  isWritten: boolean
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    outcome: Outcome
+  }
+}
+
+export function newOutcome(): Outcome {
+  return {
+    parseMs: 0,
+    requests: 0,
+    candidates: 0,
+    historyTokens: 0,
+    kv: undefined,
+    code: undefined,
+    failed: 0,
+    isWritten: false,
+  }
+}

@@ -1,0 +1,95 @@
+import type { TestContext } from 'node:test'
+import { Registry } from 'prom-client'
+import type { Ranker, RankResult } from '../falcon/types.js'
+import type { RankInput } from '../model/request.js'
+import { type AppOptions, buildApp } from './app.js'
+
+/** For tests: a ranker that is a plain object, and an app around it. */
+
+export const LIMITS = {
+  bodyLimitBytes: 64 * 1024,
+  maxHistoryEvents: 20,
+  maxCandidates: 10,
+  maxBatchRequests: 4,
+  maxInFlight: 4,
+}
+
+const MODEL = {
+  name: 'toy',
+  version: 'abc123',
+  tasks: [{ name: 'click', type: 'binary' }],
+  maxTokens: 64,
+  precision: 'fp32',
+  engine: 'plain',
+  microBatchSize: 4,
+} as const
+
+/** Candidate i scores 1 / (i + 1), best first. */
+export function resultOf(input: RankInput, rest: Partial<RankResult> = {}): RankResult {
+  return {
+    items: input.candidates.map(({ item }, index) => {
+      const score = 1 / (index + 1)
+      return { item, index, score, tasks: { click: score }, logits: [0.5] }
+    }),
+    kv: { state: 'stale', reusedTokens: 8, prefilledTokens: 2 },
+    timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4, totalMs: 10 },
+    warnings: [],
+    historyTokens: 10,
+    truncatedEvents: 0,
+    candidates: input.candidates.length,
+    scored: input.candidates.length,
+    microBatches: 1,
+    microBatchSize: 4,
+    ...rest,
+  }
+}
+
+export function rankerOf(
+  rank: Ranker['rank'] = async (input) => resultOf(input),
+  close: Ranker['close'] = async () => {},
+): Ranker {
+  return {
+    model: MODEL,
+    rank,
+    stats: () => ({
+      engine: { workers: 2, pendingJobs: 3, restarts: 1 },
+      cache: { entries: 5, kvBytes: 600, maxKvBytes: 1000, evictions: 7 },
+    }),
+    close,
+  }
+}
+
+export function appOf(rank?: Ranker['rank'], options: Partial<AppOptions> = {}) {
+  const ranker = rankerOf(rank)
+  return buildApp({
+    ranker: () => ranker,
+    config: LIMITS,
+    registry: new Registry(),
+    nowSec: () => 1000,
+    ...options,
+  })
+}
+
+/** Posts JSON, or the text or bytes of what should have been JSON, to an app of its own. */
+export async function client(t: TestContext, ...args: Parameters<typeof appOf>) {
+  const app = await appOf(...args)
+  t.after(() => app.close())
+  return (body: unknown, url = '/v1/rank', headers: Record<string, string> = {}) =>
+    app.inject({
+      method: 'POST',
+      url,
+      payload: typeof body === 'string' || Buffer.isBuffer(body) ? body : JSON.stringify(body),
+      headers: { 'content-type': 'application/json', ...headers },
+    })
+}
+
+/** A promise and the functions that settle it. */
+export function deferred<T>() {
+  let resolve: (value: T) => void = () => {}
+  let reject: (error: unknown) => void = () => {}
+  const promise = new Promise<T>((ok, fail) => {
+    resolve = ok
+    reject = fail
+  })
+  return { promise, resolve, reject }
+}

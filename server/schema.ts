@@ -1,0 +1,145 @@
+import Type, { type Static, type TSchema } from 'typebox'
+
+/** 9999-12-31T23:59:59Z: anything above is not seconds but milliseconds. */
+export const MAX_TIME_SEC = 253_402_300_799
+export const MAX_ID_CHARS = 256
+export const MAX_SOURCES = 32
+export const MAX_FEATURE_CHARS = 1024
+/** Names of features, series and tasks. Not `.`: it skips line breaks, and with them the check. */
+const NAME = '^[\\s\\S]{1,128}$'
+const MAX_FEATURES = 256
+const MAX_SERIES = 64
+const MAX_ACTIONS = 64
+/** Keeps the value formula finite. */
+const MAX_WEIGHT = 1e9
+const MAX_DEADLINE_MS = 60_000
+
+const closed = { additionalProperties: false }
+
+const Id = (what: string, example: string) =>
+  Type.String({ minLength: 1, maxLength: MAX_ID_CHARS, description: what, examples: [example] })
+
+const Names = <T extends TSchema>(values: T, maxProperties: number, description: string) =>
+  Type.Record(Type.String({ pattern: NAME }), values, { ...closed, maxProperties, description })
+
+const Time = Type.Integer({
+  minimum: 0,
+  maximum: MAX_TIME_SEC,
+  description: 'Whole seconds (not milliseconds) since 1970-01-01T00:00:00Z.',
+  examples: [1_700_000_000],
+})
+
+const FeatureValue = Type.Union([Type.String({ maxLength: MAX_FEATURE_CHARS }), Type.Number()])
+
+const Features = Names(
+  FeatureValue,
+  MAX_FEATURES,
+  'Features by name, each a string or a number as the model encodes it. A name that the model does not have is a warning.',
+)
+
+export const HistoryEvent = Type.Object(
+  {
+    item: Id('The item that the user met.', 'video-17'),
+    time: Time,
+    actions: Type.Optional(
+      Type.Array(Id('Name of an action type of the model.', 'click'), {
+        maxItems: MAX_ACTIONS,
+        description: '[] = shown, nothing done; absent = not observed.',
+      }),
+    ),
+    features: Type.Optional(Features),
+  },
+  { ...closed, description: 'One interaction of the user, or one exposure without any action.' },
+)
+
+export const SeriesEntry = Type.Object(
+  { value: FeatureValue, time: Time },
+  { ...closed, description: 'One entry of a slowly changing series.' },
+)
+
+export const CandidateItem = Type.Object(
+  {
+    item: Id('The item to score.', 'video-42'),
+    features: Type.Optional(Features),
+  },
+  closed,
+)
+
+export const Candidate = Type.Union([Id('The item to score.', 'video-42'), CandidateItem])
+
+export const RankRequest = Type.Object(
+  {
+    user: Type.Object(
+      { id: Id('Who the ranking is for.', 'u1'), features: Type.Optional(Features) },
+      closed,
+    ),
+    history: Type.Optional(
+      Type.Array(HistoryEvent, {
+        description: 'The main history, in any order; sorted by time. Absent = empty.',
+      }),
+    ),
+    histories: Type.Optional(
+      Type.Array(Type.Array(HistoryEvent), {
+        maxItems: MAX_SOURCES,
+        description:
+          'More histories, merged by time; at equal times `history` comes first, then these in their order.',
+      }),
+    ),
+    series: Type.Optional(
+      Names(Type.Array(SeriesEntry), MAX_SERIES, 'Slowly changing series by name.'),
+    ),
+    candidates: Type.Array(Candidate, {
+      minItems: 1,
+      description:
+        'What to score: item ids, or items with features. Repeated ones are scored each; ties keep this order.',
+    }),
+    time: Type.Optional({ ...Time, description: 'Query time in whole seconds; absent = now.' }),
+    topK: Type.Optional(
+      Type.Integer({ minimum: 1, description: 'How many items to answer; absent = all.' }),
+    ),
+    weights: Type.Optional(
+      Names(
+        Type.Number({ minimum: -MAX_WEIGHT, maximum: MAX_WEIGHT }),
+        MAX_SERIES,
+        "Weight of each task in the score; absent = the bundle's own.",
+      ),
+    ),
+    deadlineMs: Type.Optional(
+      Type.Number({
+        minimum: 1,
+        maximum: MAX_DEADLINE_MS,
+        description: 'Budget in milliseconds for queue and compute; then 504, or see `partial`.',
+      }),
+    ),
+    partial: Type.Optional(
+      Type.Boolean({ description: 'At the deadline answer what is scored instead of 504.' }),
+    ),
+    explain: Type.Optional(
+      Type.Boolean({ description: 'Add logits to the items, and how the answer was computed.' }),
+    ),
+    model: Type.Optional(Id('Name of a model, or name@version.', 'kuairand')),
+  },
+  {
+    ...closed,
+    examples: [
+      {
+        user: { id: 'u1' },
+        history: [
+          { item: '17', time: 1_650_000_000, actions: ['click'] },
+          { item: '23', time: 1_650_000_060, actions: [] },
+        ],
+        candidates: ['42', { item: '43' }],
+        time: 1_650_000_100,
+        topK: 10,
+      },
+    ],
+  },
+)
+
+/** The envelope alone: each request is checked by itself, so that a bad one loses no other. */
+export const BatchEnvelope = Type.Object(
+  { requests: Type.Array(Type.Unknown(), { minItems: 1 }) },
+  closed,
+)
+
+export type RankRequest = Static<typeof RankRequest>

@@ -1,0 +1,154 @@
+import type { Logger } from 'pino'
+import { collectDefaultMetrics, Registry } from 'prom-client'
+import type { Ranker } from '../falcon/types.js'
+import { show } from '../model/check.js'
+import { RankError } from '../model/errors.js'
+import { buildApp } from './app.js'
+import type { ConfigSources, ServerConfig } from './config.js'
+import { createLogger } from './log.js'
+
+type Signal = 'SIGTERM' | 'SIGINT'
+
+/** Where signals come from: `process`, or an EventEmitter in a test. */
+export type SignalSource = {
+  on(signal: Signal, listener: (signal: Signal) => void): unknown
+  off(signal: Signal, listener: (signal: Signal) => void): unknown
+}
+
+export type ServeOptions = {
+  readonly config: ServerConfig
+  /** Logged at boot beside each value. */
+  readonly sources?: ConfigSources
+  /** Loads and warms the bundle; what it answers is ready to rank. */
+  readonly loadRanker: (config: ServerConfig, log: Logger) => Promise<Ranker>
+  readonly log?: Logger
+  readonly signals?: SignalSource
+  /** Ends the process at once. Not process.exit: it aborts the process while an inference runs. */
+  readonly forceExit?: () => void
+  /** Gets the code the process shall end with, once nothing keeps it alive. */
+  readonly setExitCode?: (code: number) => void
+}
+
+export type Served = {
+  readonly url: string
+  /** True when the model serves, false when it did not load. */
+  readonly loaded: Promise<boolean>
+  /** Resolves when everything is closed, by a signal, by `stop`, or because the load failed. */
+  readonly stopped: Promise<void>
+  /** What the first signal does. */
+  stop(why: string): Promise<void>
+}
+
+/**
+ * Listens at once, then loads the model, then is ready. The first SIGTERM or SIGINT drains and
+ * closes, the second kills.
+ * @throws {RankError} CONFIG_INVALID when the address cannot be listened on
+ */
+export async function serve(options: ServeOptions): Promise<Served> {
+  const { config, sources, loadRanker, signals = process } = options
+  const log = options.log ?? createLogger(config.logLevel)
+  const forceExit = options.forceExit ?? (() => process.kill(process.pid, 'SIGKILL'))
+  const setExitCode =
+    options.setExitCode ??
+    ((code: number) => {
+      process.exitCode = code
+    })
+
+  log.info({ config: withSources(config, sources) }, 'configuration')
+  const registry = new Registry()
+  collectDefaultMetrics({ register: registry })
+  let ranker: Ranker | undefined
+  let stopping: Promise<void> | undefined
+  let finish = () => {}
+  const stopped = new Promise<void>((resolve) => {
+    finish = resolve
+  })
+  const app = await buildApp({
+    ranker: () => ranker,
+    isDraining: () => stopping !== undefined,
+    config,
+    registry,
+    logger: log,
+  })
+  const { host, port } = config
+  const url = await app.listen({ host, port }).catch((cause: unknown) => {
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new RankError('CONFIG_INVALID', `cannot listen on ${host}:${port}: ${why}`, { cause })
+  })
+  log.info({ url }, `listening on ${url}; loading ${config.bundle}`)
+
+  function stop(why: string): Promise<void> {
+    stopping ??= drain(why)
+    return stopping
+  }
+
+  /** Never rejects: a fault while closing is logged and ends the process with code 1. */
+  async function drain(why: string): Promise<void> {
+    log.info({ why }, 'draining')
+    const timer = setTimeout(() => {
+      log.warn({ shutdownTimeoutMs: config.shutdownTimeoutMs }, 'drain timed out: closing anyway')
+      app.server.closeAllConnections()
+    }, config.shutdownTimeoutMs)
+    try {
+      await app.close()
+      clearTimeout(timer)
+      await loaded
+      await ranker?.close()
+      log.info('stopped')
+    } catch (error) {
+      log.error({ err: error }, 'closing failed')
+      setExitCode(1)
+    } finally {
+      clearTimeout(timer)
+      signals.off('SIGTERM', onSignal)
+      signals.off('SIGINT', onSignal)
+      log.flush()
+      finish()
+    }
+  }
+
+  function onSignal(signal: Signal): void {
+    if (stopping !== undefined) {
+      log.warn({ signal }, 'second signal: killed')
+      forceExit()
+      return
+    }
+    setExitCode(0)
+    void stop(signal)
+  }
+
+  async function load(): Promise<boolean> {
+    const startMs = performance.now()
+    try {
+      ranker = await loadRanker(config, log)
+    } catch (error) {
+      log.fatal({ err: error }, `cannot load ${config.bundle}`)
+      setExitCode(1)
+      // Not awaited: the stop waits for this load to end.
+      void stop('load failed')
+      return false
+    }
+    const tookMs = Math.round(performance.now() - startMs)
+    log.info({ model: ranker.model, tookMs }, `ready: ${url}/docs, or ${tryIt(url)}`)
+    return true
+  }
+
+  signals.on('SIGTERM', onSignal)
+  signals.on('SIGINT', onSignal)
+  const loaded = load()
+  return { url, loaded, stopped, stop }
+}
+
+function tryIt(url: string): string {
+  const body = JSON.stringify({ user: { id: 'u1' }, candidates: ['1', '2'] })
+  return `curl ${url}/v1/rank -H 'content-type: application/json' -d '${body}'`
+}
+
+function withSources(config: ServerConfig, sources?: ReadonlyMap<string, string>) {
+  return Object.fromEntries(
+    Object.entries(config).map(([name, value]) => {
+      const source = sources?.get(name)
+      return [name, source === undefined ? show(value) : `${show(value)} (${source})`]
+    }),
+  )
+}
