@@ -73,12 +73,17 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.addHook('onRequest', async (request, reply) => {
     request.outcome = newOutcome()
     reply.header('x-request-id', request.id)
+    // Not the onRequestAbort hook: it no longer fires once the body has been read.
+    reply.raw.once('close', () => {
+      if (!reply.raw.writableFinished) conclude(request, CLIENT_CLOSED_REQUEST)
+    })
+  })
+  // A connection kept alive would hold the drain until it times out.
+  app.addHook('onSend', async (_, reply) => {
+    if (isDraining()) reply.header('connection', 'close')
   })
   app.addHook('onResponse', async (request, reply) => {
     conclude(request, reply.statusCode, reply.elapsedTime)
-  })
-  app.addHook('onRequestAbort', async (request) => {
-    conclude(request, CLIENT_CLOSED_REQUEST)
   })
 
   /** The log line and the metrics of a request, once. */

@@ -6,6 +6,7 @@ import {
   Candidate,
   CandidateItem,
   HistoryEvent,
+  MAX_ACTIONS,
   MAX_FEATURE_CHARS,
   MAX_ID_CHARS,
   MAX_SOURCES,
@@ -28,6 +29,10 @@ const candidate = Compile(Candidate)
 const candidateItem = Compile(CandidateItem)
 
 const MAX_NAMES_SHOWN = 5
+/** More names than this no object of a request may have; `actions` no more entries either. */
+const MAX_NAMES = 256
+/** Objects inside objects, from a body or an event down to its features. */
+const MAX_DEPTH = 2
 
 /**
  * The first fault of a body that failed the request's schema. Elements are tried one by one with
@@ -46,9 +51,26 @@ export function rankFault(body: unknown): Fault {
   return firstFault(request, cutLists(body))
 }
 
+/**
+ * The first object with far too many names, or list of far too many actions. It comes before the
+ * schema, whose check takes seconds for a million names; this only counts them.
+ */
+export function crowdFault(body: Record<string, unknown>): Fault | undefined {
+  const crowd = crowdIn(body)
+  if (crowd !== undefined) return crowd
+  for (const { path, values } of lists(body)) {
+    for (const [i, value] of values.entries()) {
+      const inner = isRecord(value) ? crowdIn(value) : undefined
+      if (inner !== undefined) return { ...inner, path: `${path}/${i}${inner.path}` }
+    }
+  }
+  return undefined
+}
+
 /** The first fault of a batch around its requests. */
 export function envelopeFault(body: unknown): Fault {
-  return isRecord(body) ? firstFault(envelope, body) : notAnObject(body)
+  if (!isRecord(body)) return notAnObject(body)
+  return crowdIn(body) ?? firstFault(envelope, body)
 }
 
 export function isRecord(value: unknown): value is Record<string, unknown> {
@@ -80,10 +102,34 @@ function lists({ candidates, history, histories, series }: Record<string, unknow
   }
   if (isRecord(series)) {
     for (const [name, values] of Object.entries(series)) {
-      add(`/series/${name.replaceAll('~', '~0').replaceAll('/', '~1')}`, values, entry)
+      add(`/series/${pointerStep(name)}`, values, entry)
     }
   }
   return found
+}
+
+function crowdIn(value: Record<string, unknown>, path = '', depth = 0): Fault | undefined {
+  const names = Object.keys(value)
+  if (names.length > MAX_NAMES) {
+    return { path, message: `must have at most ${MAX_NAMES} names, got ${names.length}` }
+  }
+  const { actions } = value
+  if (Array.isArray(actions) && actions.length > MAX_NAMES) {
+    const message = `must have at most ${MAX_ACTIONS} entries, got ${actions.length}`
+    return { path: `${path}/actions`, message }
+  }
+  for (const name of names) {
+    const inner = value[name]
+    if (depth === MAX_DEPTH || !isRecord(inner)) continue
+    const crowd = crowdIn(inner, `${path}/${pointerStep(name)}`, depth + 1)
+    if (crowd !== undefined) return crowd
+  }
+  return undefined
+}
+
+/** A name as one step of a JSON pointer. */
+function pointerStep(name: string): string {
+  return name.replaceAll('~', '~0').replaceAll('/', '~1')
 }
 
 function cutLists(body: Record<string, unknown>): Record<string, unknown> {
@@ -113,8 +159,11 @@ function candidateFault(value: unknown): Fault {
 
 function firstFault(checker: Checker, value: unknown): Fault {
   const errors = checker.Errors(value)
+  // "boolean" stands beside each unknown field; the summary is lost where there are very many.
   const first = errors.find(({ keyword }) => keyword !== 'boolean')
-  if (first === undefined) return { path: '', message: 'is invalid' }
+  if (first === undefined) {
+    return { path: errors[0]?.instancePath ?? '', message: 'is not allowed here' }
+  }
   const path = first.instancePath
   const found = at(value, path)
   if (errors.some((error) => error.keyword === 'anyOf' && error.instancePath === path)) {

@@ -2,7 +2,7 @@ import { Compile } from 'typebox/compile'
 import type { RankOptions } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
 import type { RankInput } from '../model/request.js'
-import { envelopeFault, type Fault, isRecord, rankFault } from './fault.js'
+import { crowdFault, envelopeFault, type Fault, isRecord, rankFault } from './fault.js'
 import { BatchEnvelope, RankRequest } from './schema.js'
 
 export type Limits = {
@@ -30,7 +30,11 @@ const envelope = Compile(BatchEnvelope)
  * @throws {RankError} INVALID_REQUEST, LIMIT_EXCEEDED with the JSON pointer of the fault
  */
 export function parseRank(body: unknown, limits: Limits, nowSec: number): Parsed {
-  checkLengths(body, limits)
+  if (isRecord(body)) {
+    checkLengths(body, limits)
+    const crowd = crowdFault(body)
+    if (crowd !== undefined) throw invalid(crowd)
+  }
   if (!request.Check(body)) throw invalid(rankFault(body))
   return toParsed(body, nowSec)
 }
@@ -70,8 +74,7 @@ function toParsed(body: RankRequest, nowSec: number): Parsed {
 }
 
 /** Lengths come before the schema: reading them costs nothing, the schema walks every element. */
-function checkLengths(body: unknown, limits: Limits): void {
-  if (!isRecord(body)) return
+function checkLengths(body: Record<string, unknown>, limits: Limits): void {
   checkLength('/candidates', 'candidates', lengthOf(body.candidates), limits.maxCandidates)
   const events: [path: string, count: number][] = [
     ['/history', lengthOf(body.history)],

@@ -9,7 +9,7 @@ export const MAX_FEATURE_CHARS = 1024
 const NAME = '^[\\s\\S]{1,128}$'
 const MAX_FEATURES = 256
 const MAX_SERIES = 64
-const MAX_ACTIONS = 64
+export const MAX_ACTIONS = 64
 /** Keeps the value formula finite. */
 const MAX_WEIGHT = 1e9
 const MAX_DEADLINE_MS = 60_000

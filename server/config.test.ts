@@ -1,0 +1,106 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { configHelp, KNOBS, parseServerConfig } from './config.js'
+
+const BUNDLE = ['--bundle', 'bundles/toy']
+
+describe('parseServerConfig', () => {
+  test('takes flags before variables before defaults, says which, and is frozen', () => {
+    const env = { PEREGRINE_PORT: '9000', PEREGRINE_MAX_CANDIDATES: '500', PATH: '/bin' }
+    const { config, sources } = parseServerConfig([...BUNDLE, '--port', '9001'], env)
+    assert.equal(config.port, 9001)
+    assert.equal(config.maxCandidates, 500)
+    assert.equal(config.host, '127.0.0.1')
+    assert.equal(sources.get('port'), 'flag')
+    assert.equal(sources.get('maxCandidates'), 'env')
+    assert.equal(sources.get('host'), 'default')
+    assert.deepEqual([...sources.keys()], Object.keys(KNOBS))
+    assert.ok(Object.isFrozen(config))
+  })
+
+  test('has the defaults that the help names', () => {
+    const { config } = parseServerConfig(BUNDLE, {})
+    assert.deepEqual(config, {
+      bundle: 'bundles/toy',
+      host: '127.0.0.1',
+      port: 8080,
+      logLevel: 'info',
+      bodyLimitBytes: 16 * 2 ** 20,
+      maxHistoryEvents: 100_000,
+      maxCandidates: 20_000,
+      maxBatchRequests: 64,
+      maxInFlight: 256,
+      kvBytes: 512 * 2 ** 20,
+      workers: 0,
+      threadsPerWorker: 0,
+      provider: 'cpu',
+      deviceId: 0,
+      cudaFallback: false,
+      microBatchSize: 0,
+      shutdownTimeoutMs: 10_000,
+    })
+    assert.match(
+      configHelp(),
+      /--shutdown-timeout-ms .*default 10000; PEREGRINE_SHUTDOWN_TIMEOUT_MS/,
+    )
+  })
+
+  test('reads switches as flags, their negation, and variables', () => {
+    const read = (args: string[], env = {}) =>
+      parseServerConfig([...BUNDLE, ...args], env).config.cudaFallback
+    assert.equal(read(['--cuda-fallback']), true)
+    assert.equal(read(['--no-cuda-fallback'], { PEREGRINE_CUDA_FALLBACK: 'true' }), false)
+    assert.equal(read([], { PEREGRINE_CUDA_FALLBACK: 'true' }), true)
+  })
+
+  test('ignores what Kubernetes sets beside a service called peregrine', () => {
+    parseServerConfig(BUNDLE, {
+      PEREGRINE_SERVICE_HOST: '10.0.0.1',
+      PEREGRINE_PORT_80_TCP: 'tcp://',
+    })
+  })
+
+  for (const [name, args, env, message] of [
+    ['no bundle', [], {}, /^--bundle or PEREGRINE_BUNDLE must be given: the path of a bundle/],
+    ['an empty bundle', ['--bundle', ''], {}, /^--bundle must be the path .*, got ""$/],
+    ['an unknown flag', [...BUNDLE, '--prot', '1'], {}, /--prot/],
+    ['a stray argument', [...BUNDLE, 'now'], {}, /now/],
+    [
+      'a port too high',
+      [...BUNDLE, '--port=65536'],
+      {},
+      /^--port must be an integer from 0 to 65535, got "65536"$/,
+    ],
+    ['a port in hex', [...BUNDLE, '--port=0x50'], {}, /got "0x50"$/],
+    ['a negative count', [...BUNDLE, '--workers=-1'], {}, /got "-1"$/],
+    [
+      'an unknown provider',
+      BUNDLE,
+      { PEREGRINE_PROVIDER: 'tpu' },
+      /^PEREGRINE_PROVIDER must be one of cpu, cuda, got "tpu"$/,
+    ],
+    [
+      'a switch that is neither',
+      BUNDLE,
+      { PEREGRINE_CUDA_FALLBACK: '1' },
+      /must be true or false, got "1"$/,
+    ],
+    [
+      'an unknown variable',
+      BUNDLE,
+      { PEREGRINE_PROT: '1' },
+      /^unknown variable PEREGRINE_PROT: expected one of PEREGRINE_BUNDLE/,
+    ],
+    ['a Kubernetes link as port', BUNDLE, { PEREGRINE_PORT: 'tcp://10.0.0.1:80' }, /service link/],
+    [
+      'batches beyond what is admitted',
+      [...BUNDLE, '--max-in-flight=8'],
+      {},
+      /^--max-batch-requests must be at most --max-in-flight \(8\), got 64$/,
+    ],
+  ] as const) {
+    test(`refuses ${name}`, () => {
+      assert.throws(() => parseServerConfig(args, env), { code: 'CONFIG_INVALID', message })
+    })
+  }
+})

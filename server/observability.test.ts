@@ -1,0 +1,230 @@
+import assert from 'node:assert/strict'
+import { request as httpRequest } from 'node:http'
+import { describe, test } from 'node:test'
+import { RankError } from '../model/errors.js'
+import { createLogger } from './log.js'
+import { appOf, client, deferred, resultOf } from './plain-ranker.js'
+
+const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
+
+/** A logger and the lines that it wrote. */
+function captured() {
+  const lines: string[] = []
+  const logger = createLogger('debug', { write: (line) => void lines.push(line) })
+  return { logger, lines, parsed: () => lines.map((line) => JSON.parse(line)) }
+}
+
+describe('request ids', () => {
+  test('are taken over when sane and answered, also with errors', async (t) => {
+    const post = await client(t)
+    for (const [body, url] of [
+      [GOOD, '/v1/rank'],
+      ['{', '/v1/rank'],
+      [GOOD, '/nowhere'],
+    ] as const) {
+      const res = await post(body, url, { 'x-request-id': 'trace-7/b' })
+      assert.equal(res.headers['x-request-id'], 'trace-7/b')
+    }
+  })
+
+  for (const bad of ['', 'x'.repeat(129), 'two words', 'caf\u00e9']) {
+    test(`are made up in place of ${JSON.stringify(bad.slice(0, 12))}`, async (t) => {
+      const post = await client(t)
+      const res = await post(GOOD, '/v1/rank', { 'x-request-id': bad })
+      assert.match(String(res.headers['x-request-id']), /^[0-9a-f-]{36}$/)
+    })
+  }
+})
+
+describe('logs', () => {
+  test('have one line per request, with what happened', async (t) => {
+    const { logger, parsed } = captured()
+    const post = await client(t, undefined, { logger })
+    await post(GOOD, '/v1/rank', { 'x-request-id': 'r1' })
+    await post({ requests: [GOOD, 5] }, '/v1/rank/batch', { 'x-request-id': 'r2' })
+    await post({}, '/v1/rank', { 'x-request-id': 'r3' })
+    const lines = parsed().map(({ time, ms, ...line }) => {
+      assert.ok(ms >= 0 && !Number.isNaN(Date.parse(time)))
+      return line
+    })
+    const common = { level: 'info', method: 'POST', msg: 'request' }
+    assert.deepEqual(lines, [
+      {
+        ...common,
+        reqId: 'r1',
+        route: '/v1/rank',
+        status: 200,
+        requests: 1,
+        failed: 0,
+        candidates: 2,
+        historyTokens: 10,
+        kv: 'stale',
+      },
+      {
+        ...common,
+        reqId: 'r2',
+        route: '/v1/rank/batch',
+        status: 200,
+        requests: 2,
+        failed: 1,
+        candidates: 2,
+        historyTokens: 10,
+      },
+      { ...common, reqId: 'r3', route: '/v1/rank', status: 400, code: 'INVALID_REQUEST' },
+    ])
+  })
+
+  test('probes are logged at debug only', async (t) => {
+    const { logger, parsed } = captured()
+    const app = await appOf(undefined, { logger })
+    t.after(() => app.close())
+    for (const url of ['/livez', '/readyz', '/metrics']) await app.inject(url)
+    assert.deepEqual(
+      parsed().map(({ level }) => level),
+      ['debug', 'debug', 'debug'],
+    )
+  })
+
+  test('hold nothing that a user sent, whatever goes wrong', async (t) => {
+    const { logger, lines } = captured()
+    let fail: unknown
+    const post = await client(
+      t,
+      async (input) => {
+        if (fail !== undefined) throw fail
+        return resultOf(input)
+      },
+      { logger },
+    )
+    const event = { item: 'SECRET', time: 5, actions: ['SECRET'], features: { SECRET: 'SECRET' } }
+    const full = {
+      user: { id: 'SECRET', features: { SECRET: 1 } },
+      history: [event],
+      series: { SECRET: [{ value: 'SECRET', time: 1 }] },
+      candidates: ['SECRET'],
+    }
+    const bodies = [
+      full,
+      { ...full, SECRET: 1 },
+      { ...full, weights: { SECRET: 1 } },
+      { ...full, model: 'SECRET' },
+      { ...full, history: [{ ...event, time: 'SECRET' }] },
+      '{"SECRET": SECRET}',
+      '{"__proto__": "SECRET"}',
+      { requests: [full, { SECRET: 1 }] },
+    ]
+    const urls = ['/v1/rank', '/v1/rank/batch', '/v1/rank?user=SECRET', '/SECRET', '/SECRET%zz']
+    for (const error of [undefined, new RankError('INVALID_REQUEST', 'unknown action "SECRET"')]) {
+      fail = error
+      for (const body of bodies) for (const url of urls) await post(body, url)
+    }
+    assert.ok(lines.length >= bodies.length * 4 * 2)
+    assert.doesNotMatch(lines.join(''), /SECRET/)
+  })
+
+  test('an unforeseen error is logged once, with its stack', async (t) => {
+    const { logger, parsed } = captured()
+    const post = await client(
+      t,
+      async () => {
+        throw new TypeError('boom')
+      },
+      { logger },
+    )
+    await post(GOOD)
+    const errors = parsed().filter(({ level }) => level === 'error')
+    assert.equal(errors.length, 1)
+    assert.match(errors[0].err.stack, /TypeError: boom\n {4}at /)
+  })
+})
+
+describe('/metrics', () => {
+  test('counts what a request did', async (t) => {
+    const app = await appOf(async (input) =>
+      resultOf(input, { warnings: [{ code: 'UNKNOWN_ITEM', message: 'm', count: 2 }] }),
+    )
+    t.after(() => app.close())
+    const post = (url: string, payload: object) => app.inject({ method: 'POST', url, payload })
+    await post('/v1/rank', GOOD)
+    await post('/v1/rank/batch', { requests: [GOOD, 5] })
+    await post('/v1/rank', {})
+    await app.inject('/nowhere/u1')
+    const res = await app.inject('/metrics')
+    assert.match(String(res.headers['content-type']), /^text\/plain; version=0.0.4/)
+    for (const line of [
+      'peregrine_requests_total{route="/v1/rank",status="200"} 1',
+      'peregrine_requests_total{route="/v1/rank",status="400"} 1',
+      'peregrine_requests_total{route="/v1/rank/batch",status="200"} 1',
+      'peregrine_requests_total{route="none",status="404"} 1',
+      'peregrine_request_seconds_count{route="/v1/rank"} 2',
+      'peregrine_stage_seconds_count{stage="parse"} 3',
+      'peregrine_stage_seconds_count{stage="sequence"} 2',
+      'peregrine_stage_seconds_bucket{le="0.00025",stage="score"} 0',
+      'peregrine_stage_seconds_sum{stage="score"} 0.006',
+      'peregrine_stage_seconds_count{stage="heads"} 2',
+      'peregrine_stage_seconds_count{stage="history"} 2',
+      'peregrine_stage_seconds_count{stage="serialize"} 2',
+      'peregrine_kv_lookups_total{state="stale"} 2',
+      'peregrine_tokens_prefilled_total 4',
+      'peregrine_tokens_reused_total 16',
+      'peregrine_candidates_total 4',
+      'peregrine_candidates_per_request_count 2',
+      'peregrine_micro_batches_total 2',
+      'peregrine_warnings_total{code="UNKNOWN_ITEM"} 4',
+      'peregrine_errors_total{code="INVALID_REQUEST"} 2',
+      'peregrine_errors_total{code="NOT_FOUND"} 1',
+      'peregrine_engine_pending_jobs 3',
+      'peregrine_engine_workers 2',
+      'peregrine_engine_restarts_total 1',
+      'peregrine_kv_entries 5',
+      'peregrine_kv_bytes 600',
+      'peregrine_kv_max_bytes 1000',
+      'peregrine_kv_evictions_total 7',
+      'peregrine_inflight_requests 0',
+      'peregrine_model_info{name="toy",version="abc123",precision="fp32",engine="plain"} 1',
+    ]) {
+      assert.ok(res.body.split('\n').includes(line), `${line}\nnot in\n${res.body}`)
+    }
+    const again = await app.inject('/metrics')
+    assert.match(again.body, /^peregrine_kv_evictions_total 7$/m, 'read, not added up')
+  })
+})
+
+test('a client that leaves early is counted as 499 and hurts nobody', async (t) => {
+  const { logger, parsed } = captured()
+  const arrived = deferred<void>()
+  const gate = deferred<void>()
+  const left = deferred<void>()
+  const done = deferred<void>()
+  const app = await appOf(
+    async (input) => {
+      arrived.resolve()
+      await gate.promise
+      done.resolve()
+      return resultOf(input)
+    },
+    { logger },
+  )
+  t.after(() => app.close())
+  app.addHook('onRequest', async (_, reply) => {
+    reply.raw.once('close', () => left.resolve())
+  })
+  const url = await app.listen({ port: 0 })
+  const headers = { 'content-type': 'application/json' }
+  const request = httpRequest(`${url}/v1/rank`, { method: 'POST', headers })
+  request.on('error', () => {})
+  request.end(JSON.stringify(GOOD))
+  await arrived.promise
+  request.destroy()
+  await left.promise
+  gate.resolve()
+  await done.promise
+  assert.equal((await fetch(`${url}/livez`)).status, 200)
+  const metrics = await (await fetch(`${url}/metrics`)).text()
+  assert.match(metrics, /peregrine_requests_total\{route="\/v1\/rank",status="499"\} 1/)
+  assert.match(metrics, /^peregrine_inflight_requests 0$/m)
+  assert.deepEqual(
+    parsed().flatMap(({ route, status, level }) => (route === '/v1/rank' ? [[status, level]] : [])),
+    [[499, 'info']],
+  )
+})
