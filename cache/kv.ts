@@ -37,7 +37,9 @@ export function createKvCache(
   ): Promise<KvResult> => {
     const cached = memory.lookup(key)
     const covered = cached === undefined ? 0 : coveredTokens(cached.chain, tokens, chain)
-    if (cached === undefined || covered === 0 || !(appendIsExact || covered === tokens.length)) {
+    // Where append is not exact, a prefix's K/V is not the shorter history's either.
+    const isWhole = covered === tokens.length && covered === cached?.handle.tokens
+    if (cached === undefined || covered === 0 || !(appendIsExact || isWhole)) {
       cached?.done()
       const handle = await engine.prefill(tokens)
       return {
@@ -47,7 +49,7 @@ export function createKvCache(
         prefilledTokens: tokens.length,
       }
     }
-    if (covered === tokens.length && cached.handle.tokens === covered) {
+    if (isWhole) {
       return { lease: cached, state: 'hit', reusedTokens: covered, prefilledTokens: 0 }
     }
     try {

@@ -128,11 +128,11 @@ export function createRanker(options: RankerOptions): Ranker {
         items,
         kv: result.kv,
         timings: {
-          sequenceMs: sequenced - start,
-          historyMs: result.historyMs,
-          scoreMs: scoredAt - sequenced - result.historyMs,
-          headsMs: end - scoredAt,
-          totalMs: end - start,
+          sequenceMs: micros(sequenced - start),
+          historyMs: micros(result.historyMs),
+          scoreMs: micros(scoredAt - sequenced - result.historyMs),
+          headsMs: micros(end - scoredAt),
+          totalMs: micros(end - start),
         },
         warnings: [...history.warnings, ...candidates.warnings],
         historyTokens: history.tokens.length,
@@ -149,6 +149,11 @@ export function createRanker(options: RankerOptions): Ranker {
       await engine.close()
     },
   }
+}
+
+/** Milliseconds to the microsecond: what a clock can say. */
+function micros(ms: number): number {
+  return Math.round(ms * 1000) / 1000
 }
 
 type Deadline = {

@@ -37,8 +37,17 @@ export function firstFault(errors: readonly TLocalizedValidationError[], value: 
 
 /** JSON of a value, shortened: what an error message may quote. */
 export function show(value: unknown): string {
-  const text = typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? 'nothing')
+  const text = typeof value === 'number' ? String(value) : stringify(value)
   return text.length > 80 ? `${text.slice(0, 80)}…` : text
+}
+
+/** JSON.parse takes any depth, JSON.stringify runs out of stack. */
+function stringify(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? 'nothing'
+  } catch {
+    return 'a value that is nested too deep'
+  }
 }
 
 function at(value: unknown, path: string): unknown {

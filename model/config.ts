@@ -72,7 +72,7 @@ const Config = Type.Object(
     timeBuckets: Type.Literal(128),
     headHidden: count(65_536),
     layerNormEps: Type.Number({ exclusiveMinimum: 0, maximum: 1 }),
-    block: Type.Optional(Type.Partial(Block)),
+    block: Type.Optional(Type.Partial(Block, { additionalProperties: false })),
     context: Type.Array(Feature, { maxItems: 256 }),
     itemFeatures: Type.Array(Feature, { minItems: 1, maxItems: 64 }),
     itemId: Type.Optional(Name),
@@ -130,8 +130,24 @@ export function parseConfig(value: unknown): HstuConfig {
       throw invalid(`/auxiliary/${i}/action`, `must be one of actions, got ${show(series.action)}`)
     }
     const shared = config.itemFeatures.some(({ name }) => series.table === `item.${name}`)
+    if (!shared && !series.table.startsWith('aux.')) {
+      throw invalid(
+        `/auxiliary/${i}/table`,
+        `must be item.<feature> or aux.<name>, got ${show(series.table)}`,
+      )
+    }
     if (!shared && series.rows === undefined) {
       throw invalid(`/auxiliary/${i}/rows`, 'must be given for a table of its own')
+    }
+    if (shared && (series.rows !== undefined || series.encoding !== undefined)) {
+      throw invalid(`/auxiliary/${i}`, `takes rows and encoding from ${series.table}`)
+    }
+    const other = config.auxiliary.find(({ table }) => table === series.table)
+    if (other?.rows !== series.rows) {
+      throw invalid(
+        `/auxiliary/${i}/rows`,
+        `must be the same for all series of ${series.table}, ${other?.rows}, got ${series.rows}`,
+      )
     }
   })
   if (config.itemId !== undefined && !config.itemFeatures.some((f) => f.name === config.itemId)) {
@@ -148,7 +164,8 @@ export function parseConfig(value: unknown): HstuConfig {
       throw invalid('/weights', `must be keyed by task names, got ${show(task)}`)
     }
   }
-  for (const { name, rows, encoding } of [...config.context, ...config.itemFeatures]) {
+  const tables = [...config.context, ...config.itemFeatures, ...config.auxiliary]
+  for (const { name, rows = 0, encoding } of tables) {
     if (encoding?.kind === 'bucket' && encoding.edges.length + 2 !== rows) {
       throw invalid(`/${name}`, `needs edges + 2 = ${encoding.edges.length + 2} rows, got ${rows}`)
     }

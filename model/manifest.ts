@@ -120,10 +120,8 @@ export function openBundle(folder: string): Bundle {
   }
   for (const [file, { sha256, bytes }] of Object.entries(manifest.files)) {
     if (!isSafe(file)) throw invalid(folder, `file name ${show(file)} leaves the bundle`)
-    const size = statSync(`${folder}/${file}`, { throwIfNoEntry: false })?.size
-    if (size === undefined) throw invalid(folder, `${file} is missing`)
+    const { size, got } = inspect(folder, file, bytes)
     if (size !== bytes) throw invalid(folder, `${file} must have ${bytes} bytes, got ${size}`)
-    const got = hashFile(`${folder}/${file}`)
     if (got !== sha256) throw invalid(folder, `${file} must have SHA-256 ${sha256}, got ${got}`)
   }
   for (const file of namedFiles(manifest)) {
@@ -136,6 +134,23 @@ export function openBundle(folder: string): Bundle {
     throw invalid(folder, 'embedding does not follow from config')
   }
   return { folder, manifest, vocabulary: readVocabulary(manifest.config, folder) }
+}
+
+/** Size of a bundle's file, and its SHA-256 where the size is the expected one. */
+function inspect(folder: string, file: string, bytes: number): { size: number; got?: string } {
+  try {
+    const stat = statSync(`${folder}/${file}`, { throwIfNoEntry: false })
+    if (!stat?.isFile()) throw invalid(folder, `${file} is missing`)
+    return stat.size === bytes
+      ? { size: bytes, got: hashFile(`${folder}/${file}`) }
+      : { size: stat.size }
+  } catch (cause) {
+    if (cause instanceof RankError) throw cause
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new RankError('BUNDLE_INVALID', `bundle ${folder}: cannot read ${show(file)}: ${why}`, {
+      cause,
+    })
+  }
 }
 
 /** First digits of the SHA-256 over the manifest without its version: every file's hash is in it. */

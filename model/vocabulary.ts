@@ -71,7 +71,8 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
       for (let s = 0; s < slots; s++) {
         const feature = items[s]
         if (feature === undefined || s === idSlot) continue
-        const value = features[feature.name]
+        // A feature may be called `constructor`: only own properties count.
+        const value = Object.hasOwn(features, feature.name) ? features[feature.name] : undefined
         if (value !== undefined) out[at + s] = feature.offset + feature.encode(value)
       }
     }
@@ -110,7 +111,8 @@ function createEncode(
   switch (encoding.kind) {
     case 'row':
       return (value) => {
-        const row = typeof value === 'string' && value !== '' ? Number(value) : value
+        // Digits only: '0x10', '1e1' and ' 7' are ids of their own, and unknown.
+        const row = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value
         return typeof row === 'number' && Number.isInteger(row) && row >= 1 && row < rows ? row : 0
       }
     case 'vocabulary': {
@@ -132,7 +134,7 @@ function createEncode(
     case 'bucket': {
       const { edges } = encoding
       return (value) => {
-        const x = typeof value === 'string' && value !== '' ? Number(value) : value
+        const x = typeof value === 'string' && value.trim() !== '' ? Number(value) : value
         return typeof x === 'number' && !Number.isNaN(x) ? 1 + countAtMost(edges, x) : 0
       }
     }

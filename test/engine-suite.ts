@@ -1,12 +1,18 @@
 // What every engine must do, whatever runs behind it: node/pool.test.ts and its successors call this.
 import assert from 'node:assert/strict'
-import { after, describe, test } from 'node:test'
+import { after, before, describe, test } from 'node:test'
 import { largestDifference } from '../falcon/verify.js'
 import type { Engine, KvHandle } from '../model/engine/engine.js'
 import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { sliceTokens } from '../model/tokens.js'
-import { exportModel, type ModelFixture, randomTokens, type Scope, smallConfig } from './fixtures.js'
+import {
+  exportModel,
+  type ModelFixture,
+  randomTokens,
+  type Scope,
+  smallConfig,
+} from './fixtures.js'
 
 /** An engine with two workers, or whatever an implementation has instead. */
 export type CreateEngine = (bundle: Bundle) => Promise<Engine>
@@ -15,17 +21,21 @@ export type CreateEngine = (bundle: Bundle) => Promise<Engine>
 const TOLERANCE = 1e-4
 
 export function engineSuite(name: string, create: CreateEngine): void {
-  const open = async (t: Scope, fixture: ModelFixture) => {
-    const engine = await create(fixture.bundle)
-    t.after(() => engine.close())
-    return engine
+  const open = async (scope: Scope, fixture: ModelFixture) => {
+    const opened = await create(fixture.bundle)
+    scope.after(() => opened.close())
+    return opened
   }
 
   describe(`engine ${name}`, () => {
     const model = exportModel({ after })
+    let engine: Engine
+    before(async () => {
+      engine = await create(model.bundle)
+    })
+    after(() => engine.close())
 
-    test('answers 200 interleaved jobs of many histories as the oracle does', async (t) => {
-      const engine = await open(t, model)
+    test('answers 200 interleaved jobs of many histories as the oracle does', async () => {
       const seed = 11
       const random = createRandom(seed)
       const cases = Array.from({ length: 40 }, (_, i) => {
@@ -57,7 +67,6 @@ export function engineSuite(name: string, create: CreateEngine): void {
     })
 
     test('refuses a released handle, and one of another engine', async (t) => {
-      const engine = await open(t, model)
       const other = await open(t, model)
       const { history, candidates, queryTime } = randomTokens(model, createRandom(1), {
         events: 3,
@@ -77,8 +86,7 @@ export function engineSuite(name: string, create: CreateEngine): void {
       await assert.rejects(engine.prefill(history, { handle, tokens: 1 }), { code: 'INTERNAL' })
     })
 
-    test('refuses more past tokens than the handle has', async (t) => {
-      const engine = await open(t, model)
+    test('refuses more past tokens than the handle has', async () => {
       const { history } = randomTokens(model, createRandom(2), { events: 3, candidates: 1 })
       const handle = await engine.prefill(history)
       await assert.rejects(engine.prefill(history, { handle, tokens: history.length + 1 }), {
@@ -87,8 +95,7 @@ export function engineSuite(name: string, create: CreateEngine): void {
       })
     })
 
-    test('never changes a handle by what is appended to it, at every split', async (t) => {
-      const engine = await open(t, model)
+    test('never changes a handle by what is appended to it, at every split', async () => {
       const random = createRandom(3)
       const { history } = randomTokens(model, random, { events: 20, candidates: 1 })
       const other = randomTokens(model, random, { events: 20, candidates: 1 }).history
@@ -116,8 +123,7 @@ export function engineSuite(name: string, create: CreateEngine): void {
       }
     })
 
-    test('views the first tokens of a handle when nothing is appended', async (t) => {
-      const engine = await open(t, model)
+    test('views the first tokens of a handle when nothing is appended', async () => {
       const { history, candidates, queryTime } = randomTokens(model, createRandom(4), {
         events: 9,
         candidates: 3,
@@ -135,8 +141,7 @@ export function engineSuite(name: string, create: CreateEngine): void {
       await engine.score(whole, candidates, queryTime)
     })
 
-    test('exports K/V as the oracle has it and imports it back bit for bit', async (t) => {
-      const engine = await open(t, model)
+    test('exports K/V as the oracle has it and imports it back bit for bit', async () => {
       const random = createRandom(5)
       for (const events of [0, 1, 31, 32]) {
         const { history, candidates, queryTime } = randomTokens(model, random, {
@@ -162,8 +167,7 @@ export function engineSuite(name: string, create: CreateEngine): void {
       }
     })
 
-    test('refuses pages of another shape with KV_CORRUPT', async (t) => {
-      const engine = await open(t, model)
+    test('refuses pages of another shape with KV_CORRUPT', async () => {
       const { history } = randomTokens(model, createRandom(6), { events: 4, candidates: 1 })
       const pages = await engine.exportKv(await engine.prefill(history))
       const [first = { k: new Uint8Array(0), v: new Uint8Array(0) }, ...others] = pages.layers
@@ -183,29 +187,29 @@ export function engineSuite(name: string, create: CreateEngine): void {
 
     test('scores no history, no candidates, and no users', async (t) => {
       const bare = exportModel(t, { config: smallConfig({ context: [] }) })
-      const engine = await open(t, bare)
+      const bareEngine = await open(t, bare)
       const { history, candidates, queryTime } = randomTokens(bare, createRandom(7), {
         events: 0,
         candidates: 3,
       })
       assert.equal(history.length, 0)
-      const handle = await engine.prefill(history)
+      const handle = await bareEngine.prefill(history)
       const expected = bare.reference(history, candidates, queryTime).logits
-      const scored = await engine.score(handle, candidates, queryTime)
+      const scored = await bareEngine.score(handle, candidates, queryTime)
       assert.ok(largestDifference(scored, expected) <= TOLERANCE)
-      assert.equal((await engine.score(handle, new Int32Array(0), queryTime)).length, 0)
+      assert.equal((await bareEngine.score(handle, new Int32Array(0), queryTime)).length, 0)
       const user = { history, candidates, queryTime }
-      const [ranked = []] = await engine.rank([user])
+      const [ranked = []] = await bareEngine.rank([user])
       assert.ok(largestDifference(ranked, expected) <= TOLERANCE)
-      const [none] = await engine.rank([{ ...user, candidates: new Int32Array(0) }])
+      const [none] = await bareEngine.rank([{ ...user, candidates: new Int32Array(0) }])
       assert.equal(none?.length, 0)
-      assert.deepEqual(await engine.rank([]), [])
+      assert.deepEqual(await bareEngine.rank([]), [])
     })
 
     test('prefills a history of several chunks as the oracle does, and appends across their edges', async (t) => {
       const config = smallConfig({ maxTokens: 1300, layers: 2, heads: 1, dqk: 4, dModel: 8 })
       const long = exportModel(t, { config })
-      const engine = await open(t, long)
+      const longEngine = await open(t, long)
       const { history, candidates, queryTime } = randomTokens(long, createRandom(8), {
         events: 520,
         candidates: 2,
@@ -213,43 +217,42 @@ export function engineSuite(name: string, create: CreateEngine): void {
       assert.ok(history.length > 1024, 'more than two chunks of 512')
       const expected = long.reference(history, candidates, queryTime).logits
       for (const split of [0, 1, 511, 512, 513, 1030, history.length]) {
-        const past = await engine.prefill(sliceTokens(history, 0, split))
+        const past = await longEngine.prefill(sliceTokens(history, 0, split))
         const rest = sliceTokens(history, split, history.length)
-        const handle = await engine.prefill(rest, { handle: past, tokens: split })
-        const got = await engine.score(handle, candidates, queryTime)
+        const handle = await longEngine.prefill(rest, { handle: past, tokens: split })
+        const got = await longEngine.score(handle, candidates, queryTime)
         assert.ok(largestDifference(got, expected) <= TOLERANCE, `split ${split}`)
-        engine.release(past)
-        engine.release(handle)
+        longEngine.release(past)
+        longEngine.release(handle)
       }
     })
 
     test('answers what runs when close() is called, and refuses what comes after', async () => {
-      const engine = await create(model.bundle)
+      const closing = await create(model.bundle)
       const { history, candidates, queryTime } = randomTokens(model, createRandom(9), {
         events: 30,
         candidates: 5,
       })
-      const handle: KvHandle = await engine.prefill(history)
-      const running = Array.from({ length: 30 }, () => engine.score(handle, candidates, queryTime))
-      const closed = engine.close()
+      const handle: KvHandle = await closing.prefill(history)
+      const running = Array.from({ length: 30 }, () => closing.score(handle, candidates, queryTime))
+      const closed = closing.close()
       const [first, ...others] = await Promise.all(running)
       for (const logits of others) assert.deepEqual(logits, first)
       await closed
-      assert.equal(engine.isAlive(handle), false)
-      await assert.rejects(engine.score(handle, candidates, queryTime), { code: 'WORKER_CRASHED' })
-      await assert.rejects(async () => engine.prefill(history), { code: 'WORKER_CRASHED' })
-      engine.release(handle)
-      await engine.close()
+      assert.equal(closing.isAlive(handle), false)
+      await assert.rejects(closing.score(handle, candidates, queryTime), { code: 'WORKER_CRASHED' })
+      await assert.rejects(async () => closing.prefill(history), { code: 'WORKER_CRASHED' })
+      closing.release(handle)
+      await closing.close()
     })
 
     test('may be closed twice at once', async () => {
-      const engine = await create(model.bundle)
-      await Promise.all([engine.close(), engine.close()])
-      assert.equal(engine.stats().workers, 0)
+      const closing = await create(model.bundle)
+      await Promise.all([closing.close(), closing.close()])
+      assert.equal(closing.stats().workers, 0)
     })
 
-    test('warms up without keeping anything', async (t) => {
-      const engine = await open(t, model)
+    test('warms up without keeping anything', async () => {
       await engine.warmUp({ historyTokens: [66, 2, 0], candidates: [8, 1] })
       assert.equal(engine.stats().pendingJobs, 0)
     })

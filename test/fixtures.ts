@@ -6,7 +6,13 @@ import { type HstuConfig, parseConfig } from '../model/config.js'
 import { writeBundle } from '../model/export/bundle.js'
 import { randomWeights } from '../model/export/random.js'
 import type { WeightSource } from '../model/export/weights.js'
-import { type Bundle, contentVersion, hashFile, openBundle, type Precision } from '../model/manifest.js'
+import {
+  type Bundle,
+  contentVersion,
+  hashFile,
+  openBundle,
+  type Precision,
+} from '../model/manifest.js'
 import type { HistoryEvent, RankInput } from '../model/request.js'
 import { buildCandidates, buildHistory } from '../model/sequence.js'
 import type { HistoryTokens } from '../model/tokens.js'

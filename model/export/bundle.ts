@@ -1,4 +1,5 @@
 import {
+  chmodSync,
   copyFileSync,
   existsSync,
   mkdirSync,
@@ -9,7 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { dirname, resolve } from 'node:path'
-import type { HstuConfig } from '../config.js'
+import { type HstuConfig, readJson } from '../config.js'
 import { embeddingLayout } from '../embedding.js'
 import { RankError } from '../errors.js'
 import {
@@ -66,6 +67,8 @@ export function writeBundle(options: ExportOptions): Manifest {
   }
   mkdirSync(dirname(out), { recursive: true })
   const work = mkdtempSync(`${out}.tmp-`)
+  // mkdtemp makes folders for the owner alone; a bundle is often served by another user.
+  chmodSync(work, 0o755)
   try {
     const manifest = writeInto(work, options)
     rmSync(out, { recursive: true, force: true })
@@ -102,11 +105,15 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
         `file names must stay in the model's folder, got ${file}`,
       )
     }
+    if (files.has(file) || [MANIFEST_FILE, VECTOR_FILE].includes(file)) {
+      throw new RankError('CONFIG_INVALID', `${file} is a name of the bundle's own files`)
+    }
+    readJson(`${options.folder}/${file}`, 'CONFIG_INVALID')
     mkdirSync(dirname(`${folder}/${file}`), { recursive: true })
     copyFileSync(`${options.folder}/${file}`, `${folder}/${file}`)
     add(file)
   }
-  mkdirSync(dirname(`${folder}/${VECTOR_FILE}`))
+  mkdirSync(dirname(`${folder}/${VECTOR_FILE}`), { recursive: true })
   writeFileSync(`${folder}/${VECTOR_FILE}`, vectorsJson(options))
   add(VECTOR_FILE)
   const content: Omit<Manifest, 'version'> = {

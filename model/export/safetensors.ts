@@ -47,7 +47,9 @@ export function openSafetensors(file: string): Safetensors {
     throw new RankError('WEIGHTS_INVALID', `cannot open ${file}: ${why}`, { cause })
   }
   try {
-    const size = fstatSync(fd).size
+    const stat = fstatSync(fd)
+    if (!stat.isFile()) throw new RankError('WEIGHTS_INVALID', `${file} is not a file`)
+    const size = stat.size
     const { header, dataStart } = readHeader(fd, size, file)
     const entries = parseHeader(header, size - dataStart, file)
     const entry = (name: string) => {

@@ -1,12 +1,16 @@
 import { createHash } from 'node:crypto'
 import { closeSync, openSync, writeSync } from 'node:fs'
 import { setFloat16 } from '@petamoriken/float16'
+import { RankError } from '../errors.js'
 
 /** Page-aligned tables can be mapped straight from the file; small tensors only need cache lines. */
 const PAGE_BYTES = 4096
 const LINE_BYTES = 64
 
 export type WeightType = 'float32' | 'float16'
+
+/** From here on a value rounds to infinity; a table times sqrt(D) may overflow float32 as well. */
+const LIMIT: Record<WeightType, number> = { float32: Number.POSITIVE_INFINITY, float16: 65_520 }
 
 export type WeightEntry = {
   readonly dims: readonly number[]
@@ -25,7 +29,10 @@ export type WeightFile = {
 
 export type Tensor = { readonly dims: readonly number[]; readonly data: Float32Array }
 
-/** Writes tensors into one file, in the given order, as `type`; gives their places, SHA-256 and size. */
+/**
+ * Writes tensors into one file, in the given order, as `type`; gives their places, SHA-256 and size.
+ * @throws {RankError} WEIGHTS_INVALID at a value beyond the type's range
+ */
 export function writeWeightFile(
   folder: string,
   file: string,
@@ -43,6 +50,13 @@ export function writeWeightFile(
   }
   try {
     for (const [name, { dims, data }] of tensors) {
+      const beyond = data.findIndex((value) => Math.abs(value) >= LIMIT[type])
+      if (beyond !== -1) {
+        throw new RankError(
+          'WEIGHTS_INVALID',
+          `tensor ${name} does not fit ${type}: got ${data[beyond]} at ${beyond}`,
+        )
+      }
       const bytes = type === 'float16' ? toFloat16(data) : viewBytes(data)
       const align = bytes.length >= PAGE_BYTES ? PAGE_BYTES : LINE_BYTES
       append(new Uint8Array((align - (position % align)) % align))

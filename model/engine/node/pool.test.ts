@@ -119,6 +119,28 @@ describe('createNodeEngine: crashes', () => {
     await engine.close()
   })
 
+  test('tries again, once, when a replacement dies while it warms up', async (t) => {
+    const { engine, next } = await openWatched(model.bundle, 1)
+    await engine.warmUp({ historyTokens: [], candidates: [] })
+    const workers: Worker[] = []
+    const killFirst = (worker: Worker) => {
+      if (workers.push(worker) > 1) return
+      worker.once('message', () => void worker.terminate())
+    }
+    process.on('worker', killFirst)
+    t.after(() => process.off('worker', killFirst))
+    const restarted = next('restarted')
+    await engine.threads()[0]?.terminate()
+    await restarted
+    assert.deepEqual(await engine.prefill(history).then(({ tokens }) => tokens), history.length)
+    await engine.close()
+    assert.equal(engine.stats().restarts, 1)
+    assert.deepEqual(
+      workers.map(({ threadId }) => threadId),
+      [-1, -1],
+    )
+  })
+
   test('leaves no worker behind when closed while a replacement starts', async (t) => {
     const workers: Worker[] = []
     const collect = (worker: Worker) => workers.push(worker)
@@ -147,7 +169,8 @@ describe('createNodeEngine: providers', () => {
     const cuda = createNodeEngine({ ...OPTIONS, bundle: model.bundle, provider: 'cuda' })
     await assert.rejects(cuda, {
       code: 'ENGINE_UNAVAILABLE',
-      message: /CUDA provider does not start on device 0: .+expected onnxruntime-node with its CUDA/s,
+      message:
+        /CUDA provider does not start on device 0: .+expected onnxruntime-node with its CUDA/s,
     })
   })
 
@@ -198,20 +221,19 @@ describe('createNodeEngine: hostile graphs', () => {
     ['weights in another file', (b) => swap(b, 'weights.bin', 'weights.xyz')],
     ['weights outside the bundle', (b) => swap(b, 'weights.bin', '../shadow.b')],
   ]
-  for (const graph of ['prefill', 'rank'] as const) {
-    for (const [name, change] of files) {
-      test(`refuses ${name} as ${graph}.onnx with MODEL_CONTRACT`, async (t) => {
-        const folder = copyBundle(t, model.bundle)
-        const file = `${folder}/${graph}.onnx`
-        writeFileSync(file, change(readFileSync(file)))
-        reseal(folder)
-        await assert.rejects(start(folder), {
-          code: 'MODEL_CONTRACT',
-          message: new RegExp(`${graph}\\.onnx`),
-        })
+  files.forEach(([name, change], i) => {
+    const graph = (['prefill', 'score', 'rank'] as const)[i % 3] ?? 'rank'
+    test(`refuses ${name} as ${graph}.onnx with MODEL_CONTRACT`, async (t) => {
+      const folder = copyBundle(t, model.bundle)
+      const file = `${folder}/${graph}.onnx`
+      writeFileSync(file, change(readFileSync(file)))
+      reseal(folder)
+      await assert.rejects(start(folder), {
+        code: 'MODEL_CONTRACT',
+        message: new RegExp(`${graph}\\.onnx`),
       })
-    }
-  }
+    })
+  })
 
   test('refuses a weight file that ends too early, with MODEL_CONTRACT', async (t) => {
     const folder = copyBundle(t, model.bundle)
@@ -223,7 +245,10 @@ describe('createNodeEngine: hostile graphs', () => {
 
   test('refuses a graph whose inputs or outputs are not the manifest’s, naming both', async (t) => {
     const changes: readonly (readonly [(manifest: Json) => void, RegExp])[] = [
-      [(m) => m.graphs.prefill.inputs.pop(), /prefill\.onnx must have the inputs .+, got .+past_v\.1/],
+      [
+        (m) => m.graphs.prefill.inputs.pop(),
+        /prefill\.onnx must have the inputs .+, got .+past_v\.1/,
+      ],
       [(m) => m.graphs.score.outputs.push({ name: 'x', type: 'float32', dims: [] }), /outputs/],
       [
         (m) => {

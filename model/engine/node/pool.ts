@@ -53,6 +53,8 @@ export async function createNodeEngine(
   const { slots } = bundle.manifest.embedding
   const threads: Thread[] = []
   const handles = new WeakMap<KvHandle, { readonly thread: Thread; readonly id: number }>()
+  /** Under way; a thread enters `threads` only once it takes jobs. */
+  const replacements = new Set<Promise<void>>()
   let nextId = 1
   let restarts = 0
   let closing = false
@@ -105,9 +107,11 @@ export async function createNodeEngine(
       )
       ready.reject(crash)
       for (const id of [...thread.jobs.keys()]) settle(thread, id, ({ reject }) => reject(crash))
-      if (closing || !wasReady) return
+      // A replacement that dies before it serves is its own `replace`'s to try again.
+      if (closing || !wasReady || threads[index] !== thread) return
       onEvent({ kind: 'crash', worker: index, error: lastError })
-      void replace(index)
+      const replacing = replace(index).finally(() => replacements.delete(replacing))
+      replacements.add(replacing)
     })
     return thread
   }
@@ -125,9 +129,11 @@ export async function createNodeEngine(
       const thread = start(index)
       try {
         await thread.ready
+        if (closing) return stop(thread)
         if (warmUpShapes !== undefined) {
           await send(thread, { kind: 'warmUp', shapes: warmUpShapes }, 0)
         }
+        if (closing) return stop(thread)
         threads[index] = thread
         restarts++
         return onEvent({ kind: 'restarted', worker: index })
@@ -177,6 +183,7 @@ export async function createNodeEngine(
     return handle
   }
 
+  if (options.provider === 'cuda') keepFloat32Exact()
   for (let i = 0; i < options.workers; i++) threads.push(start(i))
   let device: 'cpu' | 'cuda'
   try {
@@ -243,10 +250,19 @@ export async function createNodeEngine(
     }),
     async close() {
       closing = true
-      await Promise.all(threads.map((thread) => stop(thread)))
+      await Promise.all([...threads.map((thread) => stop(thread)), ...replacements])
     },
     threads: () => threads.map(({ worker }) => worker),
   }
+}
+
+/**
+ * ONNX Runtime's CUDA provider multiplies float32 in TF32, which the binding has no option against;
+ * cuBLAS obeys this variable. Set here because a worker thread only changes its copy of the
+ * environment.
+ */
+function keepFloat32Exact(): void {
+  process.env.NVIDIA_TF32_OVERRIDE ??= '0'
 }
 
 /** A promise and its two ends. (Promise.withResolvers is not there before Node 22.) */

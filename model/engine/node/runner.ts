@@ -11,7 +11,7 @@ import type { Sessions } from './sessions.js'
  * History tokens per prefill run. Chunks bound the (H, chunk, n) score matrix and skip the part of
  * the causal square that lies behind a chunk; smaller ones run more matrix products of low height.
  */
-const PREFILL_CHUNK_TOKENS = 512
+const PREFILL_CHUNK_TOKENS = 256
 
 type Feeds = Record<string, Tensor>
 
@@ -29,6 +29,9 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
       ? new Tensor('float32', data, [rows, width])
       : float16Tensor(data, [rows, width])
   }
+
+  const noRow = (width: number): KvArray =>
+    precision === 'fp16' ? new Uint16Array(width) : new Float32Array(width)
 
   const prefillChunk = async (entry: KvEntry, start: number, chunk: HistoryTokens) => {
     const end = start + chunk.length
@@ -67,22 +70,31 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
 
   const score = async (handle: number, candidates: Int32Array, queryTime: number) => {
     const { block, tokens } = store.get(handle)
+    if (candidates.length === 0) return new Float32Array(0)
+    const time = BigInt64Array.of(BigInt(queryTime))
+    // ONNX Runtime's matrix product stops the process (SIGFPE) when n is 0: a token without K and V,
+    // which adds exact zeros, stands for no history.
+    const n = Math.max(tokens, 1)
+    const rowsOf = (array: KvArray | undefined, width: number) =>
+      kvTensor(tokens === 0 ? noRow(width) : array, n, width)
     const feeds: Feeds = {
       rows: new Tensor('int32', candidates, [candidates.length / slots, slots]),
-      times: new Tensor('int64', block.times.subarray(0, tokens), [tokens]),
-      query_time: new Tensor('int64', BigInt64Array.of(BigInt(queryTime)), [1]),
+      times: new Tensor('int64', tokens === 0 ? time : block.times.subarray(0, n), [n]),
+      query_time: new Tensor('int64', time, [1]),
     }
     for (let i = 0; i < config.layers; i++) {
-      feeds[`k.${i}`] = kvTensor(block.k[i], tokens, kWidth)
-      feeds[`v.${i}`] = kvTensor(block.v[i], tokens, vWidth)
+      feeds[`k.${i}`] = rowsOf(block.k[i], kWidth)
+      feeds[`v.${i}`] = rowsOf(block.v[i], vWidth)
     }
     return float32(output(await run(sessions.score, feeds), 'logits'))
   }
 
   const rank = async (users: readonly RankUser[]): Promise<Float32Array[]> => {
     const count = users.length
-    const n = Math.max(...users.map(({ history }) => history.length))
-    const m = Math.max(...users.map(({ candidates }) => candidates.length / slots))
+    if (count === 0) return []
+    // At least one token and one candidate, both padding if need be: see score().
+    const n = Math.max(1, ...users.map(({ history }) => history.length))
+    const m = Math.max(1, ...users.map(({ candidates }) => candidates.length / slots))
     const rows = new Int32Array(count * n * slots)
     const actions = new Int32Array(count * n)
     const times = new BigInt64Array(count * n)

@@ -1,0 +1,199 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { createRandom } from '../model/random.js'
+import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
+import {
+  BYTES_PER_TOKEN,
+  contentOf,
+  createCountingEngine,
+  edited,
+  plainTokens,
+} from '../test/counting-engine.js'
+import { createKvCache } from './kv.js'
+import { createMemoryCache } from './memory.js'
+
+const ROOM = 1e9
+
+function open({ maxKvBytes = ROOM, appendIsExact = true } = {}) {
+  const engine = createCountingEngine()
+  const memory = createMemoryCache(engine, maxKvBytes)
+  const kv = createKvCache(engine, memory, appendIsExact)
+  /** Obtains, checks the content, ends the lease. */
+  const use = async (tokens: HistoryTokens, key = 'u', what = '') => {
+    const { lease, ...result } = await kv.obtain(key, tokens)
+    assert.equal(engine.contentOf(lease.handle), contentOf(tokens), what)
+    assert.equal(lease.handle.tokens, tokens.length, what)
+    lease.done()
+    return result
+  }
+  return { engine, memory, kv, use }
+}
+
+const all = plainTokens(200)
+const first = (length: number) => sliceTokens(all, 0, length)
+
+describe('createKvCache', () => {
+  test('misses first, hits then, and appends only what is new', async () => {
+    const { use, engine } = open()
+    const result = (state: string, reusedTokens: number, prefilledTokens: number) => ({
+      state,
+      reusedTokens,
+      prefilledTokens,
+    })
+    assert.deepEqual(await use(first(10)), result('miss', 0, 10))
+    assert.deepEqual(await use(first(10)), result('hit', 10, 0))
+    assert.deepEqual(await use(first(13)), result('stale', 10, 3))
+    assert.deepEqual(await use(first(13)), result('hit', 13, 0))
+    assert.deepEqual(await use(first(13), 'other'), result('miss', 0, 13))
+    assert.equal(engine.counts.tokens, 10 + 3 + 13)
+  })
+
+  test('reuses the common pages of a history that was changed behind them', async () => {
+    const { use } = open()
+    await use(first(150))
+    assert.deepEqual(await use(edited(first(150), 130)), {
+      state: 'stale',
+      reusedTokens: 128,
+      prefilledTokens: 22,
+    })
+  })
+
+  test('answers a shorter history by a view, and keeps the longer entry', async () => {
+    const { use, engine } = open()
+    await use(first(150))
+    assert.deepEqual(await use(first(128)), { state: 'hit', reusedTokens: 128, prefilledTokens: 0 })
+    assert.equal((await use(first(100))).reusedTokens, 64)
+    await use(first(150))
+    assert.ok(engine.live() >= 1)
+  })
+
+  test('an edited token can never hit, wherever it is', async () => {
+    for (const length of [1, 5, 64, 65, 128, 130]) {
+      for (let at = 0; at < length; at++) {
+        const { use } = open()
+        await use(first(length))
+        const { state, reusedTokens } = await use(edited(first(length), at))
+        assert.notEqual(state, 'hit', `token ${at} of ${length}`)
+        assert.ok(reusedTokens <= at, `token ${at} of ${length}`)
+      }
+    }
+  })
+
+  test('rebuilds where append is not exact: only the very same history hits', async () => {
+    const { use, engine } = open({ appendIsExact: false })
+    for (const [length, state] of [
+      [100, 'miss'],
+      [100, 'hit'],
+      [101, 'miss'],
+      [101, 'hit'],
+      [64, 'miss'],
+      [64, 'hit'],
+      [0, 'miss'],
+    ] as const) {
+      const before = engine.counts.tokens
+      assert.equal((await use(first(length))).state, state, `${length} tokens`)
+      assert.equal(engine.counts.tokens - before, state === 'hit' ? 0 : length)
+    }
+  })
+
+  test('concurrent calls for one history share one prefill, and each ends its own lease', async () => {
+    const { kv, engine, memory } = open()
+    const results = await Promise.all(Array.from({ length: 50 }, () => kv.obtain('u', first(90))))
+    assert.equal(engine.counts.prefills, 1)
+    assert.deepEqual(results.map(({ state }) => state).sort(), [
+      ...new Array(49).fill('hit'),
+      'miss',
+    ])
+    memory.clear()
+    for (const { lease } of results) {
+      assert.equal(engine.contentOf(lease.handle), contentOf(first(90)))
+      lease.done()
+    }
+    assert.equal(engine.live(), 0)
+  })
+
+  test('a prefill that fails is its caller’s error alone: the next one builds', async () => {
+    const { kv, engine, use } = open()
+    engine.failNext(2)
+    const outcomes = await Promise.allSettled(
+      Array.from({ length: 10 }, () => kv.obtain('u', first(20))),
+    )
+    assert.deepEqual(outcomes.map(({ status }) => status).sort(), [
+      ...new Array(8).fill('fulfilled'),
+      'rejected',
+      'rejected',
+    ])
+    assert.equal(engine.counts.prefills, 3)
+    assert.equal((await use(first(20))).state, 'hit')
+    engine.failNext(1)
+    await assert.rejects(kv.obtain('u', first(30)), { code: 'WORKER_CRASHED' })
+    assert.deepEqual(await use(first(30)), {
+      state: 'stale',
+      reusedTokens: 20,
+      prefilledTokens: 10,
+    })
+  })
+
+  test('a failed append or miss leaks no lease', async () => {
+    const { kv, engine, memory, use } = open()
+    await use(first(20))
+    engine.failNext(2)
+    await assert.rejects(kv.obtain('u', first(30)))
+    await assert.rejects(kv.obtain('u', plainTokens(30, 5)))
+    memory.clear()
+    assert.equal(engine.live(), 0)
+  })
+
+  test('rebuilds when the worker that held the entry died', async () => {
+    const { kv, engine, use } = open()
+    const { lease } = await kv.obtain('u', first(20))
+    lease.done()
+    engine.kill(lease.handle)
+    assert.equal((await use(first(25))).state, 'miss')
+    assert.equal((await use(first(25))).state, 'hit')
+  })
+
+  test('an empty history is built each time and breaks nothing', async () => {
+    const { use } = open()
+    for (let i = 0; i < 3; i++) assert.equal((await use(first(0))).reusedTokens, 0)
+    await use(first(5))
+    await use(first(0))
+    await use(first(5))
+  })
+
+  test('gives exactly the tokens asked for and leaks nothing, in random concurrent use', async () => {
+    for (let seed = 1; seed <= 12; seed++) {
+      const random = createRandom(seed)
+      const below = (limit: number) => Math.floor(random() * limit)
+      const maxKvBytes = [0, 150, 400, ROOM][seed % 4] ?? 0
+      const { engine, memory, kv, use } = open({
+        maxKvBytes: maxKvBytes * BYTES_PER_TOKEN,
+        appendIsExact: seed % 3 !== 0,
+      })
+      const lane = async () => {
+        for (let step = 0; step < 60; step++) {
+          const length = below(201)
+          const history = random() < 0.7 ? first(length) : plainTokens(length, 1 + below(2))
+          const tokens = length > 0 && random() < 0.3 ? edited(history, below(length)) : history
+          const what = `seed ${seed}, step ${step}`
+          if (random() < 0.05) {
+            engine.failNext(1)
+            await kv.obtain(`u${below(3)}`, tokens).then(
+              ({ lease }) => lease.done(),
+              ({ code }) => assert.equal(code, 'WORKER_CRASHED', what),
+            )
+          } else {
+            await use(tokens, `u${below(3)}`, what).catch((error) => {
+              // Another lane asked for a failure; anything else is ours.
+              if (error.code !== 'WORKER_CRASHED') throw error
+            })
+          }
+          assert.ok(memory.stats().kvBytes <= Math.max(1, memory.stats().maxKvBytes), what)
+        }
+      }
+      await Promise.all([lane(), lane(), lane(), lane()])
+      memory.clear()
+      assert.equal(engine.live(), 0, `seed ${seed}`)
+    }
+  })
+})
