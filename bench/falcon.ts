@@ -7,7 +7,7 @@ import { calibrate } from '../falcon/calibrate.js'
 import { createNodeEngine } from '../model/engine/node/pool.js'
 import { PAPER_SHAPE } from '../model/export/random.js'
 import type { Bundle } from '../model/manifest.js'
-import { type LinearFit, linearFit, medianMs } from './stats.js'
+import { type LinearFit, linearFit, median, medianMs } from './stats.js'
 import { createLatencyRanker, randomRequest } from './workload.js'
 
 const M_SWEEP = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384]
@@ -16,6 +16,8 @@ const N_SWEEP = [128, 256, 512, 1024, 2048]
 const STATE_SWEEP = [256, 1024]
 /** Candidates that were really ranked by a forward pass each; the rest is multiplied. */
 const FORWARD_SAMPLE = 5
+const SWEEP_ROUNDS = 9
+const PEER_ROUNDS = 2
 const FULL_EVENTS = (PAPER_SHAPE.maxTokens - 2) / 2
 const M_COMPARED = 1024
 
@@ -46,9 +48,10 @@ export type FalconResult = {
   readonly oneByOneMs: number
   /** The same by one forward pass over the whole history per candidate, extrapolated from a sample. */
   readonly forwardEachMs: number
-  readonly peer: PeerResult | undefined
-  /** The compared figure before and after the peer ran: how far the machine drifted. */
-  readonly comparedMs: readonly [number, number]
+  /** One per round; empty when no PyTorch was given. */
+  readonly peers: readonly PeerResult[]
+  /** M_COMPARED cached candidates, before, between and after the peer's rounds. */
+  readonly comparedMs: readonly number[]
 }
 
 /** `python`: an interpreter that has PyTorch, or undefined to leave the peer out. */
@@ -62,21 +65,23 @@ export async function benchFalcon(
   log(`b = ${microBatchSize} by calibration, 1 worker x ${threads} threads`)
   const ranker = await createLatencyRanker(bundle, threads, microBatchSize)
   try {
-    const cached = async (m: number, events = FULL_EVENTS, repeats = m > 4096 ? 3 : 7) => {
+    const cached = (m: number, events = FULL_EVENTS) => {
       const request = randomRequest(`n${events}`, events, m)
-      return medianMs(() => ranker.rank(request, { topK: 100 }), repeats, 2)
+      return () => ranker.rank(request, { topK: 100 })
     }
-    const before = await cached(M_COMPARED)
-    const peer = python === undefined ? undefined : runPeer(python, threads)
-    const after = await cached(M_COMPARED)
-    log(`m = ${M_COMPARED} cached: ${before.toFixed(1)} and ${after.toFixed(1)} ms around the peer`)
-    const byM: Point[] = []
-    for (const m of M_SWEEP) {
-      byM.push({ x: m, ms: await cached(m) })
-      log(`m = ${m}: ${byM.at(-1)?.ms.toFixed(1)} ms`)
+    const compared = () => medianMs(cached(M_COMPARED), 9, 2)
+    const comparedMs = [await compared()]
+    const peers: PeerResult[] = []
+    for (let round = 0; python !== undefined && round < PEER_ROUNDS; round++) {
+      peers.push(runPeer(python, threads))
+      comparedMs.push(await compared())
     }
-    const byN: Point[] = []
-    for (const n of N_SWEEP) byN.push({ x: n, ms: await cached(M_COMPARED, (n - 2) / 2) })
+    log(
+      `m = ${M_COMPARED} cached, around the peer: ${comparedMs.map((x) => x.toFixed(1)).join(', ')} ms`,
+    )
+    const byM = await inRounds(M_SWEEP, (m) => cached(m))
+    for (const { x, ms } of byM) log(`m = ${x}: ${ms.toFixed(1)} ms`)
+    const byN = await inRounds(N_SWEEP, (n) => cached(M_COMPARED, (n - 2) / 2))
     const byB: Point[] = []
     for (const b of [...B_SWEEP, 1]) {
       const other = await createLatencyRanker(bundle, threads, b)
@@ -98,8 +103,8 @@ export async function benchFalcon(
       byState,
       oneByOneMs: byB.find(({ x }) => x === 1)?.ms ?? Number.NaN,
       forwardEachMs: await forwardEach(bundle, threads),
-      peer,
-      comparedMs: [before, after],
+      peers,
+      comparedMs,
     }
   } finally {
     await ranker.close()
@@ -115,24 +120,45 @@ export async function benchFalcon(
       const last = { item: '1', time: rest.time, actions: [] }
       return { ...rest, time: rest.time + 60, histories: [[...history, last]] }
     }
-    const times = { missMs: [0], appendMs: [0], hitMs: [0] }
+    const times: Record<'missMs' | 'appendMs' | 'hitMs', number[]> = {
+      missMs: [],
+      appendMs: [],
+      hitMs: [],
+    }
     for (user = 0; user < 5; user++) {
       times.missMs.push(await medianMs(() => ranker.rank(short(), { topK: 100 }), 1, 0))
       times.appendMs.push(await medianMs(() => ranker.rank(long(), { topK: 100 }), 1, 0))
       times.hitMs.push(await medianMs(() => ranker.rank(long(), { topK: 100 }), 1, 0))
     }
-    const middle = (samples: number[]) => samples.slice(1).sort((a, b) => a - b)[2] ?? Number.NaN
     const result = {
       m,
-      hitMs: middle(times.hitMs),
-      appendMs: middle(times.appendMs),
-      missMs: middle(times.missMs),
+      hitMs: median(times.hitMs),
+      appendMs: median(times.appendMs),
+      missMs: median(times.missMs),
     }
     log(
       `m = ${m}: hit ${result.hitMs.toFixed(1)}, append ${result.appendMs.toFixed(1)}, miss ${result.missMs.toFixed(1)} ms`,
     )
     return result
   }
+}
+
+/**
+ * Median time of `run(x)` for every x, measured in rounds over all of them: what disturbs the machine
+ * for a while then disturbs every x alike.
+ */
+async function inRounds(
+  xs: readonly number[],
+  run: (x: number) => () => Promise<unknown>,
+): Promise<Point[]> {
+  const samples = new Map(xs.map((x): [number, number[]] => [x, []]))
+  for (let round = -1; round < SWEEP_ROUNDS; round++) {
+    for (const [x, times] of samples) {
+      const ms = await medianMs(run(x), 1, 0)
+      if (round >= 0) times.push(ms)
+    }
+  }
+  return [...samples].map(([x, times]) => ({ x, ms: median(times) }))
 }
 
 function perCandidate(points: readonly Point[], m: number): number {

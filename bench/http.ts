@@ -62,6 +62,7 @@ export async function benchHttp(
     for (let i = 0; i < CLOSED_REQUESTS; i++) single.push(await timed(() => client.post(wide)))
     log(`m = ${SCENARIO_CANDIDATES}, cached: p50 ${quantile(single, 0.5).toFixed(2)} ms`)
     const capacityPerSecond = await capacity(client, bodies)
+    await eventLoopDelay(port) // forgets what came before
     const open = await openLoop(client, bodies, capacityPerSecond * LOAD_SHARE)
     const eventLoopP99Ms = await eventLoopDelay(port)
     log(

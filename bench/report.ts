@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import { lineChart } from './chart.js'
-import type { FalconResult, Point } from './falcon.js'
+import type { FalconResult, PeerResult, Point } from './falcon.js'
 import type { HttpResult } from './http.js'
 import type { Machine } from './machine.js'
 import type { MemoryPoint } from './memory.js'
@@ -47,14 +47,12 @@ export function writeReport(result: BenchResult, out: string): void {
       y: { label: 'milliseconds' },
       series: [
         { name: 'Peregrine', points: pairs(falcon.byB) },
-        ...(falcon.peer === undefined
+        ...(falcon.peers.length === 0
           ? []
           : [
               {
                 name: 'PyTorch float32, same run',
-                points: Object.entries(falcon.peer.fp32.scoreMs).map(
-                  ([b, ms]) => [Number(b), ms] as const,
-                ),
+                points: bestPeer(falcon.peers, 'fp32').map(({ x, ms }) => [x, ms] as const),
               },
             ]),
       ],
@@ -139,9 +137,9 @@ function markdown({ machine, falcon, memory, http }: BenchResult): string {
       ].map(([how, t]) => [String(how), ms(Number(t)), (Number(t) / compared).toFixed(2)]),
     ),
     '',
-    falcon.peer === undefined
+    falcon.peers.length === 0
       ? 'PyTorch was not measured in this run.'
-      : `PyTorch ${falcon.peer.torch}, same process order, ours timed before (${ms(falcon.comparedMs[0])} ms) and after it (${ms(falcon.comparedMs[1])} ms).`,
+      : `PyTorch ${falcon.peers[0]?.torch} on the same ${falcon.threads} threads, in turns with ours: medians of each round, the best round of either side. Ours by round: ${falcon.comparedMs.map(ms).join(', ')} ms; PyTorch float32: ${falcon.peers.map((peer) => ms(Math.min(...Object.values(peer.fp32.scoreMs)))).join(', ')} ms.`,
     '',
     '## Peak memory, MiB (one worker, one thread)',
     '',
@@ -157,14 +155,24 @@ function markdown({ machine, falcon, memory, http }: BenchResult): string {
   return lines.join('\n')
 }
 
-function peerRows({ peer }: FalconResult): [string, number][] {
-  if (peer === undefined) return []
-  const best = (precision: 'fp32' | 'bf16'): [string, number] => {
-    const [b = '', ms = Number.NaN] =
-      Object.entries(peer[precision].scoreMs).sort(([, x], [, y]) => x - y)[0] ?? []
-    return [`PyTorch ${precision} on cached K/V, its best micro-batch (${b})`, ms]
-  }
-  return [best('fp32'), best('bf16')]
+function peerRows({ peers }: FalconResult): [string, number][] {
+  if (peers.length === 0) return []
+  return (['fp32', 'bf16'] as const).map((precision) => {
+    const [best] = bestPeer(peers, precision).sort((a, b) => a.ms - b.ms)
+    return [
+      `PyTorch ${precision} on cached K/V, its best micro-batch (${best?.x})`,
+      best?.ms ?? Number.NaN,
+    ]
+  })
+}
+
+/** Per micro-batch size the peer's best round. */
+function bestPeer(peers: readonly PeerResult[], precision: 'fp32' | 'bf16'): Point[] {
+  const sizes = Object.keys(peers[0]?.[precision].scoreMs ?? {})
+  return sizes.map((size) => ({
+    x: Number(size),
+    ms: Math.min(...peers.map((peer) => peer[precision].scoreMs[size] ?? Number.NaN)),
+  }))
 }
 
 function memoryTable(memory: readonly MemoryPoint[]): string[] {

@@ -5,8 +5,8 @@ import type { HistoryTokens } from '../model/tokens.js'
 
 const SIZES = [16, 32, 64, 128, 256, 512, 1024, 2048]
 const RUNS = 3
-/** Once a size took this long, larger ones would only keep other requests waiting. */
-const MAX_RUN_MS = 250
+/** A longer run would keep deadlines unchecked and other requests waiting. */
+const MAX_RUN_MS = 100
 /** A smaller b bounds memory and checks deadlines more often: worth this much of the best speed. */
 const TOLERATED_LOSS = 1.05
 
@@ -33,8 +33,8 @@ export async function calibrate(
         await engine.score(handle, rows, 0)
         if (run > 0) best = Math.min(best, performance.now() - start)
       }
+      if (best > MAX_RUN_MS && points.length > 0) break
       points.push({ microBatchSize, ms: best })
-      if (best > MAX_RUN_MS) break
     }
   } finally {
     engine.release(handle)

@@ -112,16 +112,15 @@ export function createRanker(options: RankerOptions): Ranker {
       const scoredAt = now()
       const scores = valueScores(result.logits, tasks, weights)
       const items = topK(scores, rankOptions.topK ?? m).map((index): RankedItem => {
-        const logits = result.logits.subarray(index * tasks.length, (index + 1) * tasks.length)
-        return {
-          item: input.candidates[index]?.item ?? '',
-          index,
-          score: scores[index] ?? 0,
-          tasks: Object.fromEntries(
-            tasks.map((task, t) => [task.name, predict(task, logits[t] ?? 0)]),
-          ),
-          logits: Array.from(logits),
+        const predictions: { [task: string]: number } = {}
+        const logits = new Array<number>(tasks.length)
+        for (const [t, task] of tasks.entries()) {
+          const logit = result.logits[index * tasks.length + t] ?? 0
+          logits[t] = logit
+          predictions[task.name] = predict(task, logit)
         }
+        const item = input.candidates[index]?.item ?? ''
+        return { item, index, score: scores[index] ?? 0, tasks: predictions, logits }
       })
       const end = now()
       return {

@@ -52,6 +52,7 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
     name,
     ...encoder(`item.${name}`, rows, encoding),
   }))
+  const itemNames = new Set(items.map(({ name }) => name))
   const itemTables = new Map(items.map((feature) => [`item.${feature.name}`, feature]))
   const slots = layout.slots
   const idSlot = items.findIndex(({ name }) => name === (config.itemId ?? 'id'))
@@ -93,7 +94,7 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
     })),
     actionBits: new Map(config.actions.map((name, bit) => [name, bit])),
     writeItem,
-    hasItemFeature: (name) => items.some((feature) => feature.name === name),
+    hasItemFeature: (name) => itemNames.has(name),
     knownItems: () => {
       if (catalogue.rowOf.size > 0) return [...catalogue.rowOf.keys()]
       const rows = config.itemFeatures[idSlot]?.rows ?? 1
