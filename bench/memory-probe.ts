@@ -1,5 +1,6 @@
 // node dist/bench/memory-probe.js BUNDLE M B: prints the process's peak resident memory in MiB after
 // ranking M candidates in micro-batches of B. A process per measurement, because a peak never falls.
+import { readFileSync } from 'node:fs'
 import { openBundle } from '../model/manifest.js'
 import { createLatencyRanker, randomRequest } from './workload.js'
 
@@ -9,4 +10,6 @@ const events = (bundle.manifest.config.maxTokens - 2) / 2
 const ranker = await createLatencyRanker(bundle, 1, Number(b))
 await ranker.rank(randomRequest('memory', events, Number(m)), { topK: 100 })
 await ranker.close()
-process.stdout.write(`${Math.round(process.resourceUsage().maxRSS / 1024)}\n`)
+// VmHWM, not getrusage: the latter's maximum includes the parent's from before exec.
+const peak = /^VmHWM:\s+(\d+) kB/m.exec(readFileSync('/proc/self/status', 'utf8'))
+process.stdout.write(`${Math.round(Number(peak?.[1] ?? Number.NaN) / 1024)}\n`)

@@ -12,6 +12,8 @@ export type WorkerOptions = {
   /** Use the CPU when the CUDA provider is missing, instead of failing. */
   readonly cudaFallback: boolean
   readonly threads: number
+  /** Threads of this worker wait busily for each other between operators. */
+  readonly spin: boolean
 }
 
 /** Handles are numbered by the pool; a worker keeps what they stand for. */

@@ -56,7 +56,7 @@ async function createAll(options: WorkerOptions, provider: 'cpu' | 'cuda') {
 }
 
 function sessionOptions(
-  { deviceId, threads }: WorkerOptions,
+  { deviceId, threads, spin }: WorkerOptions,
   provider: 'cpu' | 'cuda',
 ): InferenceSession.SessionOptions {
   return {
@@ -67,8 +67,7 @@ function sessionOptions(
     // A pattern is kept per input shape, and a service sees every pair of lengths there is.
     enableMemPattern: false,
     logSeverityLevel: 3,
-    // Spinning threads of one worker take the cores of the next.
-    extra: { session: { intra_op: { allow_spinning: '0' } } },
+    extra: { session: { intra_op: { allow_spinning: spin ? '1' : '0' } } },
   }
 }
 
