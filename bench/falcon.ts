@@ -166,7 +166,7 @@ function perCandidate(points: readonly Point[], m: number): number {
 }
 
 async function calibrated(bundle: Bundle, threads: number): Promise<number> {
-  const engine = await latencyEngine(bundle, threads)
+  const engine = await createNodeEngine({ bundle, threadsPerWorker: threads })
   const { microBatchSize } = await calibrate(engine, bundle.manifest)
   await engine.close()
   return microBatchSize
@@ -180,17 +180,6 @@ async function forwardEach(bundle: Bundle, threads: number): Promise<number> {
   const ms = await medianMs(one, FORWARD_SAMPLE)
   await ranker.close()
   return ms * M_COMPARED
-}
-
-function latencyEngine(bundle: Bundle, threads: number) {
-  return createNodeEngine({
-    bundle,
-    workers: 1,
-    threadsPerWorker: threads,
-    provider: 'cpu',
-    deviceId: 0,
-    cudaFallback: false,
-  })
 }
 
 function runPeer(python: string, threads: number): PeerResult {

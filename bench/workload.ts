@@ -33,14 +33,7 @@ export async function createLatencyRanker(
   threads: number,
   microBatchSize: number,
 ): Promise<Ranker> {
-  const engine = await createNodeEngine({
-    bundle,
-    workers: 1,
-    threadsPerWorker: threads,
-    provider: 'cpu',
-    deviceId: 0,
-    cudaFallback: false,
-  })
+  const engine = await createNodeEngine({ bundle, threadsPerWorker: threads })
   return createRanker({ engine, bundle, microBatchSize, maxKvBytes: 2 ** 30 })
 }
 

@@ -23,14 +23,7 @@ describe('calibrate', () => {
   const model = exportModel({ after })
 
   test('measures sizes from 16 on and leaves no K/V behind', async (t) => {
-    const engine = await createNodeEngine({
-      bundle: model.bundle,
-      workers: 1,
-      threadsPerWorker: 1,
-      provider: 'cpu',
-      deviceId: 0,
-      cudaFallback: false,
-    })
+    const engine = await createNodeEngine({ bundle: model.bundle })
     t.after(() => engine.close())
     let live = 0
     const { microBatchSize, points: measured } = await calibrate(

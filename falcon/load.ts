@@ -6,20 +6,25 @@ import { createRanker } from './rank.js'
 import type { Ranker } from './types.js'
 import { verifyBundle } from './verify.js'
 
+/** All but the bundle have defaults: CPU, everything else chosen by the machine. */
 export type LoadOptions = {
   /** Folder of the bundle. */
   readonly bundle: string
-  readonly provider: 'cpu' | 'cuda'
-  readonly deviceId: number
-  readonly cudaFallback: boolean
+  readonly provider?: 'cpu' | 'cuda'
+  readonly deviceId?: number
+  readonly cudaFallback?: boolean
   /** 0 = chosen from the cores. */
-  readonly workers: number
-  readonly threadsPerWorker: number
+  readonly workers?: number
+  readonly threadsPerWorker?: number
   /** 0 = calibrated at start-up. */
-  readonly microBatchSize: number
-  readonly maxKvBytes: number
+  readonly microBatchSize?: number
+  /** Budget of tier 1, in bytes. */
+  readonly maxKvBytes?: number
   readonly onEvent?: (event: LoadEvent) => void
 }
+
+/** Tier 1 when nobody says: a thousand users of the demo model, twenty of the paper's shape. */
+const DEFAULT_KV_BYTES = 512 * 2 ** 20
 
 /** What happens while a bundle gets ready, for logs. */
 export type LoadEvent =
@@ -43,16 +48,16 @@ export type LoadEvent =
  * @throws {RankError} BUNDLE_INVALID, CONFIG_INVALID, MODEL_CONTRACT, ENGINE_UNAVAILABLE
  */
 export async function loadRanker(options: LoadOptions): Promise<Ranker> {
-  const { onEvent = () => {} } = options
+  const { onEvent = () => {}, provider = 'cpu', workers = 0, threadsPerWorker = 0 } = options
   const bundle = openBundle(options.bundle)
   const { manifest } = bundle
-  const threads = chooseThreads(options.provider, options.workers, options.threadsPerWorker)
+  const threads = chooseThreads(provider, workers, threadsPerWorker)
   const engine = await createNodeEngine({ ...options, ...threads, bundle, onEvent })
   onEvent({ kind: 'engine', name: engine.name, ...threads })
   try {
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
     onEvent({ kind: 'verified', cases, maxDifference })
-    let { microBatchSize } = options
+    let { microBatchSize = 0 } = options
     if (microBatchSize === 0) {
       const calibration = await calibrate(engine, manifest)
       microBatchSize = calibration.microBatchSize
@@ -63,7 +68,12 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       historyTokens: [maxTokens, Math.ceil(maxTokens / 4), 2].filter((n) => n <= maxTokens),
       candidates: [microBatchSize, Math.ceil(microBatchSize / 2), 1],
     })
-    return createRanker({ engine, bundle, microBatchSize, maxKvBytes: options.maxKvBytes })
+    return createRanker({
+      engine,
+      bundle,
+      microBatchSize,
+      maxKvBytes: options.maxKvBytes ?? DEFAULT_KV_BYTES,
+    })
   } catch (error) {
     await engine.close()
     throw error

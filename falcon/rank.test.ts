@@ -13,14 +13,7 @@ const tasks = model.config.tasks
 
 let engine: Engine
 before(async () => {
-  engine = await createNodeEngine({
-    bundle: model.bundle,
-    workers: 1,
-    threadsPerWorker: 1,
-    provider: 'cpu',
-    deviceId: 0,
-    cudaFallback: false,
-  })
+  engine = await createNodeEngine({ bundle: model.bundle })
 })
 after(() => engine.close())
 
@@ -67,6 +60,24 @@ function shortened(input: RankInput, events: number): RankInput {
 }
 
 describe('rank', () => {
+  test('refuses logits that are not finite with MODEL_CONTRACT, and releases the K/V', async () => {
+    const released: unknown[] = []
+    const overflowing: Engine = {
+      ...engine,
+      score: async (_, rows) => new Float32Array(rows.length).fill(Number.POSITIVE_INFINITY),
+      release(handle) {
+        released.push(handle)
+        engine.release(handle)
+      },
+    }
+    const { rank } = ranker({ engine: overflowing, maxKvBytes: 0 })
+    await assert.rejects(rank(request(4, 2), {}), {
+      code: 'MODEL_CONTRACT',
+      message: /must be finite, got Infinity: the fp32 model/,
+    })
+    assert.equal(released.length, 1)
+  })
+
   test('orders by the value formula over the oracle’s predictions', async () => {
     const input = request(9, 11)
     const weights = { click: 1, seconds: -0.5 }

@@ -110,6 +110,7 @@ export function createRanker(options: RankerOptions): Ranker {
           ? await onePass(history, candidates.rows, input.time)
           : await cached(input, history, candidates.rows, deadline)
       const scoredAt = now()
+      checkFinite(result.logits, manifest.precision)
       const scores = valueScores(result.logits, tasks, weights)
       const items = topK(scores, rankOptions.topK ?? m).map((index): RankedItem => {
         const predictions: { [task: string]: number } = {}
@@ -153,6 +154,16 @@ export function createRanker(options: RankerOptions): Ranker {
 /** Milliseconds to the microsecond: what a clock can say. */
 function micros(ms: number): number {
   return Math.round(ms * 1000) / 1000
+}
+
+/** A NaN would sort anywhere and read as null in JSON. */
+function checkFinite(logits: Float32Array, precision: string): void {
+  const bad = logits.findIndex((logit) => !Number.isFinite(logit))
+  if (bad === -1) return
+  throw new RankError(
+    'MODEL_CONTRACT',
+    `logits must be finite, got ${logits[bad]}: the ${precision} model overflows on this request`,
+  )
 }
 
 type Deadline = {

@@ -78,6 +78,10 @@ describe('parseConfig', () => {
       [(c) => c.context.push({ name: 'country', rows: 2 }), /context must have unique names/],
       [(c) => c.tasks.push({ name: 'like', type: 'binary' }), /tasks must have unique names/],
       [(c) => c.actions.push('click'), /actions must have unique names/],
+      [
+        (c) => Object.assign(c, { itemFeatures: [{ name: 'video', rows: 5 }], auxiliary: [] }),
+        /itemId must name an item feature, got "id"/,
+      ],
       [(c) => Object.assign(c, { itemId: 'none' }), /itemId must name an item feature, got "none"/],
       [
         (c) => Object.assign(c, { unobservedAction: 'x' }),

@@ -112,6 +112,11 @@ export function blockOf(config: HstuConfig): Block {
   return { ...PAPER_BLOCK, ...config.block }
 }
 
+/** The item feature that a request's `item` is the value of. */
+export function itemIdOf({ itemId = 'id' }: HstuConfig): string {
+  return itemId
+}
+
 /**
  * A checked config.
  * @throws {RankError} CONFIG_INVALID with the JSON pointer of the first fault
@@ -150,8 +155,9 @@ export function parseConfig(value: unknown): HstuConfig {
       )
     }
   })
-  if (config.itemId !== undefined && !config.itemFeatures.some((f) => f.name === config.itemId)) {
-    throw invalid('/itemId', `must name an item feature, got ${show(config.itemId)}`)
+  const itemId = itemIdOf(config)
+  if (!config.itemFeatures.some(({ name }) => name === itemId)) {
+    throw invalid('/itemId', `must name an item feature, got ${show(itemId)}`)
   }
   if (config.unobservedAction !== undefined && !config.actions.includes(config.unobservedAction)) {
     throw invalid(

@@ -28,7 +28,7 @@ export function taskWeights(
     throw new RankError(
       'INVALID_REQUEST',
       `weights must name tasks (${tasks.map(({ name }) => name).join(', ')}), got ${JSON.stringify(unknown)}`,
-      { path: `/weights/${unknown}` },
+      { path: `/weights/${unknown.replaceAll('~', '~0').replaceAll('/', '~1')}` },
     )
   }
   return tasks.map(({ name }) => (Object.hasOwn(given, name) ? (given[name] ?? 0) : 0))

@@ -175,6 +175,9 @@ function own<T>(record: { readonly [name: string]: T }, name: string): T | undef
   return Object.hasOwn(record, name) ? record[name] : undefined
 }
 
+/** A request may misname a thousand features; the first few say it. */
+const MAX_WARNINGS = 20
+
 /** Warnings of one request, merged by text. */
 class Notes {
   readonly #counts = new Map<string, Warning>()
@@ -201,6 +204,6 @@ class Notes {
   }
 
   list(): Warning[] {
-    return [...this.#counts.values()]
+    return [...this.#counts.values()].slice(0, MAX_WARNINGS)
   }
 }

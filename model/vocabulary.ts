@@ -1,5 +1,5 @@
 import { show } from './check.js'
-import { type Encoding, type HstuConfig, readJson } from './config.js'
+import { type Encoding, type HstuConfig, itemIdOf, readJson } from './config.js'
 import { type EmbeddingLayout, embeddingLayout } from './embedding.js'
 import { RankError } from './errors.js'
 import type { Features, FeatureValue } from './request.js'
@@ -55,7 +55,7 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
   const itemNames = new Set(items.map(({ name }) => name))
   const itemTables = new Map(items.map((feature) => [`item.${feature.name}`, feature]))
   const slots = layout.slots
-  const idSlot = items.findIndex(({ name }) => name === (config.itemId ?? 'id'))
+  const idSlot = items.findIndex(({ name }) => name === itemIdOf(config))
   const catalogue = readCatalogue(config, items, slots, read)
   const unknownItem = Int32Array.from(items, ({ offset }) => offset)
 

@@ -134,13 +134,13 @@ const INVALID: [name: string, body: unknown, path: string | undefined, message: 
     'a weight of no task',
     { ...GOOD, weights: { buy: 1 } },
     '/weights/buy',
-    /^unknown task "buy": expected one of click$/,
+    /^weights must name tasks \(click\), got "buy"$/,
   ],
   [
     'a weight of toString',
     { ...GOOD, weights: { toString: 1 } },
     '/weights/toString',
-    /^unknown task "toString"/,
+    /^weights must name tasks \(click\), got "toString"$/,
   ],
 ]
 

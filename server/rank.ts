@@ -1,6 +1,7 @@
 import type { Ranker, RankResult } from '../falcon/types.js'
 import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
+import { taskWeights } from '../model/heads.js'
 import { modelId } from './answer.js'
 import type { Parsed } from './parse.js'
 
@@ -13,7 +14,8 @@ export type Ranked = { readonly result: RankResult; readonly retries: 0 | 1 }
  */
 export async function rankOnce(ranker: Ranker, parsed: Parsed): Promise<Ranked> {
   checkModel(ranker, parsed.model)
-  checkWeights(ranker, parsed.options.weights)
+  // Before any work, and not left to the ranker: a bad name must not cost a prefill.
+  taskWeights(ranker.model.tasks, undefined, parsed.options.weights)
   const { input, options, mainHistories } = parsed
   const startMs = performance.now()
   try {
@@ -42,16 +44,6 @@ function checkModel({ model }: Ranker, asked: string | undefined): void {
   if (asked === undefined || asked === model.name || asked === modelId(model)) return
   const message = `no model ${show(asked)}: expected ${show(model.name)} or ${show(modelId(model))}`
   throw new RankError('MODEL_NOT_FOUND', message, { path: '/model' })
-}
-
-function checkWeights({ model }: Ranker, weights: Parsed['options']['weights']): void {
-  for (const task of Object.keys(weights ?? {})) {
-    if (model.tasks.some(({ name }) => name === task)) continue
-    const tasks = model.tasks.map(({ name }) => name).join(', ')
-    throw new RankError('INVALID_REQUEST', `unknown task ${show(task)}: expected one of ${tasks}`, {
-      path: `/weights/${task}`,
-    })
-  }
 }
 
 /** `/histories/0/…` counts `history` as the first source; the client counts it apart. */

@@ -74,14 +74,7 @@ for (const name of names) {
       const tolerance = TOLERANCE[precision]
       test(`the engine gives logits, K and V within ${tolerance} in ${precision}`, async (t) => {
         const model = precision === 'fp32' ? fp32 : exportModel(t, { config, source, precision })
-        const engine = await createNodeEngine({
-          bundle: model.bundle,
-          workers: 1,
-          threadsPerWorker: 1,
-          provider: 'cpu',
-          deviceId: 0,
-          cudaFallback: false,
-        })
+        const engine = await createNodeEngine({ bundle: model.bundle })
         t.after(() => engine.close())
         const slots = model.vocabulary.layout.slots
         const batched = await engine.rank(cases)

@@ -32,14 +32,7 @@ for (const precision of ['fp32', 'fp16'] as const) {
     const same = SAME[precision]
     let engine: Engine
     before(async () => {
-      engine = await createNodeEngine({
-        bundle: model.bundle,
-        workers: 1,
-        threadsPerWorker: 1,
-        provider: 'cpu',
-        deviceId: 0,
-        cudaFallback: false,
-      })
+      engine = await createNodeEngine({ bundle: model.bundle })
     })
     after(() => engine.close())
 

@@ -53,14 +53,7 @@ describe('time buckets', () => {
     })
 
     test('fall into the oracle’s bucket around every edge, between candidate and token and between tokens', async (t) => {
-      const engine = await createNodeEngine({
-        bundle: model.bundle,
-        workers: 1,
-        threadsPerWorker: 1,
-        provider: 'cpu',
-        deviceId: 0,
-        cudaFallback: false,
-      })
+      const engine = await createNodeEngine({ bundle: model.bundle })
       t.after(() => engine.close())
       const start = 7
       const users = AROUND.flatMap((s) => [

@@ -39,14 +39,7 @@ const TINY = { dModel: 8, heads: 2, dqk: 3, dv: 4, headHidden: 6, maxTokens: 24,
 
 async function largestOf(scope: Scope, changes: object, seed: number): Promise<number> {
   const model = exportModel(scope, { config: smallConfig({ ...TINY, ...changes }), seed })
-  const engine = await createNodeEngine({
-    bundle: model.bundle,
-    workers: 1,
-    threadsPerWorker: 1,
-    provider: 'cpu',
-    deviceId: 0,
-    cudaFallback: false,
-  })
+  const engine = await createNodeEngine({ bundle: model.bundle })
   try {
     const random = createRandom(seed)
     const users = [9, 4].map((events) =>

@@ -1,11 +1,11 @@
 import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
+import { loadRanker } from '../../falcon/load.js'
 import type { Ranker } from '../../falcon/types.js'
 import { openBundle } from '../../model/manifest.js'
 import { needFolder } from './export.js'
 import { integer } from './flags.js'
 import { type KuaiRandUser, readKuaiRand } from './kuairand.js'
-import { loadQuietly } from './load-quietly.js'
 import { createProgress } from './progress.js'
 import { type TaskQuality, taskQuality } from './score-metrics.js'
 
@@ -32,7 +32,7 @@ export async function evalCommand(args: string[]): Promise<number> {
   const data = needFolder(values.data, `eval needs --data\n${EVAL_HELP}`)
   const bundle = needFolder(values.bundle, EVAL_HELP)
   const contextNames = openBundle(bundle).manifest.config.context.map(({ name }) => name)
-  const ranker = await loadQuietly(bundle)
+  const ranker = await loadRanker({ bundle })
   try {
     const all = await readKuaiRand(data)
     const users =

@@ -1,7 +1,7 @@
 import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from '../../model/check.js'
-import { type HstuConfig, readJson } from '../../model/config.js'
+import { type HstuConfig, itemIdOf, readJson } from '../../model/config.js'
 import type { Manifest } from '../../model/manifest.js'
 import type { FeatureValue, RankInput } from '../../model/request.js'
 import type { HistoryTokens } from '../../model/tokens.js'
@@ -46,7 +46,7 @@ export function readGolden(file: string): GoldenRequest[] {
 
 /** The same request as a client would send it: ids as strings, actions by name. */
 export function toRankInput(request: GoldenRequest, config: HstuConfig): RankInput {
-  const idFeature = config.itemId ?? 'id'
+  const idFeature = itemIdOf(config)
   const item = (ids: Static<typeof Ids>) => ({
     item: String(ids[idFeature] ?? ''),
     features: known(ids, idFeature),

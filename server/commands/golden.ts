@@ -56,14 +56,7 @@ export async function goldenCommand(args: string[]): Promise<number> {
     const cases = readCases(folder, bundle)
     const report = (line: string) => process.stdout.write(`${line}\n`)
     let worst = compareOracle(folder, bundle, cases, report)
-    const engine = await createNodeEngine({
-      bundle,
-      workers: 1,
-      threadsPerWorker: 1,
-      provider,
-      deviceId: 0,
-      cudaFallback: false,
-    })
+    const engine = await createNodeEngine({ bundle, provider })
     try {
       worst = Math.max(worst, await compareEngine(engine, cases, precision, report))
     } finally {

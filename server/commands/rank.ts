@@ -1,12 +1,12 @@
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { loadRanker } from '../../falcon/load.js'
 import { RankError } from '../../model/errors.js'
 import { modelId, toAnswer } from '../answer.js'
 import { KNOBS } from '../config.js'
 import { parseRank } from '../parse.js'
 import { rankOnce } from '../rank.js'
 import { needFolder } from './export.js'
-import { loadQuietly } from './load-quietly.js'
 
 export const RANK_HELP = `peregrine rank --request FILE [--bundle DIR]
     ranks one request, a body of POST /v1/rank, without a server; prints the answer`
@@ -33,7 +33,7 @@ export async function rankCommand(args: string[]): Promise<number> {
   const start = performance.now()
   const parsed = parseRank(body, LIMITS, Math.floor(Date.now() / 1000))
   const parseMs = performance.now() - start
-  const ranker = await loadQuietly(bundle)
+  const ranker = await loadRanker({ bundle })
   try {
     const { result, retries } = await rankOnce(ranker, parsed)
     const run = parsed.explain ? { parseMs, retries } : undefined

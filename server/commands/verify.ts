@@ -21,14 +21,7 @@ export async function verifyCommand(args: string[]): Promise<number> {
   process.stdout.write(
     `${name}@${version} ${precision}: ${Object.keys(files).length} files match their hashes\n`,
   )
-  const engine = await createNodeEngine({
-    bundle,
-    workers: 1,
-    threadsPerWorker: 1,
-    provider: providerFlag(values.provider),
-    deviceId: 0,
-    cudaFallback: false,
-  })
+  const engine = await createNodeEngine({ bundle, provider: providerFlag(values.provider) })
   try {
     const { cases, maxDifference, tolerance } = await verifyBundle(engine, bundle)
     process.stdout.write(

@@ -9,11 +9,14 @@ const MAX_FAILED_STARTS = 3
 
 export type NodeEngineOptions = {
   readonly bundle: Bundle
-  readonly workers: number
-  readonly threadsPerWorker: number
-  readonly provider: 'cpu' | 'cuda'
-  readonly deviceId: number
-  readonly cudaFallback: boolean
+  /** 1 when absent, as `threadsPerWorker`: the least that runs. */
+  readonly workers?: number
+  readonly threadsPerWorker?: number
+  /** `cpu` when absent. */
+  readonly provider?: 'cpu' | 'cuda'
+  readonly deviceId?: number
+  /** Use the CPU when the CUDA provider is missing, instead of failing. */
+  readonly cudaFallback?: boolean
   /** Told about crashes and fallbacks; the engine itself does not log. */
   readonly onEvent?: (event: EngineEvent) => void
 }
@@ -49,7 +52,13 @@ type Thread = {
 export async function createNodeEngine(
   options: NodeEngineOptions,
 ): Promise<Engine & { readonly threads: () => readonly Worker[] }> {
-  const { bundle, onEvent = () => {} } = options
+  const {
+    bundle,
+    onEvent = () => {},
+    workers = 1,
+    threadsPerWorker = 1,
+    provider = 'cpu',
+  } = options
   const { slots } = bundle.manifest.embedding
   const threads: Thread[] = []
   const handles = new WeakMap<KvHandle, { readonly thread: Thread; readonly id: number }>()
@@ -64,13 +73,13 @@ export async function createNodeEngine(
     const workerData: WorkerOptions = {
       folder: bundle.folder,
       manifest: bundle.manifest,
-      provider: options.provider,
-      deviceId: options.deviceId,
-      cudaFallback: options.cudaFallback,
-      threads: options.threadsPerWorker,
+      provider,
+      deviceId: options.deviceId ?? 0,
+      cudaFallback: options.cudaFallback ?? false,
+      threads: threadsPerWorker,
       // Worth 10 to 20 % to a lone worker (146 for 166 ms at the paper's shape, b = 256, 2 threads);
       // spinning threads of several workers would take each other's cores.
-      spin: options.workers === 1 && options.threadsPerWorker > 1,
+      spin: workers === 1 && threadsPerWorker > 1,
     }
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData })
     const ready = deferred<'cpu' | 'cuda'>()
@@ -186,8 +195,8 @@ export async function createNodeEngine(
     return handle
   }
 
-  if (options.provider === 'cuda') keepFloat32Exact()
-  for (let i = 0; i < options.workers; i++) threads.push(start(i))
+  if (provider === 'cuda') keepFloat32Exact()
+  for (let i = 0; i < workers; i++) threads.push(start(i))
   let device: 'cpu' | 'cuda'
   try {
     const providers = await Promise.all(threads.map(({ ready }) => ready))
