@@ -2,6 +2,7 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { parseArgs } from 'node:util'
+import { DEMO_BUNDLE, ensureDemoBundle } from '../server/commands/demo.js'
 import { benchFalcon } from './falcon.js'
 import { benchHttp } from './http.js'
 import { describeMachine } from './machine.js'
@@ -13,7 +14,7 @@ const { values } = parseArgs({
   options: {
     python: { type: 'string' },
     out: { type: 'string', default: 'bench/results' },
-    bundle: { type: 'string', default: 'bundles/kuairand' },
+    bundle: { type: 'string', default: DEMO_BUNDLE },
     requests: { type: 'string', default: 'demo/kuairand/requests' },
   },
 })
@@ -25,6 +26,7 @@ try {
   const bundle = exportPaperShape(`${folder}/paper`)
   const falcon = await benchFalcon(bundle, values.python, log)
   const memory = benchMemory(bundle.folder, log)
+  ensureDemoBundle(values.bundle)
   const http = await benchHttp(values.bundle, values.requests, log)
   const result = { machine, falcon, memory, http }
   mkdirSync(values.out, { recursive: true })

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { loadRanker } from '../falcon/load.js'
 import { RankError } from '../model/errors.js'
+import { ensureDemoBundle } from './commands/demo.js'
 import { EVAL_HELP, evalCommand } from './commands/eval.js'
 import { EXPORT_HELP, exportCommand } from './commands/export.js'
 import { GOLDEN_HELP, goldenCommand } from './commands/golden.js'
@@ -10,8 +11,8 @@ import { configHelp, parseServerConfig, type ServerConfig } from './config.js'
 import { createLogger } from './log.js'
 import { serve } from './serve.js'
 
-const SERVE_HELP = `peregrine serve --bundle DIR [flags]
-    serves a bundle over HTTP; flags, or the variables in brackets:
+const SERVE_HELP = `peregrine serve [--bundle DIR] [flags]
+    serves a bundle over HTTP, the demo model's by default; flags, or the variables in brackets:
 ${configHelp()}`
 
 const HELP = [SERVE_HELP, EXPORT_HELP, VERIFY_HELP, GOLDEN_HELP, RANK_HELP, EVAL_HELP].join('\n\n')
@@ -35,7 +36,8 @@ async function serveCommand(args: string[]): Promise<number> {
   return Number(process.exitCode ?? 0)
 }
 
-function loadConfigured(config: ServerConfig, log: ReturnType<typeof createLogger>) {
+async function loadConfigured(config: ServerConfig, log: ReturnType<typeof createLogger>) {
+  ensureDemoBundle(config.bundle)
   return loadRanker({
     ...config,
     maxKvBytes: config.kvBytes,

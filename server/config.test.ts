@@ -61,7 +61,6 @@ describe('parseServerConfig', () => {
   })
 
   for (const [name, args, env, message] of [
-    ['no bundle', [], {}, /^--bundle or PEREGRINE_BUNDLE must be given: the path of a bundle/],
     ['an empty bundle', ['--bundle', ''], {}, /^--bundle must be the path .*, got ""$/],
     ['an unknown flag', [...BUNDLE, '--prot', '1'], {}, /--prot/],
     ['a stray argument', [...BUNDLE, 'now'], {}, /now/],

@@ -1,13 +1,14 @@
 import { parseArgs } from 'node:util'
 import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
+import { DEMO_BUNDLE } from './commands/demo.js'
 import { choice, integer, type Knob, text, toggle } from './knob.js'
 
 const MiB = 2 ** 20
 
 /** Every setting of the server. Flags are `--kebab-case`, variables `PEREGRINE_UPPER_CASE`. */
 export const KNOBS = {
-  bundle: text('Bundle to serve', 'the path of a bundle directory'),
+  bundle: text('Bundle to serve', 'the path of a bundle directory', DEMO_BUNDLE),
   host: text('Address to listen on', 'a host name or address', '127.0.0.1'),
   port: integer('Port to listen on; 0 picks a free one', 8080, 0, 65_535),
   logLevel: choice('Least severe level that is logged', 'info', [
@@ -74,8 +75,7 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     const raw = flag ?? env[envName(name)]
     if (raw === undefined) {
       sources.set(name, 'default')
-      if (knob.fallback !== undefined) return knob.fallback
-      throw invalid(`--${flagName(name)} or ${envName(name)} must be given: ${knob.expected}`)
+      return knob.fallback
     }
     sources.set(name, flag === undefined ? 'env' : 'flag')
     const value = knob.read(raw)
@@ -117,8 +117,7 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
 export function configHelp(): string {
   return Object.entries<Knob<unknown>>(KNOBS)
     .map(([name, { what, expected, fallback }]) => {
-      const standard = fallback === undefined ? 'required' : `default ${fallback}`
-      return `  --${flagName(name).padEnd(22)}${what}: ${expected} (${standard}; ${envName(name)})`
+      return `  --${flagName(name).padEnd(22)}${what}: ${expected} (default ${fallback}; ${envName(name)})`
     })
     .join('\n')
 }

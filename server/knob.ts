@@ -2,14 +2,13 @@
 export type Knob<T> = {
   readonly what: string
   readonly expected: string
-  /** Undefined where the operator must say. */
-  readonly fallback: T | undefined
+  readonly fallback: T
   readonly isSwitch: boolean
   /** Undefined when the text is none of what is expected. */
   readonly read: (text: string) => T | undefined
 }
 
-export function text(what: string, expected: string, fallback?: string): Knob<string> {
+export function text(what: string, expected: string, fallback: string): Knob<string> {
   const read = (raw: string) => (raw === '' ? undefined : raw)
   return { what, expected, fallback, isSwitch: false, read }
 }

@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util'
 import { loadRanker } from '../../falcon/load.js'
 import type { Ranker } from '../../falcon/types.js'
 import { openBundle } from '../../model/manifest.js'
+import { DEMO_BUNDLE, ensureDemoBundle } from './demo.js'
 import { needFolder } from './export.js'
 import { integer } from './flags.js'
 import { type KuaiRandUser, readKuaiRand } from './kuairand.js'
@@ -24,12 +25,13 @@ export async function evalCommand(args: string[]): Promise<number> {
     args,
     options: {
       data: { type: 'string' },
-      bundle: { type: 'string', default: 'bundles/kuairand' },
+      bundle: { type: 'string', default: DEMO_BUNDLE },
       users: { type: 'string' },
       json: { type: 'boolean', default: false },
     },
   })
   const data = needFolder(values.data, `eval needs --data\n${EVAL_HELP}`)
+  ensureDemoBundle(values.bundle)
   const bundle = needFolder(values.bundle, EVAL_HELP)
   const contextNames = openBundle(bundle).manifest.config.context.map(({ name }) => name)
   const ranker = await loadRanker({ bundle })

@@ -6,15 +6,16 @@ import { modelId, toAnswer } from '../answer.js'
 import { KNOBS } from '../config.js'
 import { parseRank } from '../parse.js'
 import { rankOnce } from '../rank.js'
+import { DEMO_BUNDLE, ensureDemoBundle } from './demo.js'
 import { needFolder } from './export.js'
 
 export const RANK_HELP = `peregrine rank --request FILE [--bundle DIR]
     ranks one request, a body of POST /v1/rank, without a server; prints the answer`
 
 const LIMITS = {
-  maxHistoryEvents: KNOBS.maxHistoryEvents.fallback ?? 0,
-  maxCandidates: KNOBS.maxCandidates.fallback ?? 0,
-  maxBatchRequests: KNOBS.maxBatchRequests.fallback ?? 0,
+  maxHistoryEvents: KNOBS.maxHistoryEvents.fallback,
+  maxCandidates: KNOBS.maxCandidates.fallback,
+  maxBatchRequests: KNOBS.maxBatchRequests.fallback,
 }
 
 export async function rankCommand(args: string[]): Promise<number> {
@@ -22,13 +23,14 @@ export async function rankCommand(args: string[]): Promise<number> {
     args,
     options: {
       request: { type: 'string' },
-      bundle: { type: 'string', default: 'bundles/kuairand' },
+      bundle: { type: 'string', default: DEMO_BUNDLE },
     },
   })
   if (values.request === undefined) {
     throw new RankError('INVALID_REQUEST', `rank needs --request\n${RANK_HELP}`)
   }
   const body = readBody(values.request)
+  ensureDemoBundle(values.bundle)
   const bundle = needFolder(values.bundle, RANK_HELP)
   const start = performance.now()
   const parsed = parseRank(body, LIMITS, Math.floor(Date.now() / 1000))
