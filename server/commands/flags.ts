@@ -17,3 +17,13 @@ export function providerFlag(value: string): 'cpu' | 'cuda' {
   if (value === 'cpu' || value === 'cuda') return value
   throw new RankError('INVALID_REQUEST', `--provider must be cpu or cuda, got ${value}`)
 }
+
+/** A flag's number above 0. @throws {RankError} INVALID_REQUEST */
+export function positive(flag: string, text: string): number {
+  const value = Number(text)
+  if (Number.isFinite(value) && value > 0) return value
+  throw new RankError(
+    'INVALID_REQUEST',
+    `${flag} must be a positive number, got ${JSON.stringify(text)}`,
+  )
+}

@@ -15,7 +15,7 @@ import { buildCandidates, buildHistory } from '../../model/sequence.js'
 import { type HistoryTokens, sliceTokens } from '../../model/tokens.js'
 import { TOLERANCE } from '../../model/vectors.js'
 import { exportBundle, needFolder, parsePrecision } from './export.js'
-import { providerFlag } from './flags.js'
+import { positive, providerFlag } from './flags.js'
 import { type GoldenRequest, readGolden, tokensDifference, toRankInput } from './golden-case.js'
 
 export const GOLDEN_HELP = `peregrine golden DIR [--precision fp32|fp16] [--provider cpu|cuda] [--tolerance X]
@@ -48,7 +48,10 @@ export async function goldenCommand(args: string[]): Promise<number> {
   const folder = needFolder(positionals[0], `golden needs the folder of a case\n${GOLDEN_HELP}`)
   const precision = parsePrecision(values.precision)
   const provider = providerFlag(values.provider)
-  const tolerance = values.tolerance === undefined ? TOLERANCE[precision] : Number(values.tolerance)
+  const tolerance =
+    values.tolerance === undefined
+      ? TOLERANCE[precision]
+      : positive('--tolerance', values.tolerance)
   const out = mkdtempSync(`${tmpdir()}/peregrine-golden-`)
   try {
     exportBundle(folder, `${out}/bundle`, precision)

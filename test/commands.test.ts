@@ -1,0 +1,206 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { cpSync, existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { after, describe, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { gzipSync } from 'node:zlib'
+import { tempFolder } from './fixtures.js'
+
+const CLI = fileURLToPath(new URL('../server/cli.js', import.meta.url))
+const GOLDEN = 'test/golden/paper/limit'
+
+function peregrine(...args: string[]) {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], {
+    encoding: 'utf8',
+  })
+  return { status, stdout, stderr }
+}
+
+/** A user's mistake: exit code not 0, a sentence, no stack. */
+function assertRefused(result: ReturnType<typeof peregrine>, message: RegExp) {
+  assert.notEqual(result.status, 0)
+  assert.match(result.stderr, message)
+  assert.doesNotMatch(result.stderr, /\n\s+at /)
+}
+
+describe('the commands', () => {
+  const folder = tempFolder({ after })
+  const bundle = `${folder}/demo`
+
+  test('export, verify and rank work one after the other on the demo model', () => {
+    const exported = peregrine('export', '--from', 'demo/kuairand', '--out', bundle)
+    assert.equal(exported.status, 0, exported.stderr)
+    assert.match(exported.stdout, /^kuairand-demo@[0-9a-f]{16} fp32, \d+ files in /)
+    const verified = peregrine('verify', bundle)
+    assert.equal(verified.status, 0, verified.stderr)
+    assert.match(verified.stdout, /node\/cpu: 6 test vectors, largest difference \d/)
+    const ranked = peregrine(
+      'rank',
+      '--bundle',
+      bundle,
+      '--request',
+      'demo/kuairand/requests/0007.json',
+    )
+    assert.equal(ranked.status, 0, ranked.stderr)
+    assert.equal(JSON.parse(ranked.stdout).items.length, 100)
+  })
+
+  test('export --random writes a bundle of the asked shape that verifies', () => {
+    const shape = [
+      '--layers',
+      '2',
+      '--d-model',
+      '32',
+      '--heads',
+      '2',
+      '--max-tokens',
+      '64',
+      '--items',
+      '50',
+    ]
+    const out = `${folder}/random`
+    const exported = peregrine(
+      'export',
+      '--random',
+      ...shape,
+      '--seed',
+      '3',
+      '--precision',
+      'fp16',
+      '--out',
+      out,
+    )
+    assert.equal(exported.status, 0, exported.stderr)
+    assert.match(exported.stdout, /^random-l2-d32-h2-n64@/)
+    assert.equal(peregrine('verify', out).status, 0)
+  })
+
+  test('golden exits 0 within the tolerance and 1 past it', () => {
+    const passed = peregrine('golden', GOLDEN)
+    assert.equal(passed.status, 0, passed.stderr)
+    assert.match(passed.stdout, /^PASS /m)
+    const failed = peregrine('golden', GOLDEN, '--tolerance', '1e-12')
+    assert.equal(failed.status, 1)
+    assert.match(failed.stdout, /^FAIL .*tolerance 1e-12$/m)
+  })
+
+  test('golden fails on weights that are not the case’s own', () => {
+    const wrong = `${folder}/wrong`
+    cpSync(GOLDEN, wrong, { recursive: true })
+    cpSync('test/golden/paper/plain/weights.safetensors', `${wrong}/weights.safetensors`)
+    assertRefused(
+      peregrine('golden', wrong),
+      /WEIGHTS_INVALID: tensor \S+ (is missing|must have shape)/,
+    )
+  })
+
+  test('refuse what they cannot use with a sentence and no stack', () => {
+    writeFileSync(`${folder}/broken.json`, '{"user":')
+    const cases: [args: string[], message: RegExp][] = [
+      [['fly'], /unknown command "fly"/],
+      [[], /unknown command ""/],
+      [['export'], /export needs --out and either --from or --random/],
+      [
+        ['export', '--from', `${folder}/none`, '--out', `${folder}/x`],
+        /CONFIG_INVALID: cannot read .*none\/config.json/,
+      ],
+      [
+        ['export', '--random', '--out', `${folder}/x`, '--layers', '0'],
+        /--layers must be an integer from 1 to 256, got "0"/,
+      ],
+      [
+        ['export', '--random', '--out', `${folder}/x`, '--heads', '7'],
+        /--d-model must be a multiple of --heads/,
+      ],
+      [
+        ['export', '--random', '--out', `${folder}/x`, '--precision', 'int8'],
+        /--precision must be fp32 or fp16, got int8/,
+      ],
+      [['export', '--random', '--out', folder, '--layers', '1'], /exists and is no bundle/],
+      [['verify'], /verify needs the folder of a bundle/],
+      [['verify', `${folder}/none`], /no such folder/],
+      [['verify', folder], /BUNDLE_INVALID: cannot read .*manifest.json/],
+      [['golden', GOLDEN, '--provider', 'tpu'], /--provider must be cpu or cuda, got tpu/],
+      [
+        ['golden', GOLDEN, '--tolerance', 'much'],
+        /--tolerance must be a positive number, got "much"/,
+      ],
+      [['rank', '--bundle', bundle], /rank needs --request/],
+      [
+        ['rank', '--bundle', bundle, '--request', `${folder}/broken.json`],
+        /cannot read .* as JSON/,
+      ],
+      [['eval', '--bundle', bundle], /eval needs --data/],
+      [['eval', '--bundle', bundle, '--data', folder], /does not hold KuaiRand-Pure: log_standard/],
+      [['serve', '--port', '70000'], /--port must be an integer from 0 to 65535, got "70000"/],
+      [['verify', '--fast', bundle], /Unknown option '--fast'/],
+    ]
+    for (const [args, message] of cases) assertRefused(peregrine(...args), message)
+    assert.ok(!existsSync(`${folder}/x`))
+    assert.deepEqual(
+      readdirSync(folder).filter((name) => name.includes('.tmp-')),
+      [],
+    )
+  })
+
+  test('each has help', () => {
+    for (const command of ['serve', 'export', 'verify', 'golden', 'rank', 'eval']) {
+      const { status, stdout } = peregrine(command, '--help')
+      assert.equal(status, 0)
+      assert.match(stdout, new RegExp(`^peregrine ${command} `))
+    }
+  })
+
+  test('eval replays the test days of a small log through the pipeline', () => {
+    const data = `${folder}/data`
+    cpSync('demo/kuairand/vocabularies', data, { recursive: true })
+    const gzip = (name: string, lines: string[]) =>
+      writeFileSync(`${data}/${name}`, gzipSync(`${lines.join('\n')}\n`))
+    const log = 'user_id,video_id,date,time_ms,is_click,is_like,long_view,tab'
+    const rows = [
+      '1,2166,20220504,1651622400000,1,0,1,1',
+      '1,832,20220505,1651708800000,1,1,1,1',
+      '1,832,20220505,1651708800000,1,1,1,1',
+      '1,2126,20220506,1651795200000,0,0,0,1',
+      '2,1068,20220505,1651708800500,0,0,0,0',
+      '3,1068,20220425,1650844800000,0,0,0,0',
+    ]
+    gzip('log_standard_0425_0508.csv.gz', [log, ...rows])
+    gzip('history_0409_0424_last50.csv.gz', [
+      'user_id,pos,video_id,is_like,long_view',
+      '1,4,6807,0,1',
+      '2,0,6807,1,0',
+    ])
+    gzip('history_meta.csv.gz', [
+      'user_id,history_len,last_time_ms',
+      '1,5,1650700000000',
+      '2,1,1650700000000',
+    ])
+    gzip('user_features_pure.csv.gz', [
+      'user_id,user_active_degree,fans_user_num_range',
+      '1,full_active,"[10,100)"',
+    ])
+    const { status, stdout, stderr } = peregrine(
+      'eval',
+      '--bundle',
+      bundle,
+      '--data',
+      data,
+      '--json',
+    )
+    assert.equal(status, 0, stderr)
+    const { tasks } = JSON.parse(stdout)
+    assert.deepEqual(
+      tasks.map(({ task, rows }: { task: string; rows: number }) => [task, rows]),
+      [
+        ['click', 3],
+        ['long_view', 3],
+        ['like', 3],
+      ],
+    )
+    for (const { auc, ne, logLoss } of tasks) {
+      assert.ok([0, 0.5, 1].includes(auc) && ne > 0 && logLoss > 0, JSON.stringify(tasks))
+    }
+    assert.match(stderr, /eval kuairand-demo .* 100 % \(3\/3/)
+  })
+})
