@@ -194,6 +194,17 @@ describe('overload', () => {
 })
 
 describe('readiness', () => {
+  test('/readyz is 503 while every worker is gone', async (t) => {
+    const ranker = rankerOf()
+    const { cache, engine } = ranker.stats()
+    const stats = () => ({ cache, engine: { ...engine, workers: 0 } })
+    const app = await appOf(undefined, { ranker: () => ({ ...ranker, stats }) })
+    t.after(() => app.close())
+    const res = await app.inject('/readyz')
+    assert.equal(res.statusCode, 503)
+    assert.deepEqual(res.json(), { status: 'crashed' })
+  })
+
   test('/readyz and /v1/rank are 503 until the model is there, /livez is always 200', async (t) => {
     let ranker: Ranker | undefined
     let isDraining = false

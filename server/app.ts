@@ -117,7 +117,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   )
   app.get('/livez', probe('The process lives', 200), async () => ({ status: 'ok' }))
   app.get('/readyz', probe('The model is warm', 200, 503), async (_, reply) => {
-    const status = isDraining() ? 'draining' : ranker() === undefined ? 'loading' : 'ready'
+    const status = readiness(isDraining(), ranker())
     return reply.code(status === 'ready' ? 200 : 503).send({ status })
   })
   app.get(
@@ -126,6 +126,13 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     async (_, reply) => reply.type(registry.contentType).send(await registry.metrics()),
   )
   return app
+}
+
+/** `crashed`: every worker is gone, for now or for good; another replica does better. */
+function readiness(isDraining: boolean, ranker: Ranker | undefined) {
+  if (isDraining) return 'draining'
+  if (ranker === undefined) return 'loading'
+  return ranker.stats().engine.workers === 0 ? 'crashed' : 'ready'
 }
 
 function probe(summary: string, ...statuses: number[]) {
