@@ -1,6 +1,6 @@
 import type { Engine } from '../model/engine/engine.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
-import { coveredTokens, type DigestChain, digestChain } from './digest.js'
+import { coveredTokens, type DigestChain, digestChain, PAGE_TOKENS } from './digest.js'
 import type { Lease, MemoryCache } from './memory.js'
 
 /** How a history's K/V came about. `stale`: a prefix was cached, the rest was appended. */
@@ -20,6 +20,8 @@ export type KvCache = {
    * caller ends the lease.
    */
   obtain(key: string, tokens: HistoryTokens): Promise<KvResult>
+  /** K/V that is neither looked up nor kept. The caller ends the lease. */
+  prefill(tokens: HistoryTokens): Promise<KvResult>
 }
 
 /** `appendIsExact`: the model's old K/V stays valid when tokens follow (the manifest's word). */
@@ -55,10 +57,13 @@ export function createKvCache(
     try {
       const rest = sliceTokens(tokens, covered, tokens.length)
       const handle = await engine.prefill(rest, { handle: cached.handle, tokens: covered })
-      const isShorter = tokens.length < cached.handle.tokens && covered === tokens.length
       return {
-        // A shorter history than the cached one is a view of it: the longer entry stays.
-        lease: isShorter ? ownLease(engine, handle, chain) : memory.store(key, handle, chain),
+        // A late request, its history a beginning of the entry's as far as whole pages tell, must
+        // not cost the next full one its K/V: the longer entry stays.
+        lease:
+          tokens.length < cached.handle.tokens && covered + PAGE_TOKENS > tokens.length
+            ? ownLease(engine, handle, chain)
+            : memory.store(key, handle, chain),
         state: rest.length === 0 ? 'hit' : 'stale',
         reusedTokens: covered,
         prefilledTokens: rest.length,
@@ -69,6 +74,15 @@ export function createKvCache(
   }
 
   return {
+    async prefill(tokens) {
+      const handle = await engine.prefill(tokens)
+      return {
+        lease: ownLease(engine, handle, digestChain(tokens)),
+        state: 'miss',
+        reusedTokens: 0,
+        prefilledTokens: tokens.length,
+      }
+    },
     async obtain(key, tokens) {
       const chain = digestChain(tokens)
       const flight = `${key} ${chain.whole}`

@@ -120,7 +120,7 @@ describe('rank', () => {
       items.map(({ index }) => index),
       [...Array(9).keys()],
     )
-    const zero = await ranker().rank(request(3, 7), { weights: {} })
+    const zero = await ranker().rank(request(3, 7), { weights: { click: 0 } })
     assert.deepEqual(
       zero.items.map(({ index, score }) => [index, score]),
       Array.from({ length: 7 }, (_, i) => [i, 0]),

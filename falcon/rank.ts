@@ -29,6 +29,15 @@ type Scored = {
   readonly historyMs: number
 }
 
+/** What a partial answer holds when its deadline passed before any work. */
+const NOTHING: Scored = {
+  kv: { state: 'none', reusedTokens: 0, prefilledTokens: 0 },
+  logits: new Float32Array(0),
+  scored: 0,
+  microBatches: 0,
+  historyMs: 0,
+}
+
 /**
  * The pipeline: tokens, K/V of the history, micro-batches of candidates, heads, value formula, top-k.
  * @see Zhai et al., "Actions Speak Louder than Words", section 3.4 (M-FALCON)
@@ -65,7 +74,10 @@ export function createRanker(options: RankerOptions): Ranker {
     deadline: Deadline,
   ): Promise<Scored> => {
     const start = now()
-    const { lease, ...use } = await kv.obtain(input.user.id, history.tokens)
+    // Without events the K/V carries the query time: not worth the place of the user's entry.
+    const { lease, ...use } = await (history.events === 0
+      ? kv.prefill(history.tokens)
+      : kv.obtain(input.user.id, history.tokens))
     try {
       const historyMs = now() - start
       const logits = new Float32Array((rows.length / slots) * tasks.length)
@@ -103,10 +115,10 @@ export function createRanker(options: RankerOptions): Ranker {
       const history = buildHistory(input, vocabulary)
       const candidates = buildCandidates(input, vocabulary)
       const sequenced = now()
-      deadline.isOver(0)
       const m = input.candidates.length
-      const result =
-        chooseRoute(history.events, m, microBatchSize) === 'onePass'
+      const result = deadline.isOver(0)
+        ? NOTHING
+        : chooseRoute(history.events, m, microBatchSize) === 'onePass'
           ? await onePass(history, candidates.rows, input.time)
           : await cached(input, history, candidates.rows, deadline)
       const scoredAt = now()

@@ -27,7 +27,10 @@ describe('taskWeights', () => {
     assert.deepEqual(taskWeights(TASKS, undefined, undefined), [1, 1, 1])
     assert.deepEqual(taskWeights(TASKS, { like: 2 }, undefined), [0, 0, 2])
     assert.deepEqual(taskWeights(TASKS, { like: 2 }, { click: 3, seconds: -1 }), [3, -1, 0])
-    assert.deepEqual(taskWeights(TASKS, { like: 2 }, {}), [0, 0, 0])
+    assert.throws(() => taskWeights(TASKS, { like: 2 }, {}), {
+      code: 'INVALID_REQUEST',
+      message: 'weights must name at least one task, got {}',
+    })
   })
 
   test('refuses a name that is no task, inherited ones too, with its path', () => {

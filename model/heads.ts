@@ -31,6 +31,11 @@ export function taskWeights(
       { path: `/weights/${unknown.replaceAll('~', '~0').replaceAll('/', '~1')}` },
     )
   }
+  if (Object.keys(given).length === 0) {
+    throw new RankError('INVALID_REQUEST', 'weights must name at least one task, got {}', {
+      path: '/weights',
+    })
+  }
   return tasks.map(({ name }) => (Object.hasOwn(given, name) ? (given[name] ?? 0) : 0))
 }
 

@@ -1,6 +1,6 @@
 import { show } from './check.js'
 import { RankError } from './errors.js'
-import type { Features, RankInput, SeriesEntry, Warning } from './request.js'
+import type { Features, FeatureValue, RankInput, SeriesEntry, Warning } from './request.js'
 import type { HistoryTokens } from './tokens.js'
 import type { Vocabulary } from './vocabulary.js'
 
@@ -12,6 +12,16 @@ export type History = {
   readonly warnings: readonly Warning[]
 }
 
+/** Where an event stands in the request, before it is known whether it is kept. */
+type Entry =
+  | { readonly kind: 'main'; readonly time: number; readonly h: number; readonly e: number }
+  | {
+      readonly kind: 'aux'
+      readonly time: number
+      readonly series: number
+      readonly value: FeatureValue
+    }
+
 /** An event before it becomes two tokens: rows (slots) and the action token's mask. */
 type Event = { readonly time: number; readonly rows: Int32Array; readonly mask: number }
 
@@ -22,19 +32,16 @@ type Event = { readonly time: number; readonly rows: Int32Array; readonly mask: 
  * manifest's order); a slowly changing series keeps the first entry of every run of equal raw
  * values; what does not fit C + 2E <= maxTokens loses its oldest events, whole.
  *
- * @throws {RankError} INVALID_REQUEST at an action type that the model does not have
+ * @throws {RankError} INVALID_REQUEST at a kept event's action type that the model does not have
  * @see Zhai et al., "Actions Speak Louder than Words", section 2.1 (sequentialization)
  */
 export function buildHistory(input: RankInput, vocabulary: Vocabulary): History {
   const { config, layout } = vocabulary
   const notes = new Notes()
-  const events = [
-    ...mainEvents(input, vocabulary, notes),
-    ...auxiliaryEvents(input, vocabulary, notes),
-  ]
-  events.sort((a, b) => a.time - b.time)
+  const entries = [...mainEntries(input), ...auxiliaryEntries(input, vocabulary, notes)]
+  entries.sort((a, b) => a.time - b.time)
   const room = Math.floor((config.maxTokens - config.context.length) / 2)
-  const dropped = Math.max(0, events.length - room)
+  const dropped = Math.max(0, entries.length - room)
   if (dropped > 0) {
     notes.add(
       'HISTORY_TRUNCATED',
@@ -42,7 +49,8 @@ export function buildHistory(input: RankInput, vocabulary: Vocabulary): History 
       dropped,
     )
   }
-  const kept = events.slice(dropped)
+  // Only what is kept is encoded: of 100,000 events, a few hundred.
+  const kept = encodeEvents(entries.slice(dropped), input, vocabulary, notes)
   const late = kept.filter(({ time }) => time > input.time).length
   if (late > 0)
     notes.add('EVENT_AFTER_QUERY', 'events later than the query time count as simultaneous', late)
@@ -100,30 +108,54 @@ export function buildCandidates(
   return { rows, warnings: notes.list() }
 }
 
-function mainEvents(input: RankInput, vocabulary: Vocabulary, notes: Notes): Event[] {
-  const { config, layout, actionBits } = vocabulary
-  const unobserved = config.unobservedAction === undefined ? [] : [config.unobservedAction]
-  let unknown = 0
-  const events = input.histories.flatMap((history, h) =>
-    history.map(({ item, time, actions = unobserved, features }, e) => {
-      const rows = new Int32Array(layout.slots)
-      if (!vocabulary.writeItem(item, features, rows, 0)) unknown++
-      if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'history', notes)
-      let mask = 0
-      actions.forEach((name, a) => {
-        const bit = actionBits.get(name)
-        if (bit === undefined) {
-          throw new RankError(
-            'INVALID_REQUEST',
-            `unknown action ${show(name)}: expected one of ${config.actions.join(', ')}`,
-            { path: `/histories/${h}/${e}/actions/${a}` },
-          )
-        }
-        mask |= 1 << bit
-      })
-      return { time, rows, mask }
-    }),
+function mainEntries({ histories }: RankInput): Entry[] {
+  return histories.flatMap((history, h) =>
+    history.map(({ time }, e): Entry => ({ kind: 'main', time, h, e })),
   )
+}
+
+function auxiliaryEntries(input: RankInput, vocabulary: Vocabulary, notes: Notes): Entry[] {
+  for (const name of Object.keys(input.series)) {
+    if (!vocabulary.auxiliary.some((series) => series.name === name)) {
+      notes.add(
+        'UNKNOWN_SERIES',
+        `series ${show(name)} was dropped: the model has no such slowly changing series`,
+        1,
+      )
+    }
+  }
+  return vocabulary.auxiliary.flatMap(({ name }, series) =>
+    firstOfEachRun(own(input.series, name) ?? []).map(
+      ({ value, time }): Entry => ({ kind: 'aux', time, series, value }),
+    ),
+  )
+}
+
+function encodeEvents(
+  entries: readonly Entry[],
+  input: RankInput,
+  vocabulary: Vocabulary,
+  notes: Notes,
+): Event[] {
+  let unknown = 0
+  const events = entries.map((entry): Event => {
+    const { time } = entry
+    const rows = new Int32Array(vocabulary.layout.slots)
+    if (entry.kind === 'aux') {
+      const series = vocabulary.auxiliary[entry.series]
+      if (series === undefined) throw new RangeError(`no series ${entry.series}`)
+      rows[0] = series.offset + series.encode(entry.value)
+      return { time, rows, mask: 1 << series.actionBit }
+    }
+    const event = input.histories[entry.h]?.[entry.e]
+    if (event === undefined) throw new RangeError(`no event ${entry.h}/${entry.e}`)
+    if (!vocabulary.writeItem(event.item, event.features, rows, 0)) unknown++
+    if (event.features !== undefined) {
+      noteUnknownFeatures(event.features, vocabulary, 'history', notes)
+    }
+    const path = `/histories/${entry.h}/${entry.e}/actions`
+    return { time, rows, mask: actionMask(event.actions, vocabulary, path) }
+  })
   if (unknown > 0) {
     notes.add(
       'UNKNOWN_ITEM',
@@ -134,23 +166,26 @@ function mainEvents(input: RankInput, vocabulary: Vocabulary, notes: Notes): Eve
   return events
 }
 
-function auxiliaryEvents(input: RankInput, vocabulary: Vocabulary, notes: Notes): Event[] {
-  for (const name of Object.keys(input.series)) {
-    if (!vocabulary.auxiliary.some((series) => series.name === name)) {
-      notes.add(
-        'UNKNOWN_SERIES',
-        `series ${show(name)} was dropped: the model has no such slowly changing series`,
-        1,
+/** Bits of the named action types; those of `unobservedAction` when none are given. */
+function actionMask(
+  actions: readonly string[] | undefined,
+  { config, actionBits }: Vocabulary,
+  path: string,
+): number {
+  const unobserved = config.unobservedAction === undefined ? [] : [config.unobservedAction]
+  let mask = 0
+  for (const [a, name] of (actions ?? unobserved).entries()) {
+    const bit = actionBits.get(name)
+    if (bit === undefined) {
+      throw new RankError(
+        'INVALID_REQUEST',
+        `unknown action ${show(name)}: expected one of ${config.actions.join(', ')}`,
+        { path: `${path}/${a}` },
       )
     }
+    mask |= 1 << bit
   }
-  return vocabulary.auxiliary.flatMap(({ name, offset, encode, actionBit }) =>
-    firstOfEachRun(own(input.series, name) ?? []).map(({ value, time }) => {
-      const rows = new Int32Array(vocabulary.layout.slots)
-      rows[0] = offset + encode(value)
-      return { time, rows, mask: 1 << actionBit }
-    }),
-  )
+  return mask
 }
 
 /** Time-ordered entries without those that repeat the raw value before them. */

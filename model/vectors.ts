@@ -34,6 +34,7 @@ const Vectors = Type.Array(
     }),
     logits: Type.Array(Type.Array(Type.Number())),
   }),
+  { minItems: 1 },
 )
 const compiled = Compile(Vectors)
 

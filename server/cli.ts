@@ -42,7 +42,8 @@ async function loadConfigured(config: ServerConfig, log: ReturnType<typeof creat
     ...config,
     maxKvBytes: config.kvBytes,
     onEvent(event) {
-      const isBad = event.kind === 'crash' || event.kind === 'gaveUp' || event.kind === 'provider'
+      const isBad =
+        event.kind === 'crash' || event.kind === 'notRestarted' || event.kind === 'provider'
       log[isBad ? 'warn' : 'info'](event, `engine: ${event.kind}`)
     },
   })

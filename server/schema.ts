@@ -101,7 +101,7 @@ export const RankRequest = Type.Object(
       Names(
         Type.Number({ minimum: -MAX_WEIGHT, maximum: MAX_WEIGHT }),
         MAX_SERIES,
-        "Weight of each task in the score; absent = the bundle's own.",
+        "Weight of each task in the score, 0 for those not named; absent = the bundle's own.",
       ),
     ),
     deadlineMs: Type.Optional(

@@ -1,4 +1,4 @@
-// design.md, "Exact": scores do not depend on b, on the cache state, on the other candidates, on
+// The promise of exactness: scores do not depend on b, on the cache state, on the other candidates, on
 // their order, or on other users. Appending equals rebuilding.
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'

@@ -65,18 +65,31 @@ export function writeBundle(options: ExportOptions): Manifest {
   if (existsSync(out) && !existsSync(`${out}/${MANIFEST_FILE}`)) {
     throw new RankError('BUNDLE_INVALID', `${out} exists and is no bundle: not overwriting it`)
   }
-  mkdirSync(dirname(out), { recursive: true })
-  const work = mkdtempSync(`${out}.tmp-`)
-  // mkdtemp makes folders for the owner alone; a bundle is often served by another user.
-  chmodSync(work, 0o755)
+  const work = makeWorkFolder(out)
   try {
     const manifest = writeInto(work, options)
-    rmSync(out, { recursive: true, force: true })
+    // Two renames: at no moment is a half-removed bundle where a server would look.
+    const former = `${work}-former`
+    if (existsSync(out)) renameSync(out, former)
     renameSync(work, out)
+    rmSync(former, { recursive: true, force: true })
     return manifest
   } catch (error) {
     rmSync(work, { recursive: true, force: true })
     throw error
+  }
+}
+
+function makeWorkFolder(out: string): string {
+  try {
+    mkdirSync(dirname(out), { recursive: true })
+    const work = mkdtempSync(`${out}.tmp-`)
+    // mkdtemp makes folders for the owner alone; a bundle is often served by another user.
+    chmodSync(work, 0o755)
+    return work
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new RankError('BUNDLE_INVALID', `cannot write ${out}: ${why}`, { cause })
   }
 }
 
@@ -141,6 +154,13 @@ function vectorsJson({ config, folder, oracle }: ExportOptions): string {
     const history = buildHistory(request, vocabulary)
     const candidates = buildCandidates(request, vocabulary)
     const { logits } = oracle(history.tokens, candidates.rows, request.time)
+    const bad = logits.find((logit) => !Number.isFinite(Math.fround(logit)))
+    if (bad !== undefined) {
+      throw new RankError(
+        'WEIGHTS_INVALID',
+        `logits must fit float32, got ${bad} for a sample request: the weights overflow`,
+      )
+    }
     // Float32 digits: libm differences of the last float64 bit must not change the file.
     const rows = request.candidates.map((_, i) =>
       Array.from(logits.subarray(i * tasks, (i + 1) * tasks), (x) => Number(x.toPrecision(7))),

@@ -5,6 +5,9 @@ import { RankError } from '../errors.js'
 import { openSafetensors } from './safetensors.js'
 import type { Tensor } from './weight-file.js'
 
+/** The one embedding table is built in memory: 8 GiB of float32. */
+const MAX_TABLE_ELEMENTS = 2 ** 31
+
 /** Where weights come from: a safetensors file, or a random generator. */
 export type WeightSource = {
   readonly names: readonly string[]
@@ -100,6 +103,12 @@ export function bundleTensors(source: WeightSource, config: HstuConfig): Map<str
   const d = config.dModel
   const scale = Math.sqrt(d)
   const layout = embeddingLayout(config)
+  if (layout.rows * d > MAX_TABLE_ELEMENTS) {
+    throw new RankError(
+      'WEIGHTS_INVALID',
+      `embedding tables must hold at most ${MAX_TABLE_ELEMENTS} numbers, got ${layout.rows} rows of ${d}`,
+    )
+  }
   const embedding = new Float32Array(layout.rows * d)
   for (const { name, offset } of layout.tables) {
     embedding.set(scaled(readFinite(source, `${name}.weight`), scale), offset * d)

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import type { Worker } from 'node:worker_threads'
 import { engineSuite } from '../../../test/engine-suite.js'
@@ -100,22 +100,37 @@ describe('createNodeEngine: crashes', () => {
     await engine.close()
   })
 
-  test('gives up on a worker that cannot start any more, and says so', async (t) => {
+  test('keeps trying a worker that cannot start, says so, and serves again once it can', async (t) => {
     const folder = copyBundle(t, model.bundle)
     const { engine, seen, next } = await openWatched(openBundle(folder), 1)
-    const gaveUp = next('gaveUp')
-    rmSync(`${folder}/prefill.onnx`)
+    const failed = next('notRestarted')
+    renameSync(`${folder}/prefill.onnx`, `${folder}/away.onnx`)
     await engine.threads()[0]?.terminate()
-    const event = await gaveUp
-    assert.ok(event.kind === 'gaveUp' && /prefill\.onnx does not load/.test(event.error))
-    assert.deepEqual(
-      seen.map(({ kind }) => kind),
-      ['crash', 'gaveUp'],
-    )
+    const event = await failed
+    assert.ok(event.kind === 'notRestarted' && /prefill\.onnx does not load/.test(event.error))
+    assert.equal(engine.stats().workers, 0)
     await assert.rejects(async () => engine.prefill(history), { code: 'WORKER_CRASHED' })
     await assert.rejects(async () => engine.rank([{ history, candidates, queryTime }]), {
       code: 'WORKER_CRASHED',
     })
+    const restarted = next('restarted')
+    renameSync(`${folder}/away.onnx`, `${folder}/prefill.onnx`)
+    await restarted
+    await engine.prefill(history)
+    assert.deepEqual(
+      [...new Set(seen.map(({ kind }) => kind))],
+      ['crash', 'notRestarted', 'restarted'],
+    )
+    await engine.close()
+  })
+
+  test('close() does not wait for the next try of a worker that cannot start', async (t) => {
+    const folder = copyBundle(t, model.bundle)
+    const { engine, next } = await openWatched(openBundle(folder), 1)
+    const failed = next('notRestarted')
+    rmSync(`${folder}/prefill.onnx`)
+    await engine.threads()[0]?.terminate()
+    await failed
     await engine.close()
   })
 

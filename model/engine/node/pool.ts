@@ -4,8 +4,9 @@ import type { Bundle } from '../../manifest.js'
 import type { Engine, KvHandle, WarmUp } from '../engine.js'
 import type { Answer, FromWorker, Job, ToWorker, WorkerOptions } from './protocol.js'
 
-/** A worker that dies while loading or warming up this often in a row will not be tried again. */
-const MAX_FAILED_STARTS = 3
+/** A replacement that does not start is tried again for ever, after pauses that double. */
+const FIRST_RETRY_MS = 100
+const LONGEST_RETRY_MS = 30_000
 
 export type NodeEngineOptions = {
   readonly bundle: Bundle
@@ -25,7 +26,13 @@ export type EngineEvent =
   | { readonly kind: 'provider'; readonly warning: string }
   | { readonly kind: 'crash'; readonly worker: number; readonly error: string }
   | { readonly kind: 'restarted'; readonly worker: number }
-  | { readonly kind: 'gaveUp'; readonly worker: number; readonly error: string }
+  | {
+      readonly kind: 'notRestarted'
+      readonly worker: number
+      readonly error: string
+      /** Until the next try. */
+      readonly pauseMs: number
+    }
 
 type Pending = {
   readonly cost: number
@@ -67,6 +74,8 @@ export async function createNodeEngine(
   let nextId = 1
   let restarts = 0
   let closing = false
+  /** Resolved by close(): ends the pauses between restarts. */
+  const closed = deferred<void>()
   let warmUpShapes: WarmUp | undefined
 
   const start = (index: number): Thread => {
@@ -137,9 +146,14 @@ export async function createNodeEngine(
   }
 
   const replace = async (index: number): Promise<void> => {
-    for (let attempt = 1; !closing; attempt++) {
-      const thread = start(index)
+    for (
+      let pauseMs = FIRST_RETRY_MS;
+      !closing;
+      pauseMs = Math.min(2 * pauseMs, LONGEST_RETRY_MS)
+    ) {
+      let thread: Thread | undefined
       try {
+        thread = start(index)
         await thread.ready
         if (closing) return stop(thread)
         if (warmUpShapes !== undefined) {
@@ -151,8 +165,9 @@ export async function createNodeEngine(
         return onEvent({ kind: 'restarted', worker: index })
       } catch (error) {
         const why = error instanceof Error ? error.message : String(error)
-        if (attempt === MAX_FAILED_STARTS)
-          return onEvent({ kind: 'gaveUp', worker: index, error: why })
+        onEvent({ kind: 'notRestarted', worker: index, error: why, pauseMs })
+        if (thread !== undefined) await stop(thread)
+        await pause(pauseMs, closed.promise)
       }
     }
   }
@@ -262,6 +277,7 @@ export async function createNodeEngine(
     }),
     async close() {
       closing = true
+      closed.resolve()
       await Promise.all([...threads.map((thread) => stop(thread)), ...replacements])
     },
     threads: () => threads.map(({ worker }) => worker),
@@ -275,6 +291,17 @@ export async function createNodeEngine(
  */
 function keepFloat32Exact(): void {
   process.env.NVIDIA_TF32_OVERRIDE ??= '0'
+}
+
+/** Waits `ms`, or until `end` comes first. */
+function pause(ms: number, end: Promise<void>): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms)
+    void end.then(() => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
 }
 
 /** A promise and its two ends. (Promise.withResolvers is not there before Node 22.) */
