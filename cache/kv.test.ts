@@ -67,6 +67,33 @@ describe('createKvCache', () => {
     assert.ok(engine.live() >= 1)
   })
 
+  test('a late, shorter history leaves the longer entry; one that really changed replaces it', async () => {
+    const { use } = open()
+    await use(first(200))
+    for (let length = 65; length < 200; length += 7) {
+      await use(first(length))
+      assert.equal((await use(first(200))).state, 'hit', `after ${length} tokens`)
+    }
+    const changed = edited(first(150), 30)
+    assert.equal((await use(changed)).state, 'miss')
+    assert.equal((await use(changed)).state, 'hit')
+    const later = edited(first(149), 70)
+    assert.deepEqual(await use(later), { state: 'miss', reusedTokens: 0, prefilledTokens: 149 })
+    assert.equal((await use(later)).state, 'hit')
+  })
+
+  test('prefill() neither looks up nor keeps', async () => {
+    const { use, kv, engine, memory } = open()
+    await use(first(20))
+    const { lease, state } = await kv.prefill(first(20))
+    assert.equal(state, 'miss')
+    assert.equal(engine.contentOf(lease.handle), contentOf(first(20)))
+    lease.done()
+    assert.equal(memory.stats().entries, 1)
+    assert.equal(engine.live(), 1)
+    assert.equal((await use(first(20))).state, 'hit')
+  })
+
   test('an edited token can never hit, wherever it is', async () => {
     for (const length of [1, 5, 64, 65, 128, 130]) {
       for (let at = 0; at < length; at++) {

@@ -276,6 +276,29 @@ describe('rank and its clock', () => {
     assert.ok(Object.values(real).every((ms) => ms >= 0))
   })
 
+  test('a partial answer whose deadline is over before any work costs none', async () => {
+    const idle: Engine = {
+      ...engine,
+      prefill: () => Promise.reject(new Error('no prefill was due')),
+      rank: () => Promise.reject(new Error('no run was due')),
+    }
+    for (const events of [0, 4]) {
+      let clock = 0
+      const { rank } = ranker({ engine: idle, now: () => (clock += 5) })
+      const { items, scored, kv } = await rank(request(events, 2), { deadlineMs: 1, partial: true })
+      assert.deepEqual({ items, scored, state: kv.state }, { items: [], scored: 0, state: 'none' })
+    }
+  })
+
+  test('a request without events leaves the user’s K/V where it is, however many candidates', async () => {
+    const { rank } = ranker()
+    const full = request(5, 3)
+    assert.equal((await rank(full, {})).kv.state, 'miss')
+    assert.equal((await rank(request(0, 1), {})).kv.state, 'none')
+    assert.equal((await rank(request(0, 9), {})).kv.state, 'miss')
+    assert.equal((await rank(full, {})).kv.state, 'hit')
+  })
+
   test('stops between micro-batches at the deadline: an error, or what is scored, for every deadline', async () => {
     const input = request(5, 10)
     const whole = (await ranker().rank(input, {})).items

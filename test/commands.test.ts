@@ -10,7 +10,12 @@ const CLI = fileURLToPath(new URL('../server/cli.js', import.meta.url))
 const GOLDEN = 'test/golden/paper/limit'
 
 function peregrine(...args: string[]) {
+  return peregrineIn('.', ...args)
+}
+
+function peregrineIn(cwd: string, ...args: string[]) {
   const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], {
+    cwd,
     encoding: 'utf8',
   })
   return { status, stdout, stderr }
@@ -73,6 +78,31 @@ describe('the commands', () => {
     assert.equal(exported.status, 0, exported.stderr)
     assert.match(exported.stdout, /^random-l2-d32-h2-n64@/)
     assert.equal(peregrine('verify', out).status, 0)
+  })
+
+  test('the demo’s bundle makes itself, and never in place of another model’s', () => {
+    writeFileSync(`${folder}/one.json`, '{"user":{"id":"u"},"time":1000,"candidates":["1"]}')
+    const modelOf = () => {
+      const { status, stdout, stderr } = peregrineIn(folder, 'rank', '--request', 'one.json')
+      assert.equal(status, 0, stderr)
+      return JSON.parse(stdout).model
+    }
+    assert.match(modelOf(), /^kuairand-demo@/)
+    const shape = [
+      '--layers',
+      '1',
+      '--d-model',
+      '16',
+      '--heads',
+      '1',
+      '--max-tokens',
+      '32',
+      '--items',
+      '9',
+    ]
+    const own = peregrineIn(folder, 'export', '--random', ...shape, '--out', 'bundles/kuairand')
+    assert.equal(own.status, 0, own.stderr)
+    assert.match(modelOf(), /^random-l1-d16-h1-n32@/)
   })
 
   test('golden exits 0 within the tolerance and 1 past it', () => {
