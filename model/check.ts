@@ -32,6 +32,12 @@ export function firstFault(errors: readonly TLocalizedValidationError[], value: 
   if (error.keyword === 'required') {
     return { path, message: `lacks the fields: ${error.params.requiredProperties.join(', ')}` }
   }
+  if (error.keyword === 'const') {
+    return {
+      path,
+      message: `must be ${show(error.params.allowedValue)}, got ${show(at(value, path))}`,
+    }
+  }
   return { path, message: `${error.message}, got ${show(at(value, path))}` }
 }
 

@@ -61,7 +61,8 @@ const Block = Type.Object(
 const Config = Type.Object(
   {
     variant: Type.Literal('paper'),
-    name: Type.Optional(Name),
+    // Printed, logged and sent back in requests.
+    name: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$' })),
     dModel: count(16_384),
     heads: count(256),
     dqk: count(1024),

@@ -3,8 +3,8 @@ import { describe, test } from 'node:test'
 import type { Ranker, RankOptions } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
 import type { RankInput } from '../model/request.js'
+import { appOf, client, deferred, LIMITS, rankerOf, resultOf } from '../test/plain-ranker.js'
 import { createAdmission } from './admission.js'
-import { appOf, client, deferred, LIMITS, rankerOf, resultOf } from './plain-ranker.js'
 
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
 const EVENT = { item: 'x', time: 5 }

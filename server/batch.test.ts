@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { RankError } from '../model/errors.js'
-import { client, resultOf } from './plain-ranker.js'
+import { client, resultOf } from '../test/plain-ranker.js'
 
 const BATCH = '/v1/rank/batch'
 const request = (...candidates: string[]) => ({ user: { id: 'u' }, candidates })

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { createConnection } from 'node:net'
 import { describe, test } from 'node:test'
 import { type ErrorCode, RankError } from '../model/errors.js'
+import { appOf, client, LIMITS } from '../test/plain-ranker.js'
 import { STATUS } from './errors.js'
-import { appOf, client, LIMITS } from './plain-ranker.js'
 
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
 const EVENT = { item: 'x', time: 5 }

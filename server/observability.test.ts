@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { request as httpRequest } from 'node:http'
 import { describe, test } from 'node:test'
 import { RankError } from '../model/errors.js'
+import { appOf, client, deferred, resultOf } from '../test/plain-ranker.js'
 import { createLogger } from './log.js'
-import { appOf, client, deferred, resultOf } from './plain-ranker.js'
 
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
 

@@ -6,9 +6,9 @@ import { text } from 'node:stream/consumers'
 import { describe, test } from 'node:test'
 import type { Ranker } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
+import { deferred, rankerOf, resultOf } from '../test/plain-ranker.js'
 import { parseServerConfig } from './config.js'
 import { createLogger } from './log.js'
-import { deferred, rankerOf, resultOf } from './plain-ranker.js'
 import { serve } from './serve.js'
 
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
@@ -178,7 +178,7 @@ describe('a process of its own', () => {
     const url = (file: string) => JSON.stringify(new URL(file, import.meta.url).href)
     const code = `
       import { parseServerConfig } from ${url('./config.js')}
-      import { rankerOf, resultOf } from ${url('./plain-ranker.js')}
+      import { rankerOf, resultOf } from ${url('../test/plain-ranker.js')}
       import { serve } from ${url('./serve.js')}
       const keepAlive = setInterval(() => {}, 1000) // as the workers of an engine do
       const ranker = rankerOf(${rank}, async () => clearInterval(keepAlive))

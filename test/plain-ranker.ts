@@ -2,7 +2,7 @@ import type { TestContext } from 'node:test'
 import { Registry } from 'prom-client'
 import type { Ranker, RankResult } from '../falcon/types.js'
 import type { RankInput } from '../model/request.js'
-import { type AppOptions, buildApp } from './app.js'
+import { type AppOptions, buildApp } from '../server/app.js'
 
 /** For tests: a ranker that is a plain object, and an app around it. */
 
