@@ -56,11 +56,17 @@ function stringify(value: unknown): string {
   }
 }
 
-function at(value: unknown, path: string): unknown {
+/** A name as one step of a JSON pointer (RFC 6901). */
+export function pointerStep(name: string): string {
+  return name.replaceAll('~', '~0').replaceAll('/', '~1')
+}
+
+/** What a JSON pointer points to. */
+export function at(value: unknown, path: string): unknown {
   let found = value
   for (const key of path.split('/').slice(1)) {
     if (typeof found !== 'object' || found === null) return undefined
-    found = Reflect.get(found, key)
+    found = Reflect.get(found, key.replaceAll('~1', '/').replaceAll('~0', '~'))
   }
   return found
 }

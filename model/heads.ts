@@ -1,3 +1,4 @@
+import { pointerStep } from './check.js'
 import type { Task } from './config.js'
 import { RankError } from './errors.js'
 
@@ -28,7 +29,7 @@ export function taskWeights(
     throw new RankError(
       'INVALID_REQUEST',
       `weights must name tasks (${tasks.map(({ name }) => name).join(', ')}), got ${JSON.stringify(unknown)}`,
-      { path: `/weights/${unknown.replaceAll('~', '~0').replaceAll('/', '~1')}` },
+      { path: `/weights/${pointerStep(unknown)}` },
     )
   }
   if (Object.keys(given).length === 0) {

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { Ranker, RankOptions } from '../falcon/types.js'
+import { deferred } from '../model/deferred.js'
 import { RankError } from '../model/errors.js'
 import type { RankInput } from '../model/request.js'
-import { appOf, client, deferred, LIMITS, rankerOf, resultOf } from '../test/plain-ranker.js'
+import { appOf, client, LIMITS, rankerOf, resultOf } from '../test/plain-ranker.js'
 import { createAdmission } from './admission.js'
 
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }

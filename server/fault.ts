@@ -1,6 +1,6 @@
 import { Compile } from 'typebox/compile'
 import type { TLocalizedValidationError } from 'typebox/error'
-import { type Fault, show } from '../model/check.js'
+import { at, type Fault, pointerStep, show } from '../model/check.js'
 import {
   BatchEnvelope,
   Candidate,
@@ -21,8 +21,8 @@ type Checker = {
   Errors(value: unknown): TLocalizedValidationError[]
 }
 
-const request = Compile(RankRequest)
-const envelope = Compile(BatchEnvelope)
+export const request = Compile(RankRequest)
+export const envelope = Compile(BatchEnvelope)
 const event = Compile(HistoryEvent)
 const entry = Compile(SeriesEntry)
 const candidate = Compile(Candidate)
@@ -127,11 +127,6 @@ function crowdIn(value: Record<string, unknown>, path = '', depth = 0): Fault | 
   return undefined
 }
 
-/** A name as one step of a JSON pointer. */
-function pointerStep(name: string): string {
-  return name.replaceAll('~', '~0').replaceAll('/', '~1')
-}
-
 function cutLists(body: Record<string, unknown>): Record<string, unknown> {
   const cut = (value: unknown) => (Array.isArray(value) ? value.slice(0, 1) : value)
   const thin = { ...body }
@@ -199,13 +194,4 @@ function got(value: unknown): string {
 function list(names: readonly string[]): string {
   const shown = names.slice(0, MAX_NAMES_SHOWN).map((name) => got(name))
   return names.length > shown.length ? `${shown.join(', ')}, … (${names.length})` : shown.join(', ')
-}
-
-function at(value: unknown, path: string): unknown {
-  let found = value
-  for (const key of path.split('/').slice(1)) {
-    if (typeof found !== 'object' || found === null) return undefined
-    found = Reflect.get(found, key.replaceAll('~1', '/').replaceAll('~0', '~'))
-  }
-  return found
 }

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { request as httpRequest } from 'node:http'
 import { describe, test } from 'node:test'
+import { deferred } from '../model/deferred.js'
 import { RankError } from '../model/errors.js'
-import { appOf, client, deferred, resultOf } from '../test/plain-ranker.js'
+import { appOf, client, resultOf } from '../test/plain-ranker.js'
 import { createLogger } from './log.js'
 
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }

@@ -1,9 +1,16 @@
-import { Compile } from 'typebox/compile'
 import type { RankOptions } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
 import type { RankInput } from '../model/request.js'
-import { crowdFault, envelopeFault, type Fault, isRecord, rankFault } from './fault.js'
-import { BatchEnvelope, RankRequest } from './schema.js'
+import {
+  crowdFault,
+  envelope,
+  envelopeFault,
+  type Fault,
+  isRecord,
+  rankFault,
+  request,
+} from './fault.js'
+import type { RankRequest } from './schema.js'
 
 export type Limits = {
   /** Over all histories and series of one request. */
@@ -21,9 +28,6 @@ export type Parsed = {
   /** How many of `input.histories` come from `history`. */
   readonly mainHistories: 0 | 1
 }
-
-const request = Compile(RankRequest)
-const envelope = Compile(BatchEnvelope)
 
 /**
  * The request in a parsed JSON body; `nowSec` is its time when it has none.

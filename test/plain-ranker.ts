@@ -82,14 +82,3 @@ export async function client(t: TestContext, ...args: Parameters<typeof appOf>) 
       headers: { 'content-type': 'application/json', ...headers },
     })
 }
-
-/** A promise and the functions that settle it. */
-export function deferred<T>() {
-  let resolve: (value: T) => void = () => {}
-  let reject: (error: unknown) => void = () => {}
-  const promise = new Promise<T>((ok, fail) => {
-    resolve = ok
-    reject = fail
-  })
-  return { promise, resolve, reject }
-}

@@ -1,4 +1,5 @@
 import { Worker } from 'node:worker_threads'
+import { deferred, pause } from '../../deferred.js'
 import { fromWire, RankError } from '../../errors.js'
 import type { Bundle } from '../../manifest.js'
 import type { Engine, KvHandle, WarmUp } from '../engine.js'
@@ -291,28 +292,6 @@ export async function createNodeEngine(
  */
 function keepFloat32Exact(): void {
   process.env.NVIDIA_TF32_OVERRIDE ??= '0'
-}
-
-/** Waits `ms`, or until `end` comes first. */
-function pause(ms: number, end: Promise<void>): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms)
-    void end.then(() => {
-      clearTimeout(timer)
-      resolve()
-    })
-  })
-}
-
-/** A promise and its two ends. (Promise.withResolvers is not there before Node 22.) */
-function deferred<T>() {
-  let resolve: (value: T) => void = () => {}
-  let reject: (error: unknown) => void = () => {}
-  const promise = new Promise<T>((onResolve, onReject) => {
-    resolve = onResolve
-    reject = onReject
-  })
-  return { promise, resolve, reject }
 }
 
 /** Asks a worker to end behind its last job; never terminate(), which aborts inside an inference. */

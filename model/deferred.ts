@@ -1,0 +1,21 @@
+/** A promise and its two ends. (Promise.withResolvers is not there before Node 22.) */
+export function deferred<T>() {
+  let resolve: (value: T) => void = () => {}
+  let reject: (error: unknown) => void = () => {}
+  const promise = new Promise<T>((onResolve, onReject) => {
+    resolve = onResolve
+    reject = onReject
+  })
+  return { promise, resolve, reject }
+}
+
+/** Waits `ms`, or until `end` comes first. */
+export function pause(ms: number, end: Promise<void>): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms)
+    void end.then(() => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
+}
