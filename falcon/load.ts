@@ -1,4 +1,5 @@
-import { createNodeEngine, type EngineEvent } from '../model/engine/node/pool.js'
+import type { EngineEvent } from '../model/engine/engine.js'
+import { createNodeEngine } from '../model/engine/node/pool.js'
 import { chooseThreads } from '../model/engine/threads.js'
 import { openBundle } from '../model/manifest.js'
 import { type CalibrationPoint, calibrate } from './calibrate.js'

@@ -22,3 +22,13 @@ export function sliceTokens(tokens: HistoryTokens, start: number, end: number): 
     length: end - start,
   }
 }
+
+/** Tokens of nothing but zeros: for running shapes, not for answers. */
+export function zeroTokens(length: number, slots: number): HistoryTokens {
+  return {
+    rows: new Int32Array(length * slots),
+    actions: new Int32Array(length),
+    times: new Float64Array(length),
+    length,
+  }
+}

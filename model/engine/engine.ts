@@ -45,12 +45,22 @@ export type Engine = {
   /**
    * K/V of `history`, which continues `past` where that is given. `past` stays valid: its rows are
    * shared, never changed. `history` may be empty: the handle then views the past's first tokens.
+   * An aborted `signal` rejects with its reason; what is still queued is dropped, and an engine that
+   * can also stops what runs. The same holds for `score` and `rank`.
    */
-  prefill(history: HistoryTokens, past?: KvPast): Promise<KvHandle>
+  prefill(history: HistoryTokens, past?: KvPast, signal?: AbortSignal): Promise<KvHandle>
   /** Logits (m, tasks) of candidate rows (m, slots) against the handle's history. */
-  score(handle: KvHandle, candidates: Int32Array, queryTime: number): Promise<Float32Array>
-  /** Logits (m, tasks) per user, history and candidates in one pass; no K/V is kept. */
-  rank(users: readonly RankUser[]): Promise<Float32Array[]>
+  score(
+    handle: KvHandle,
+    candidates: Int32Array,
+    queryTime: number,
+    signal?: AbortSignal,
+  ): Promise<Float32Array>
+  /**
+   * Logits (m, tasks) per user, history and candidates in one pass; no K/V is kept. An engine may run
+   * calls for single users that wait at the same time as one.
+   */
+  rank(users: readonly RankUser[], signal?: AbortSignal): Promise<Float32Array[]>
   exportKv(handle: KvHandle): Promise<KvPages>
   importKv(pages: KvPages): Promise<KvHandle>
   release(handle: KvHandle): void
@@ -69,4 +79,32 @@ export type EngineStats = {
   readonly pendingJobs: number
   /** Workers that crashed and were replaced. */
   readonly restarts: number
+  /** Where K/V lies; absent where an engine keeps it in one place. */
+  readonly kv?: {
+    readonly gpuBytes: number
+    /** Pinned memory of the host: the least recently used, behind the GPU's budget. */
+    readonly hostBytes: number
+    /** Blocks moved to the host and back since the start. */
+    readonly spills: number
+    readonly restores: number
+  }
+  /** Runs of one-pass ranking, and the users ranked in them; absent where nothing is batched. */
+  readonly batches?: { readonly runs: number; readonly users: number }
 }
+
+/** What an engine tells whoever logs; it does not log itself. */
+export type EngineEvent =
+  | { readonly kind: 'provider'; readonly warning: string }
+  /** Engine `node` runs where `capi` cannot. */
+  | { readonly kind: 'engineFallback'; readonly warning: string }
+  | { readonly kind: 'crash'; readonly worker: number; readonly error: string }
+  | { readonly kind: 'restarted'; readonly worker: number }
+  | {
+      readonly kind: 'notRestarted'
+      readonly worker: number
+      readonly error: string
+      /** Until the next try. */
+      readonly pauseMs: number
+    }
+  /** A handle was collected as garbage before its release: a bug of whoever held it. */
+  | { readonly kind: 'leakedHandle'; readonly tokens: number }

@@ -13,7 +13,8 @@ import {
 } from '../../../test/fixtures.js'
 import { type Bundle, openBundle } from '../../manifest.js'
 import { createRandom } from '../../random.js'
-import { createNodeEngine, type EngineEvent, type NodeEngineOptions } from './pool.js'
+import type { EngineEvent } from '../engine.js'
+import { createNodeEngine, type NodeEngineOptions } from './pool.js'
 
 const OPTIONS: Omit<NodeEngineOptions, 'bundle'> = {
   workers: 2,

@@ -2,7 +2,7 @@ import { Worker } from 'node:worker_threads'
 import { deferred, pause } from '../../deferred.js'
 import { fromWire, RankError } from '../../errors.js'
 import type { Bundle } from '../../manifest.js'
-import type { Engine, KvHandle, WarmUp } from '../engine.js'
+import type { Engine, EngineEvent, KvHandle, WarmUp } from '../engine.js'
 import type { Answer, FromWorker, Job, ToWorker, WorkerOptions } from './protocol.js'
 
 /** A replacement that does not start is tried again for ever, after pauses that double. */
@@ -22,18 +22,6 @@ export type NodeEngineOptions = {
   /** Told about crashes and fallbacks; the engine itself does not log. */
   readonly onEvent?: (event: EngineEvent) => void
 }
-
-export type EngineEvent =
-  | { readonly kind: 'provider'; readonly warning: string }
-  | { readonly kind: 'crash'; readonly worker: number; readonly error: string }
-  | { readonly kind: 'restarted'; readonly worker: number }
-  | {
-      readonly kind: 'notRestarted'
-      readonly worker: number
-      readonly error: string
-      /** Until the next try. */
-      readonly pauseMs: number
-    }
 
 type Pending = {
   readonly cost: number
@@ -225,7 +213,8 @@ export async function createNodeEngine(
 
   return {
     name: `node/${device}`,
-    async prefill(history, past) {
+    async prefill(history, past, signal) {
+      signal?.throwIfAborted()
       const holder = past === undefined ? undefined : holderOf(past.handle)
       const thread = holder?.thread ?? leastLoaded()
       const id = nextId++
@@ -239,13 +228,15 @@ export async function createNodeEngine(
       const { bytes } = await send(thread, job, history.length)
       return keep(thread, id, kept + history.length, bytes)
     },
-    async score(handle, candidates, queryTime) {
+    async score(handle, candidates, queryTime, signal) {
+      signal?.throwIfAborted()
       const { thread, id } = holderOf(handle)
       const job = { kind: 'score', handle: id, candidates: candidates.slice(), queryTime } as const
       const { logits } = await send(thread, job, candidates.length / slots)
       return logits
     },
-    async rank(users) {
+    async rank(users, signal) {
+      signal?.throwIfAborted()
       const cost = users.reduce((sum, u) => sum + u.history.length + u.candidates.length / slots, 0)
       const job = { kind: 'rank', users } as const
       const { logits } = await send(leastLoaded(), job, cost)

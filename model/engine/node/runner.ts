@@ -1,7 +1,7 @@
 import { type InferenceSession, Tensor } from 'onnxruntime-node'
 import { RankError } from '../../errors.js'
 import type { Manifest } from '../../manifest.js'
-import { type HistoryTokens, sliceTokens } from '../../tokens.js'
+import { type HistoryTokens, sliceTokens, zeroTokens } from '../../tokens.js'
 import type { RankUser, WarmUp } from '../engine.js'
 import { type KvArray, type KvEntry, KvStore } from './kv-store.js'
 import type { Answer, Job } from './protocol.js'
@@ -192,13 +192,4 @@ function copyInto(to: KvArray | undefined, { data }: Tensor, start: number): voi
 function float16Tensor(data: Uint16Array, dims: readonly number[]): Tensor {
   const tensor: unknown = { type: 'float16', data, dims, location: 'cpu', size: data.length }
   return tensor as Tensor
-}
-
-function zeroTokens(length: number, slots: number): HistoryTokens {
-  return {
-    rows: new Int32Array(length * slots),
-    actions: new Int32Array(length),
-    times: new Float64Array(length),
-    length,
-  }
 }

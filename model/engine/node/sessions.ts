@@ -1,6 +1,7 @@
 import { InferenceSession } from 'onnxruntime-node'
 import { RankError } from '../../errors.js'
-import type { GraphContract, GraphName, GraphValue } from '../../manifest.js'
+import type { GraphName } from '../../manifest.js'
+import { checkContract, type GraphSignature } from '../contract.js'
 import type { WorkerOptions } from './protocol.js'
 
 export type Sessions = Readonly<Record<GraphName, InferenceSession>> & {
@@ -45,7 +46,7 @@ async function createAll(options: WorkerOptions, provider: 'cpu' | 'cuda') {
       const why = cause instanceof Error ? cause.message : String(cause)
       throw new RankError('MODEL_CONTRACT', `${file} does not load: ${why}`, { cause })
     }
-    checkContract(file, session, manifest.graphs[name])
+    checkContract(file, signatureOf(session), manifest.graphs[name])
     return session
   }
   return {
@@ -78,32 +79,10 @@ function isCudaMissing(message: string): boolean {
   )
 }
 
-function checkContract(file: string, session: InferenceSession, contract: GraphContract): void {
-  const compare = (
-    side: 'input' | 'output',
-    got: readonly InferenceSession.ValueMetadata[],
-    expected: readonly GraphValue[],
-  ) => {
-    const names = (values: readonly { readonly name: string }[]) =>
-      values.map(({ name }) => name).sort()
-    if (names(got).join() !== names(expected).join()) {
-      throw new RankError(
-        'MODEL_CONTRACT',
-        `${file} must have the ${side}s ${names(expected).join(', ')}, got ${names(got).join(', ')}`,
-      )
-    }
-    for (const value of expected) {
-      const found = got.find(({ name }) => name === value.name)
-      const wanted = `${value.type} (${value.dims.join(', ')})`
-      const seen = found?.isTensor ? `${found.type} (${found.shape.join(', ')})` : 'no tensor'
-      if (seen !== wanted) {
-        throw new RankError(
-          'MODEL_CONTRACT',
-          `${file}: ${side} ${value.name} must be ${wanted}, got ${seen}`,
-        )
-      }
-    }
-  }
-  compare('input', session.inputMetadata, contract.inputs)
-  compare('output', session.outputMetadata, contract.outputs)
+function signatureOf({ inputMetadata, outputMetadata }: InferenceSession): GraphSignature {
+  const found = (value: InferenceSession.ValueMetadata) =>
+    value.isTensor
+      ? { name: value.name, type: value.type, dims: value.shape }
+      : { name: value.name, type: 'no tensor' }
+  return { inputs: inputMetadata.map(found), outputs: outputMetadata.map(found) }
 }

@@ -1,0 +1,73 @@
+import { mkdirSync } from 'node:fs'
+import { createReference } from '../../falcon/reference.js'
+import { type HstuConfig, parseConfig } from '../../model/config.js'
+import { writeBundle } from '../../model/export/bundle.js'
+import {
+  PAPER_SHAPE,
+  type RandomShape,
+  randomConfig,
+  randomWeights,
+} from '../../model/export/random.js'
+import type { Precision } from '../../model/manifest.js'
+
+export type BenchShape = RandomShape & {
+  readonly name: string
+  /** Candidates per request. */
+  readonly candidates: readonly number[]
+}
+
+/** The shapes that others publish figures for. */
+export const SHAPES: readonly BenchShape[] = [
+  // HSTU paper, section 4.2.
+  { name: 'paper', ...PAPER_SHAPE, candidates: [256, 1024, 16_384] },
+  // NVIDIA recsys-examples, its inference benchmark.
+  {
+    name: 'nvidia',
+    layers: 8,
+    dModel: 1024,
+    heads: 4,
+    maxTokens: 4096,
+    items: 20_000,
+    candidates: [256, 1024],
+  },
+  // MLPerf Inference DLRMv3: its dense part.
+  {
+    name: 'mlperf',
+    layers: 5,
+    dModel: 512,
+    heads: 4,
+    maxTokens: 7000,
+    items: 20_000,
+    candidates: [2048],
+  },
+]
+
+/**
+ * The layer that Meta's own kernels compute (STULayer of generative-recommenders): SiLU on u only,
+ * queries scaled, no relative bias, [u, a, u·LN(a)] into the output projection.
+ */
+export function stuConfig(shape: RandomShape): HstuConfig {
+  const config = randomConfig(shape)
+  return parseConfig({
+    ...config,
+    name: `${config.name}-stu`,
+    block: {
+      silu: 'u',
+      alpha: config.dqk ** -0.5,
+      rab: false,
+      combine: 'concat',
+      uvqkBias: true,
+      outBias: false,
+    },
+  })
+}
+
+/** Exports a model of seeded random weights into `out`. */
+export function exportShape(config: HstuConfig, out: string, precision: Precision): string {
+  mkdirSync(out, { recursive: true })
+  const source = randomWeights(config, 1)
+  const oracle = createReference(source, config)
+  const folder = `${out}/${config.name}-${precision}`
+  writeBundle({ config, source, folder: '.', out: folder, precision, oracle })
+  return folder
+}

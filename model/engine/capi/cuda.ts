@@ -1,0 +1,196 @@
+import { RankError } from '../../errors.js'
+import type { TensorMemory } from './memory.js'
+import { loadLibrary } from './native.js'
+import type { Ort, Pointer } from './ort.js'
+
+/** CUDA's runtime, by the name that the provider's own build of it asks for. */
+const RUNTIMES = ['libcudart.so.13', 'libcudart.so.12']
+const MEMCPY_DEFAULT = 4
+const HOST_ALLOC_PORTABLE = 1
+const ATTRIBUTE_MAJOR = 75
+const ATTRIBUTE_MINOR = 76
+/** The one device that the process sees: see `openCuda`. */
+const DEVICE = 0
+
+type Address = Pointer | Uint8Array
+
+export type Cuda = {
+  /** As in "9.0" for an H100. */
+  readonly computeCapability: string
+  /** Adds the provider to session options. */
+  readonly addProvider: (options: Pointer) => void
+  /** OrtMemoryInfo of the GPU's memory. */
+  readonly info: Pointer
+  freeBytes(): number
+  /** Copies host memory to the GPU once, for weights. */
+  upload(from: Pointer, bytes: number): { address: Pointer; free(): void }
+  /** K/V on the GPU, from the arena of `session`. */
+  memory(session: Pointer): TensorMemory & { close(): void }
+  /** Page-locked memory of the host, which the GPU copies to and from at full speed. */
+  readonly pinned: TensorMemory
+  close(): void
+}
+
+/**
+ * The GPU of this process: one process per GPU, so the others are hidden from CUDA before it starts.
+ * @throws {RankError} ENGINE_UNAVAILABLE without CUDA, the device or the provider
+ */
+export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): Cuda {
+  showOnly(deviceId)
+  const runtime = loadRuntime()
+  const int = (name: string, ...params: string[]) => runtime.func(name, 'int', params)
+  const errorString = runtime.func('cudaGetErrorString', 'const char*', ['int'])
+  const check = (code: number) => {
+    if (code === 0) return
+    throw new RankError('ENGINE_UNAVAILABLE', `CUDA: ${errorString(code)}`)
+  }
+  const getAttribute = int('cudaDeviceGetAttribute', 'void*', 'int', 'int')
+  const memGetInfo = int('cudaMemGetInfo', 'void*', 'void*')
+  const malloc = int('cudaMalloc', 'void*', 'size_t')
+  const free = int('cudaFree', 'void*')
+  const hostAlloc = int('cudaHostAlloc', 'void*', 'size_t', 'uint32_t')
+  const freeHost = int('cudaFreeHost', 'void*')
+  const memcpy = int('cudaMemcpy', 'void*', 'void*', 'size_t', 'int')
+
+  const attribute = (which: number): number => {
+    const value = new Int32Array(1)
+    check(getAttribute(value, which, DEVICE))
+    return value[0] ?? 0
+  }
+  const computeCapability = `${attribute(ATTRIBUTE_MAJOR)}.${attribute(ATTRIBUTE_MINOR)}`
+  const providerOptions = createProviderOptions(ort, memoryLimitBytes)
+  const info = ort.CreateMemoryInfo('Cuda', 0, DEVICE, 0)
+
+  const copyBytes = (to: Address, from: Address, bytes: number): Promise<void> =>
+    new Promise((resolve, reject) => {
+      memcpy.async(to, from, bytes, MEMCPY_DEFAULT, (error: unknown, code: number) => {
+        try {
+          if (error) throw error
+          check(code)
+          resolve()
+        } catch (thrown) {
+          reject(thrown)
+        }
+      })
+    })
+  const copies = {
+    copy: (to: Pointer, from: Pointer, bytes: number) => copyBytes(to, from, bytes),
+    async read(from: Pointer, bytes: number) {
+      const array = new Uint8Array(bytes)
+      await copyBytes(array, from, bytes)
+      return array
+    },
+    write: (to: Pointer, bytes: Uint8Array) => copyBytes(to, bytes, bytes.byteLength),
+  }
+
+  return {
+    computeCapability,
+    addProvider: (options) =>
+      ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, providerOptions),
+    info,
+    freeBytes() {
+      const bytes = new BigUint64Array(2)
+      check(memGetInfo(bytes.subarray(0, 1), bytes.subarray(1)))
+      return Number(bytes[0])
+    },
+    upload(from, bytes) {
+      const address = new BigUint64Array(1)
+      check(malloc(address, bytes))
+      const [to = 0n] = address
+      check(memcpy(to, from, bytes, MEMCPY_DEFAULT))
+      return { address: to, free: () => check(free(to)) }
+    },
+    memory(session) {
+      const allocator = ort.CreateAllocator(session, info)
+      return {
+        ...copies,
+        device: 'cuda',
+        info,
+        allocate: (bytes) => ort.AllocatorAlloc(allocator, bytes),
+        free: (address) => ort.AllocatorFree(allocator, address),
+        close: () => ort.ReleaseAllocator(allocator),
+      }
+    },
+    pinned: {
+      ...copies,
+      device: 'cpu',
+      info,
+      allocate: (bytes) =>
+        // Locking pages takes milliseconds: not on the calling thread.
+        new Promise((resolve, reject) => {
+          const address = new BigUint64Array(1)
+          hostAlloc.async(
+            ...[address, bytes, HOST_ALLOC_PORTABLE],
+            (error: unknown, code: number) => {
+              try {
+                if (error) throw error
+                check(code)
+                resolve(address[0] ?? 0n)
+              } catch (thrown) {
+                reject(thrown)
+              }
+            },
+          )
+        }),
+      free: (address) => {
+        freeHost.async(address, () => {})
+      },
+    },
+    close() {
+      ort.ReleaseCUDAProviderOptions(providerOptions)
+      ort.ReleaseMemoryInfo(info)
+    },
+  }
+}
+
+function createProviderOptions(ort: Ort, memoryLimitBytes: number): Pointer {
+  let options: Pointer
+  try {
+    options = ort.CreateCUDAProviderOptions()
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new RankError('ENGINE_UNAVAILABLE', `ONNX Runtime has no CUDA provider: ${why}`, {
+      cause,
+    })
+  }
+  const entries = {
+    device_id: String(DEVICE),
+    // float32 stays float32: TF32 gave errors of 9e-3 on the golden cases.
+    use_tf32: '0',
+    // Exact steps: doubling would take memory that K/V could have.
+    arena_extend_strategy: 'kSameAsRequested',
+    ...(memoryLimitBytes === 0 ? {} : { gpu_mem_limit: String(memoryLimitBytes) }),
+  }
+  const keys = Object.keys(entries)
+  ort.UpdateCUDAProviderOptions(options, keys, Object.values(entries), keys.length)
+  return options
+}
+
+/** Hides all GPUs but one from CUDA, which reads this variable once, when it starts. */
+function showOnly(deviceId: number): void {
+  const visible = process.env.CUDA_VISIBLE_DEVICES?.split(',')
+  if (visible?.length === 1 && deviceId === 0) return
+  const device = visible === undefined ? String(deviceId) : visible[deviceId]
+  if (device === undefined) {
+    throw new RankError(
+      'ENGINE_UNAVAILABLE',
+      `no CUDA device ${deviceId}: CUDA_VISIBLE_DEVICES is ${process.env.CUDA_VISIBLE_DEVICES}`,
+    )
+  }
+  process.env.CUDA_VISIBLE_DEVICES = device
+}
+
+function loadRuntime(): ReturnType<typeof loadLibrary> {
+  const faults: string[] = []
+  for (const name of RUNTIMES) {
+    try {
+      return loadLibrary(name)
+    } catch (error) {
+      faults.push(error instanceof Error ? error.message : String(error))
+    }
+  }
+  throw new RankError(
+    'ENGINE_UNAVAILABLE',
+    `the CUDA runtime does not load (${faults.join('; ')}): expected it on LD_LIBRARY_PATH`,
+  )
+}

@@ -1,0 +1,232 @@
+import type { HstuConfig } from '../../config.js'
+import { RankError } from '../../errors.js'
+import type { Precision } from '../../manifest.js'
+import type { KvPages } from '../engine.js'
+import type { Block, Blocks } from './blocks.js'
+import type { TensorMemory } from './memory.js'
+import type { Ort, Pointer } from './ort.js'
+import { ELEMENT, type Values } from './sessions.js'
+
+/** Rows are reserved in such steps, so that most appends find room, in tokens. */
+const GROWTH_TOKENS = 64
+/** Layers begin at multiples of this: what cudaMalloc gives, and more than any CPU kernel wants. */
+const ALIGN_BYTES = 256
+
+/** Rows [0, tokens) of a block. Several entries may view one block: a prefix never changes. */
+export type KvEntry = {
+  readonly block: Block
+  readonly tokens: number
+  /** OrtValues of its rows, made at first use. */
+  values: Values | undefined
+  /** Its handle, and jobs that will use it: released at 0. */
+  holders: number
+  readonly forget: () => void
+}
+
+/** K or V of one layer inside a block: its offset in bytes, and the elements of a row. */
+type Region = { readonly offset: number; readonly width: number }
+
+type Parts = {
+  readonly ort: Ort
+  readonly blocks: Blocks
+  /** The process's own, where times lie. */
+  readonly host: TensorMemory
+  readonly config: HstuConfig
+  readonly precision: Precision
+}
+
+export type KvStore = ReturnType<typeof createKvStore>
+
+/**
+ * K/V, token-major per layer: a block holds K and V of every layer, one region after the other. An
+ * append writes in place where the past ends at the block's end and there is room, and copies the
+ * past otherwise, as slices do in Go.
+ */
+export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
+  const { layers, heads, dqk, dv, maxTokens } = config
+  const elementBytes = precision === 'fp16' ? 2 : 4
+  const elementType = precision === 'fp16' ? ELEMENT.float16 : ELEMENT.float32
+
+  /** K and V of layer 0, then of layer 1, …; and their size together. */
+  const layout = (capacity: number) => {
+    const regions: Region[] = []
+    let bytes = 0
+    for (let r = 0; r < 2 * layers; r++) {
+      const width = heads * (r % 2 === 0 ? dqk : dv)
+      regions.push({ offset: bytes, width })
+      bytes += Math.ceil((capacity * width * elementBytes) / ALIGN_BYTES) * ALIGN_BYTES
+    }
+    return { regions, bytes }
+  }
+
+  const enter = (block: Block, tokens: number): KvEntry => {
+    const forget = () => {
+      for (const value of Object.values(entry.values ?? {})) ort.ReleaseValue(value)
+      entry.values = undefined
+    }
+    const entry: KvEntry = { block, tokens, values: undefined, holders: 1, forget }
+    block.onMove.add(forget)
+    return entry
+  }
+
+  const allocate = (tokens: number): Promise<Block> => {
+    const rounded = Math.ceil(Math.max(tokens, 1) / GROWTH_TOKENS) * GROWTH_TOKENS
+    const capacity = Math.max(tokens, Math.min(rounded, Math.max(1, maxTokens)))
+    return blocks.allocate(capacity, layout(capacity).bytes)
+  }
+
+  const copyRows = async (to: Block, from: Block, rows: number) => {
+    to.times.set(from.times.subarray(0, rows))
+    const target = layout(to.capacity).regions
+    const copies = layout(from.capacity).regions.map(({ offset, width }, r) =>
+      to.memory.copy(
+        to.address + BigInt(target[r]?.offset ?? 0),
+        from.address + BigInt(offset),
+        rows * width * elementBytes,
+      ),
+    )
+    await Promise.all(copies)
+  }
+
+  const release = (entry: KvEntry) => {
+    entry.holders--
+    if (entry.holders > 0) return
+    entry.forget()
+    entry.block.onMove.delete(entry.forget)
+    blocks.leave(entry.block)
+  }
+
+  /** Rows [start, end) of every layer under `<k>i` and `<v>i`; the caller releases them. */
+  const rows = ({ block }: KvEntry, start: number, end: number, k: string, v: string): Values => {
+    const values: { [name: string]: Pointer } = {}
+    layout(block.capacity).regions.forEach(({ offset, width }, r) => {
+      const rowBytes = width * elementBytes
+      values[`${r % 2 === 0 ? k : v}${r >> 1}`] = ort.CreateTensorWithDataAsOrtValue(
+        block.memory.info,
+        block.address + BigInt(offset + start * rowBytes),
+        (end - start) * rowBytes,
+        BigInt64Array.of(BigInt(end - start), BigInt(width)),
+        2,
+        elementType,
+      )
+    })
+    return values
+  }
+
+  /** Times [0, end) of a block's tokens; the caller releases it. */
+  const times = ({ block }: KvEntry, end: number): Pointer =>
+    ort.CreateTensorWithDataAsOrtValue(
+      host.info,
+      block.times,
+      end * BigInt64Array.BYTES_PER_ELEMENT,
+      BigInt64Array.of(BigInt(end)),
+      1,
+      ELEMENT.int64,
+    )
+
+  return {
+    /**
+     * A new entry of `tokens` rows that begins with the first rows of `past`, whose block must be in a
+     * run. Rows behind the past are the caller's to write; its block is in a run until `endRun`.
+     */
+    async extend(tokens: number, past?: { entry: KvEntry; tokens: number }): Promise<KvEntry> {
+      const kept = past?.tokens ?? 0
+      if (past !== undefined) {
+        const { block } = past.entry
+        const isView = tokens === kept
+        const hasRoom = block.used === kept && tokens <= block.capacity
+        if (isView || hasRoom) {
+          block.used = Math.max(block.used, tokens)
+          blocks.share(block)
+          return enter(block, tokens)
+        }
+      }
+      const entry = enter(await allocate(tokens), tokens)
+      entry.block.used = tokens
+      if (past === undefined) return entry
+      try {
+        await copyRows(entry.block, past.entry.block, kept)
+        return entry
+      } catch (error) {
+        blocks.endRun(entry.block)
+        release(entry)
+        throw error
+      }
+    },
+
+    /** Keeps the entry until `release` is called once more. */
+    hold(entry: KvEntry): void {
+      entry.holders++
+    },
+    release,
+
+    /** Releases an entry whose rows behind `kept` were not written: where nothing followed they are free again. */
+    abandon(entry: KvEntry, kept: number): void {
+      if (entry.block.used === entry.tokens) entry.block.used = kept
+      release(entry)
+    },
+
+    rows,
+    times,
+
+    /** k.i, v.i and times of an entry whose block is in a run, as inputs of `score`; the entry keeps them. */
+    valuesOf(entry: KvEntry): Values {
+      entry.values ??= {
+        ...rows(entry, 0, entry.tokens, 'k.', 'v.'),
+        times: times(entry, entry.tokens),
+      }
+      return entry.values
+    },
+
+    /** The entry's block must be in a run. */
+    async export({ block, tokens }: KvEntry): Promise<KvPages> {
+      const parts = await Promise.all(
+        layout(block.capacity).regions.map(({ offset, width }) =>
+          block.memory.read(block.address + BigInt(offset), tokens * width * elementBytes),
+        ),
+      )
+      const pages = Array.from({ length: layers }, (_, i) => ({
+        k: parts[2 * i] ?? new Uint8Array(0),
+        v: parts[2 * i + 1] ?? new Uint8Array(0),
+      }))
+      const seconds = Float64Array.from(block.times.subarray(0, tokens), Number)
+      return { tokens, times: seconds, layers: pages }
+    },
+
+    /** @throws {RankError} KV_CORRUPT when the pages are not of this model's shape */
+    async import(pages: KvPages): Promise<KvEntry> {
+      const rowBytes = pages.tokens * heads * elementBytes
+      const fits =
+        pages.layers.length === layers &&
+        pages.times.length === pages.tokens &&
+        pages.layers.every(
+          ({ k, v }) => k.byteLength === dqk * rowBytes && v.byteLength === dv * rowBytes,
+        )
+      if (!fits) {
+        throw new RankError(
+          'KV_CORRUPT',
+          `pages do not hold ${pages.tokens} tokens of ${layers} layers`,
+        )
+      }
+      const entry = enter(await allocate(pages.tokens), pages.tokens)
+      const { block } = entry
+      block.used = pages.tokens
+      block.times.set(BigInt64Array.from(pages.times, BigInt))
+      const { regions } = layout(block.capacity)
+      const parts = pages.layers.flatMap(({ k, v }) => [k, v])
+      try {
+        await Promise.all(
+          parts.map((bytes, r) =>
+            block.memory.write(block.address + BigInt(regions[r]?.offset ?? 0), bytes),
+          ),
+        )
+        return entry
+      } catch (error) {
+        release(entry)
+        throw error
+      } finally {
+        blocks.endRun(block)
+      }
+    },
+  }
+}

@@ -1,0 +1,19 @@
+import { existsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname } from 'node:path'
+import { RankError } from '../../errors.js'
+
+/**
+ * ONNX Runtime's shared library as onnxruntime-node ships it.
+ * @throws {RankError} ENGINE_UNAVAILABLE where this platform has none that this engine was tried on
+ */
+export function findLibrary(platform = process.platform, arch = process.arch): string {
+  if (platform !== 'linux') {
+    throw new RankError('ENGINE_UNAVAILABLE', `engine capi runs on linux, got ${platform}`)
+  }
+  // The package exports its entry only: <package>/dist/index.js.
+  const entry = createRequire(import.meta.url).resolve('onnxruntime-node')
+  const path = `${dirname(dirname(entry))}/bin/napi-v6/${platform}/${arch}/libonnxruntime.so.1`
+  if (existsSync(path)) return path
+  throw new RankError('ENGINE_UNAVAILABLE', `engine capi expects ${path}, which is not there`)
+}

@@ -1,0 +1,64 @@
+import { RankError } from '../../errors.js'
+import { loadLibrary } from './native.js'
+import type { Ort, Pointer } from './ort.js'
+
+/** OrtMemoryInfo's constants: a device allocator behind its arena, its default memory. */
+const DEVICE_ALLOCATOR = 0
+const DEFAULT_MEMORY = 0
+
+/** A place where tensors lie. Copies run off the calling thread and need no alignment. */
+export type TensorMemory = {
+  readonly device: 'cpu' | 'cuda'
+  /** OrtMemoryInfo of tensors there. */
+  readonly info: Pointer
+  allocate(bytes: number): Pointer | Promise<Pointer>
+  free(address: Pointer): void
+  copy(to: Pointer, from: Pointer, bytes: number): Promise<void>
+  read(from: Pointer, bytes: number): Promise<Uint8Array>
+  write(to: Pointer, bytes: Uint8Array): Promise<void>
+}
+
+const libc = loadLibrary(null)
+const memcpy = libc.func('memcpy', 'void*', ['void*', 'void*', 'size_t'])
+const mmap = libc.func('mmap', 'intptr_t', ['void*', 'size_t', 'int', 'int', 'int', 'int64_t'])
+const munmap = libc.func('munmap', 'int', ['void*', 'size_t'])
+const PROT_READ = 1
+const MAP_SHARED = 1
+
+/** The process's own memory, from ONNX Runtime's allocator without an arena: freed is given back. */
+export function hostMemory(ort: Ort): TensorMemory & { close(): void } {
+  const info = ort.CreateMemoryInfo('Cpu', DEVICE_ALLOCATOR, 0, DEFAULT_MEMORY)
+  const allocator = ort.GetAllocatorWithDefaultOptions()
+  return {
+    device: 'cpu',
+    info,
+    allocate: (bytes) => ort.AllocatorAlloc(allocator, bytes),
+    free: (address) => ort.AllocatorFree(allocator, address),
+    copy: (to, from, bytes) => copyBytes(to, from, bytes),
+    async read(from, bytes) {
+      const array = new Uint8Array(bytes)
+      await copyBytes(array, from, bytes)
+      return array
+    },
+    write: (to, bytes) => copyBytes(to, bytes, bytes.byteLength),
+    close: () => ort.ReleaseMemoryInfo(info),
+  }
+}
+
+/** Off the event loop: a user's K/V can be 100 MB. */
+function copyBytes(
+  to: Pointer | Uint8Array,
+  from: Pointer | Uint8Array,
+  bytes: number,
+): Promise<void> {
+  return new Promise((resolve, reject) => {
+    memcpy.async(to, from, bytes, (error: unknown) => (error ? reject(error) : resolve()))
+  })
+}
+
+/** A file's bytes as memory that all processes share and that nothing may write to. */
+export function mapFile(fd: number, bytes: number): { address: Pointer; unmap(): void } {
+  const address = BigInt(mmap(null, bytes, PROT_READ, MAP_SHARED, fd, 0))
+  if (address === -1n) throw new RankError('ENGINE_UNAVAILABLE', `cannot map ${bytes} bytes`)
+  return { address, unmap: () => munmap(address, bytes) }
+}

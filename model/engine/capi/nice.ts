@@ -1,0 +1,26 @@
+import { setPriority } from 'node:os'
+import { loadLibrary } from './native.js'
+
+/** Below the main thread: with every core inferring, the event loop is still scheduled at once. */
+const NICENESS = 5
+/** libuv's default; its threads all start with the first job. */
+const POOL_THREADS = Number(process.env.UV_THREADPOOL_SIZE) || 4
+const MAX_ROUNDS = 100
+
+/**
+ * Gives the threads of libuv's pool, where runs take place, a lower priority, and so the threads that
+ * ONNX Runtime starts from them. They are found by asking each for its id until all have answered.
+ */
+export async function niceThreads(): Promise<void> {
+  const gettid = loadLibrary(null).func('gettid', 'int', [])
+  const ask = () =>
+    new Promise<number>((resolve, reject) => {
+      gettid.async((error: unknown, id: number) => (error ? reject(error) : resolve(id)))
+    })
+  const ids = new Set<number>()
+  for (let round = 0; round < MAX_ROUNDS && ids.size < POOL_THREADS; round++) {
+    for (const id of await Promise.all(Array.from({ length: POOL_THREADS }, ask))) ids.add(id)
+  }
+  // On Linux a thread's id names that thread alone.
+  for (const id of ids) setPriority(id, NICENESS)
+}

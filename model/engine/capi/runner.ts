@@ -1,0 +1,161 @@
+import type { GraphName, Manifest } from '../../manifest.js'
+import { type HistoryTokens, sliceTokens } from '../../tokens.js'
+import type { RankUser } from '../engine.js'
+import type { Blocks } from './blocks.js'
+import type { KvEntry, KvStore } from './kv-store.js'
+import type { TensorMemory } from './memory.js'
+import type { Ort, Pointer } from './ort.js'
+import { createScope, type Scope } from './scope.js'
+import type { Session } from './sessions.js'
+
+type Parts = {
+  readonly ort: Ort
+  readonly sessions: Readonly<Record<GraphName, Session>>
+  readonly store: KvStore
+  readonly blocks: Blocks
+  readonly host: TensorMemory
+  readonly manifest: Manifest
+  /**
+   * History tokens per prefill run. Chunks bound the (H, chunk, n) score matrix and skip the part of
+   * the causal square that lies behind a chunk; smaller ones run more matrix products of low height.
+   */
+  readonly prefillChunkTokens: number
+}
+
+export type Runner = ReturnType<typeof createRunner>
+
+/** Feeds the three graphs; every run writes its outputs where they belong. `options`: OrtRunOptions. */
+export function createRunner(parts: Parts) {
+  const { ort, sessions, store, blocks, host, manifest, prefillChunkTokens } = parts
+  const { config } = manifest
+  const { slots } = manifest.embedding
+  const tasks = config.tasks.length
+
+  const scoped = async <T>(work: (scope: Scope) => Promise<T>): Promise<T> => {
+    const scope = createScope(ort, host)
+    try {
+      return await work(scope)
+    } finally {
+      scope.end()
+    }
+  }
+
+  const prefillChunk = (entry: KvEntry, start: number, chunk: HistoryTokens, options: Pointer) => {
+    const end = start + chunk.length
+    entry.block.times.set(BigInt64Array.from(chunk.times, BigInt), start)
+    return scoped((scope) =>
+      sessions.prefill.run(
+        {
+          rows: scope.tensor(chunk.rows, [chunk.length, slots]),
+          actions: scope.tensor(chunk.actions, [chunk.length]),
+          ...scope.own({ times: store.times(entry, end) }),
+          ...scope.own(store.rows(entry, 0, start, 'past_k.', 'past_v.')),
+        },
+        scope.own(store.rows(entry, start, end, 'k.', 'v.')),
+        options,
+      ),
+    )
+  }
+
+  return {
+    async prefill(
+      history: HistoryTokens,
+      past: { entry: KvEntry; tokens: number } | undefined,
+      options: Pointer,
+      signal?: AbortSignal,
+    ): Promise<KvEntry> {
+      const kept = past?.tokens ?? 0
+      if (past !== undefined) await blocks.beginRun(past.entry.block)
+      try {
+        const entry = await store.extend(kept + history.length, past)
+        try {
+          for (let start = 0; start < history.length; start += prefillChunkTokens) {
+            // A run that was terminated between two chunks must not go on with the next.
+            signal?.throwIfAborted()
+            const end = Math.min(start + prefillChunkTokens, history.length)
+            await prefillChunk(entry, kept + start, sliceTokens(history, start, end), options)
+          }
+          return entry
+        } catch (error) {
+          store.abandon(entry, kept)
+          throw error
+        } finally {
+          blocks.endRun(entry.block)
+        }
+      } finally {
+        if (past !== undefined) blocks.endRun(past.entry.block)
+      }
+    },
+
+    /** Logits (m, tasks). `none` stands in for an entry of no tokens. */
+    async score(
+      entry: KvEntry,
+      none: KvEntry,
+      candidates: Int32Array,
+      queryTime: number,
+      options: Pointer,
+    ): Promise<Float32Array> {
+      const m = candidates.length / slots
+      const logits = new Float32Array(m * tasks)
+      if (m === 0) return logits
+      // ONNX Runtime's matrix product stops the process (SIGFPE) when n is 0: a token without K and V,
+      // which adds exact zeros, stands for no history.
+      const used = entry.tokens === 0 ? none : entry
+      await blocks.beginRun(used.block)
+      try {
+        await scoped((scope) =>
+          sessions.score.run(
+            {
+              rows: scope.tensor(candidates, [m, slots]),
+              query_time: scope.tensor(BigInt64Array.of(BigInt(queryTime)), [1]),
+              ...store.valuesOf(used),
+            },
+            { logits: scope.tensor(logits, [m, tasks]) },
+            options,
+          ),
+        )
+      } finally {
+        blocks.endRun(used.block)
+      }
+      return logits
+    },
+
+    /** Logits (m, tasks) per user, padded to the longest history and the most candidates. */
+    async rank(users: readonly RankUser[], options: Pointer): Promise<Float32Array[]> {
+      const count = users.length
+      if (count === 0) return []
+      // At least one token and one candidate, both padding if need be: see score().
+      const n = Math.max(1, ...users.map(({ history }) => history.length))
+      const m = Math.max(1, ...users.map(({ candidates }) => candidates.length / slots))
+      const rows = new Int32Array(count * n * slots)
+      const actions = new Int32Array(count * n)
+      const times = new BigInt64Array(count * n)
+      const candidateRows = new Int32Array(count * m * slots)
+      users.forEach(({ history, candidates }, u) => {
+        rows.set(history.rows, u * n * slots)
+        actions.set(history.actions, u * n)
+        times.set(BigInt64Array.from(history.times, BigInt), u * n)
+        candidateRows.set(candidates, u * m * slots)
+      })
+      const logits = new Float32Array(count * m * tasks)
+      const int64 = (values: readonly number[]) => BigInt64Array.from(values, BigInt)
+      await scoped((scope) =>
+        sessions.rank.run(
+          {
+            rows: scope.tensor(rows, [count, n, slots]),
+            actions: scope.tensor(actions, [count, n]),
+            times: scope.tensor(times, [count, n]),
+            lengths: scope.tensor(int64(users.map(({ history }) => history.length)), [count]),
+            candidate_rows: scope.tensor(candidateRows, [count, m, slots]),
+            query_times: scope.tensor(int64(users.map(({ queryTime }) => queryTime)), [count]),
+          },
+          { logits: scope.tensor(logits, [count, m, tasks]) },
+          options,
+        ),
+      )
+      return users.map(({ candidates }, u) =>
+        logits.slice(u * m * tasks, u * m * tasks + (candidates.length / slots) * tasks),
+      )
+    },
+  }
+}

@@ -1,0 +1,48 @@
+import type { TensorMemory } from './memory.js'
+import type { Ort, Pointer } from './ort.js'
+import { ELEMENT, type Values } from './sessions.js'
+
+type HostArray = Int32Array | BigInt64Array | Float32Array
+
+/** The OrtValues of one run, and the arrays under them, which C alone would not keep alive. */
+export type Scope = {
+  /** An OrtValue over the array's own memory. */
+  tensor(array: HostArray, dims: readonly number[]): Pointer
+  /** Takes over values that others made. */
+  own<V extends Values>(values: V): V
+  /** Releases everything; exactly once, when the run is over. */
+  end(): void
+}
+
+export function createScope(ort: Ort, host: Pick<TensorMemory, 'info'>): Scope {
+  const pointers: Pointer[] = []
+  const arrays: HostArray[] = []
+  return {
+    tensor(array, dims) {
+      arrays.push(array)
+      const pointer = ort.CreateTensorWithDataAsOrtValue(
+        host.info,
+        array,
+        array.byteLength,
+        BigInt64Array.from(dims, BigInt),
+        dims.length,
+        elementOf(array),
+      )
+      pointers.push(pointer)
+      return pointer
+    },
+    own(values) {
+      pointers.push(...Object.values(values))
+      return values
+    },
+    end() {
+      for (const pointer of pointers.splice(0)) ort.ReleaseValue(pointer)
+      arrays.length = 0
+    },
+  }
+}
+
+function elementOf(array: HostArray): number {
+  if (array instanceof Float32Array) return ELEMENT.float32
+  return array instanceof Int32Array ? ELEMENT.int32 : ELEMENT.int64
+}

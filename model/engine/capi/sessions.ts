@@ -1,0 +1,187 @@
+import koffi from 'koffi'
+import { RankError } from '../../errors.js'
+import type { Bundle, GraphName } from '../../manifest.js'
+import { checkContract, type FoundValue } from '../contract.js'
+import { type Ort, OrtError, type Pointer } from './ort.js'
+import type { SharedWeights } from './weights.js'
+
+const LOG_ERRORS = 3
+/** Of ONNX's TensorProto.DataType. */
+export const ELEMENT = { float32: 1, int32: 6, int64: 7, float16: 10 } as const
+const ELEMENT_NAMES = new Map<number, string>(
+  Object.entries(ELEMENT).map(([name, code]) => [code, name]),
+)
+
+/** One graph, ready to run from any thread. */
+export type Session = {
+  /** Inputs by name and outputs by name are OrtValues; outputs are written in place. */
+  run(inputs: Values, outputs: Values, options: Pointer): Promise<void>
+  /** Operators by the provider that runs them. */
+  readonly placement: ReadonlyMap<string, readonly string[]>
+  readonly pointer: Pointer
+  release(): void
+}
+export type Values = { readonly [name: string]: Pointer }
+
+export type SessionOptions = {
+  readonly intraOpThreads: number
+  /** Threads wait busily for each other between operators. */
+  readonly spin: boolean
+  /** Adds the provider; nothing for the CPU. */
+  readonly addProvider?: (options: Pointer) => void
+}
+
+/**
+ * The bundle's three graphs as sessions over one copy of the weights and of what ONNX Runtime packs
+ * from them.
+ * @throws {RankError} MODEL_CONTRACT when a graph does not load or is not what the manifest says
+ */
+export async function createSessions(
+  ort: Ort,
+  bundle: Bundle,
+  weights: SharedWeights,
+  options: SessionOptions,
+): Promise<Readonly<Record<GraphName, Session>> & { release(): void }> {
+  const env = ort.CreateEnv(LOG_ERRORS, 'peregrine')
+  const packed = ort.CreatePrepackedWeightsContainer()
+  const made: Session[] = []
+  const release = () => {
+    for (const session of made) session.release()
+    ort.ReleasePrepackedWeightsContainer(packed)
+    ort.ReleaseEnv(env)
+  }
+  const create = async (name: GraphName) => {
+    const file = `${bundle.folder}/${bundle.manifest.graphs[name].file}`
+    const sessionOptions = createOptions(ort, weights, options)
+    let pointer: Pointer
+    try {
+      pointer = await ort.createSession(env, file, sessionOptions, packed)
+    } catch (cause) {
+      const why = cause instanceof Error ? cause.message : String(cause)
+      throw new RankError('MODEL_CONTRACT', `${file} does not load: ${why}`, { cause })
+    } finally {
+      ort.ReleaseSessionOptions(sessionOptions)
+    }
+    const session = openSession(ort, pointer)
+    made.push(session)
+    checkContract(file, session, bundle.manifest.graphs[name])
+    return session
+  }
+  try {
+    return {
+      prefill: await create('prefill'),
+      score: await create('score'),
+      rank: await create('rank'),
+      release,
+    }
+  } catch (error) {
+    release()
+    throw error
+  }
+}
+
+function createOptions(ort: Ort, weights: SharedWeights, options: SessionOptions): Pointer {
+  const pointer = ort.CreateSessionOptions()
+  ort.SetSessionLogSeverityLevel(pointer, LOG_ERRORS)
+  ort.SetIntraOpNumThreads(pointer, options.intraOpThreads)
+  ort.SetInterOpNumThreads(pointer, 1)
+  // A pattern is kept per input shape, and a service sees every pair of lengths there is.
+  ort.DisableMemPattern(pointer)
+  const entries = {
+    'session.intra_op.allow_spinning': options.spin ? '1' : '0',
+    'session.record_ep_graph_assignment_info': '1',
+  }
+  for (const [key, value] of Object.entries(entries)) ort.AddSessionConfigEntry(pointer, key, value)
+  for (const [name, value] of weights.values) ort.AddInitializer(pointer, name, value)
+  options.addProvider?.(pointer)
+  return pointer
+}
+
+function openSession(ort: Ort, session: Pointer) {
+  const inputs = signature(ort, session, 'Input')
+  const outputs = signature(ort, session, 'Output')
+  const inputNames = cStrings(inputs.map(({ name }) => name))
+  const outputNames = cStrings(outputs.map(({ name }) => name))
+  const pick = (values: Values, found: readonly FoundValue[]) =>
+    BigUint64Array.from(found, ({ name }) => {
+      const value = values[name]
+      if (value === undefined) throw new Error(`no value for ${name}`)
+      return value
+    })
+  return {
+    inputs,
+    outputs,
+    placement: placementOf(ort, session),
+    pointer: session,
+    async run(given: Values, results: Values, options: Pointer) {
+      try {
+        await ort.run({
+          session,
+          options,
+          inputNames: inputNames.pointers,
+          inputs: pick(given, inputs),
+          outputNames: outputNames.pointers,
+          outputs: pick(results, outputs),
+        })
+      } catch (cause) {
+        const why = cause instanceof OrtError ? cause.message : String(cause)
+        throw new RankError('MODEL_CONTRACT', `inference failed: ${why}`, { cause })
+      }
+    },
+    release: () => ort.ReleaseSession(session),
+  }
+}
+
+function signature(ort: Ort, session: Pointer, side: 'Input' | 'Output'): FoundValue[] {
+  const allocator = ort.GetAllocatorWithDefaultOptions()
+  const count = Number(ort[`SessionGet${side}Count`](session))
+  return Array.from({ length: count }, (_, i) => {
+    const text = ort[`SessionGet${side}Name`](session, i, allocator)
+    const name = koffi.decode.string(text)
+    ort.AllocatorFree(allocator, text)
+    const typeInfo = ort[`SessionGet${side}TypeInfo`](session, i)
+    try {
+      const tensor = ort.CastTypeInfoToTensorInfo(typeInfo)
+      if (tensor === 0n) return { name, type: 'no tensor' }
+      const code = Number(ort.GetTensorElementType(tensor))
+      const rank = Number(ort.GetDimensionsCount(tensor))
+      const sizes = new BigInt64Array(Math.max(1, rank))
+      const symbols = new BigUint64Array(Math.max(1, rank))
+      ort.GetDimensions(tensor, sizes, rank)
+      ort.GetSymbolicDimensions(tensor, symbols, rank)
+      const dims = Array.from({ length: rank }, (_, d) => {
+        const size = Number(sizes[d])
+        return size >= 0 ? size : koffi.decode.string(symbols[d])
+      })
+      return { name, type: ELEMENT_NAMES.get(code) ?? `type ${code}`, dims }
+    } finally {
+      ort.ReleaseTypeInfo(typeInfo)
+    }
+  })
+}
+
+/** Zero-terminated strings and the array of their addresses; both live as long as the result. */
+function cStrings(texts: readonly string[]) {
+  const buffers = texts.map((text) => Buffer.from(`${text}\0`))
+  return { buffers, pointers: BigUint64Array.from(buffers, (buffer) => koffi.address(buffer)) }
+}
+
+function placementOf(ort: Ort, session: Pointer): Map<string, string[]> {
+  const list = (fill: (items: BigUint64Array, count: BigUint64Array) => void): bigint[] => {
+    const items = new BigUint64Array(1)
+    const count = new BigUint64Array(1)
+    fill(items, count)
+    const [length] = count
+    return length ? koffi.decode(items[0], koffi.array('void*', Number(length))) : []
+  }
+  const placement = new Map<string, string[]>()
+  for (const graph of list((a, n) => ort.Session_GetEpGraphAssignmentInfo(session, a, n))) {
+    const provider = koffi.decode.string(ort.EpAssignedSubgraph_GetEpName(graph))
+    const operators = list((a, n) => ort.EpAssignedSubgraph_GetNodes(graph, a, n)).map((node) => {
+      const type = koffi.decode.string(ort.EpAssignedNode_GetOperatorType(node))
+      return `${type} ${koffi.decode.string(ort.EpAssignedNode_GetName(node))}`
+    })
+    placement.set(provider, [...(placement.get(provider) ?? []), ...operators])
+  }
+  return placement
+}
