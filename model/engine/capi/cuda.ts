@@ -15,10 +15,14 @@ const DEVICE = 0
 type Address = Pointer | Uint8Array
 
 export type Cuda = {
+  /** Name of CUDA's runtime library. */
+  readonly runtime: string
   /** As in "9.0" for an H100. */
   readonly computeCapability: string
   /** Adds the provider to session options. */
   readonly addProvider: (options: Pointer) => void
+  /** The same with runs captured as CUDA graphs, which ties the session's runs to one thread. */
+  readonly addGraphProvider: (options: Pointer) => void
   /** OrtMemoryInfo of the GPU's memory. */
   readonly info: Pointer
   freeBytes(): number
@@ -37,7 +41,7 @@ export type Cuda = {
  */
 export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): Cuda {
   showOnly(deviceId)
-  const runtime = loadRuntime()
+  const { name: runtimeName, library: runtime } = loadRuntime()
   const int = (name: string, ...params: string[]) => runtime.func(name, 'int', params)
   const errorString = runtime.func('cudaGetErrorString', 'const char*', ['int'])
   const check = (code: number) => {
@@ -58,7 +62,8 @@ export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): 
     return value[0] ?? 0
   }
   const computeCapability = `${attribute(ATTRIBUTE_MAJOR)}.${attribute(ATTRIBUTE_MINOR)}`
-  const providerOptions = createProviderOptions(ort, memoryLimitBytes)
+  const plain = createProviderOptions(ort, memoryLimitBytes, {})
+  const graph = createProviderOptions(ort, memoryLimitBytes, { enable_cuda_graph: '1' })
   const info = ort.CreateMemoryInfo('Cuda', 0, DEVICE, 0)
 
   const copyBytes = (to: Address, from: Address, bytes: number): Promise<void> =>
@@ -85,8 +90,10 @@ export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): 
 
   return {
     computeCapability,
-    addProvider: (options) =>
-      ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, providerOptions),
+    runtime: runtimeName,
+    addProvider: (options) => ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, plain),
+    addGraphProvider: (options) =>
+      ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, graph),
     info,
     freeBytes() {
       const bytes = new BigUint64Array(2)
@@ -137,13 +144,18 @@ export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): 
       },
     },
     close() {
-      ort.ReleaseCUDAProviderOptions(providerOptions)
+      ort.ReleaseCUDAProviderOptions(plain)
+      ort.ReleaseCUDAProviderOptions(graph)
       ort.ReleaseMemoryInfo(info)
     },
   }
 }
 
-function createProviderOptions(ort: Ort, memoryLimitBytes: number): Pointer {
+function createProviderOptions(
+  ort: Ort,
+  memoryLimitBytes: number,
+  more: { readonly [key: string]: string },
+): Pointer {
   let options: Pointer
   try {
     options = ort.CreateCUDAProviderOptions()
@@ -159,6 +171,7 @@ function createProviderOptions(ort: Ort, memoryLimitBytes: number): Pointer {
     use_tf32: '0',
     // Exact steps: doubling would take memory that K/V could have.
     arena_extend_strategy: 'kSameAsRequested',
+    ...more,
     ...(memoryLimitBytes === 0 ? {} : { gpu_mem_limit: String(memoryLimitBytes) }),
   }
   const keys = Object.keys(entries)
@@ -180,11 +193,11 @@ function showOnly(deviceId: number): void {
   process.env.CUDA_VISIBLE_DEVICES = device
 }
 
-function loadRuntime(): ReturnType<typeof loadLibrary> {
+function loadRuntime(): { name: string; library: ReturnType<typeof loadLibrary> } {
   const faults: string[] = []
   for (const name of RUNTIMES) {
     try {
-      return loadLibrary(name)
+      return { name, library: loadLibrary(name) }
     } catch (error) {
       faults.push(error instanceof Error ? error.message : String(error))
     }

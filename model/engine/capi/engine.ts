@@ -3,25 +3,14 @@ import type { Bundle } from '../../manifest.js'
 import { zeroTokens } from '../../tokens.js'
 import type { Engine, EngineEvent, KvHandle, KvPast, RankUser } from '../engine.js'
 import { createBatcher } from './batch.js'
-import { createBlocks } from './blocks.js'
-import { type Cuda, openCuda } from './cuda.js'
-import { createKvStore, type KvEntry } from './kv-store.js'
-import { findLibrary } from './library.js'
-import { hostMemory } from './memory.js'
-import { niceThreads } from './nice.js'
-import { loadOrt, type Pointer } from './ort.js'
-import { createRunner } from './runner.js'
-import { createScheduler } from './scheduler.js'
-import { createSessions } from './sessions.js'
-import { shareWeights } from './weights.js'
+import type { KvEntry } from './kv-store.js'
+import { createLanes, type Lanes } from './lanes.js'
+import { open } from './open.js'
+import type { Pointer } from './ort.js'
 
-/** See runner.ts; on a GPU a prefill is one run: its matrix products want height. */
-const PREFILL_CHUNK_TOKENS = { cpu: 256, cuda: 4096 }
-/** Users of one batch are padded to one length: theirs differ by at most this share of it. */
+/** Users of one batch are padded to one length: theirs differ by at most this share of a doubling. */
 const BUCKETS_PER_DOUBLING = 4
 const SMALLEST_BUCKET = 64
-/** Share of the GPU's free memory that K/V may take when nobody says. */
-const DEFAULT_GPU_KV_SHARE = 0.5
 
 export type CapiEngineOptions = {
   readonly bundle: Bundle
@@ -38,6 +27,8 @@ export type CapiEngineOptions = {
   readonly gpuMemoryBytes?: number
   /** Most users of one-pass ranking in one run. */
   readonly maxBatchUsers?: number
+  /** Threads with captured CUDA graphs. */
+  readonly lanes?: number
   readonly onEvent?: (event: EngineEvent) => void
 }
 
@@ -50,224 +41,166 @@ type Held = { readonly entry: KvEntry; isReleased: boolean }
  */
 export async function createCapiEngine(options: CapiEngineOptions): Promise<Engine> {
   const { bundle, workers = 1, threadsPerWorker = 1, provider = 'cpu' } = options
-  const { onEvent = () => {} } = options
-  const { manifest } = bundle
-  const { slots } = manifest.embedding
-  const ort = loadOrt(findLibrary())
-  /** What close() undoes, last made first undone. */
-  const cleanups: (() => void | Promise<void>)[] = []
-  const cleanUp = async () => {
-    for (const each of cleanups.splice(0).reverse()) await each()
+  const { onEvent = () => {}, maxBatchUsers = 1 } = options
+  const { slots } = bundle.manifest.embedding
+  const opened = await open({
+    ...{ bundle, workers, threadsPerWorker, provider },
+    deviceId: options.deviceId ?? 0,
+    gpuKvBytes: options.gpuKvBytes ?? 0,
+    gpuMemoryBytes: options.gpuMemoryBytes ?? 0,
+  })
+  const { blocks, store, runner, scheduler, none } = opened
+  const handles = new WeakMap<KvHandle, Held>()
+  const batches = { runs: 0, users: 0 }
+  let closing: Promise<void> | undefined
+  let lanes: Lanes | undefined
+  // The net under forgotten releases, not the way to release.
+  const collected = new FinalizationRegistry((held: Held) => {
+    if (held.isReleased || closing !== undefined) return
+    held.isReleased = true
+    onEvent({ kind: 'leakedHandle', tokens: held.entry.tokens })
+    store.release(held.entry)
+  })
+
+  const heldBy = (handle: KvHandle): Held => {
+    const held = handles.get(handle)
+    if (held === undefined) throw new RankError('INTERNAL', 'a K/V handle of another engine')
+    return held
   }
-  try {
-    const host = hostMemory(ort)
-    cleanups.push(host.close)
-    let cuda: Cuda | undefined
-    if (provider === 'cuda') {
-      cuda = openCuda(ort, options.deviceId ?? 0, options.gpuMemoryBytes ?? 0)
-      cleanups.push(cuda.close)
-    } else {
-      await niceThreads()
-    }
-    const files = Object.values(manifest.graphs).map(({ file }) => file)
-    const weights = shareWeights(ort, cuda ?? host, bundle.folder, files, cuda?.upload)
-    cleanups.push(weights.release)
-    const sessions = await createSessions(ort, bundle, weights, {
-      // Runs share the pool and bring their own thread each.
-      intraOpThreads: workers * (threadsPerWorker - 1) + 1,
-      spin: workers === 1 && threadsPerWorker > 1,
-      ...(cuda === undefined ? {} : { addProvider: cuda.addProvider }),
-    })
-    cleanups.push(sessions.release)
-    const device = cuda?.memory(sessions.prefill.pointer)
-    if (device !== undefined) cleanups.push(device.close)
-    const blocks = createBlocks(
-      cuda === undefined || device === undefined
-        ? { home: host }
-        : {
-            home: device,
-            overflow: cuda.pinned,
-            homeBytes: options.gpuKvBytes ?? DEFAULT_GPU_KV_SHARE * cuda.freeBytes(),
-          },
-    )
-    cleanups.push(blocks.close)
-    const { config, precision } = manifest
-    const store = createKvStore({ ort, blocks, host, config, precision })
-    const runner = createRunner({
-      ort,
-      sessions,
-      store,
-      blocks,
-      host,
-      manifest,
-      prefillChunkTokens: PREFILL_CHUNK_TOKENS[provider],
-    })
-    const none = await store.import(noTokens())
-    cleanups.push(() => store.release(none))
-    const scheduler = createScheduler(ort, workers)
-    cleanups.push(scheduler.close)
-    return start()
-
-    function start(): Engine {
-      const handles = new WeakMap<KvHandle, Held>()
-      // The net under forgotten releases, not the way to release.
-      const collected = new FinalizationRegistry((held: Held) => {
-        if (held.isReleased) return
-        held.isReleased = true
-        onEvent({ kind: 'leakedHandle', tokens: held.entry.tokens })
-        store.release(held.entry)
-      })
-      let closing: Promise<void> | undefined
-      const batches = { runs: 0, users: 0 }
-
-      const heldBy = (handle: KvHandle): Held => {
-        const held = handles.get(handle)
-        if (held === undefined) throw new RankError('INTERNAL', 'a K/V handle of another engine')
-        return held
-      }
-      const entryOf = (handle: KvHandle): KvEntry => {
-        const { entry, isReleased } = heldBy(handle)
-        if (closing !== undefined) throw new RankError('WORKER_CRASHED', 'the engine is closed')
-        if (isReleased) throw new RankError('INTERNAL', 'this K/V handle was released')
-        return entry
-      }
-      const keep = (entry: KvEntry): KvHandle => {
-        const { tokens, block } = entry
-        const handle: KvHandle = { tokens, bytes: block.bytes, device: provider }
-        const held = { entry, isReleased: false }
-        handles.set(handle, held)
-        collected.register(handle, held)
-        return handle
-      }
-      /** Runs with an entry that stays whatever happens to its handle meanwhile. */
-      const holding = async <T>(
-        entry: KvEntry,
-        work: (options: Pointer) => Promise<T>,
-        signal: AbortSignal | undefined,
-      ): Promise<T> => {
-        store.hold(entry)
-        let hasStarted = false
-        const job = scheduler.submit(async (runOptions) => {
-          hasStarted = true
-          try {
-            return await work(runOptions)
-          } finally {
-            store.release(entry)
-          }
-        }, signal)
-        try {
-          return await job
-        } finally {
-          if (!hasStarted) store.release(entry)
-        }
-      }
-      const batcher = createBatcher<RankUser, Float32Array>({
-        scheduler,
-        key: ({ history, candidates }) =>
-          `${bucketOf(history.length)} ${bucketOf(candidates.length / slots)}`,
-        limit: () => options.maxBatchUsers ?? 1,
-        run: (users, runOptions) => {
-          batches.runs++
-          batches.users += users.length
-          return runner.rank(users, runOptions)
-        },
-      })
-      const engine: Engine = {
-        name: `capi/${provider}`,
-        async prefill(history, past, signal) {
-          const from = past === undefined ? undefined : pastOf(past, entryOf)
-          const work = (runOptions: Pointer) => runner.prefill(history, from, runOptions, signal)
-          const entry = await (from === undefined
-            ? scheduler.submit(work, signal)
-            : holding(from.entry, work, signal))
-          return keep(entry)
-        },
-        async score(handle, candidates, queryTime, signal) {
-          const entry = entryOf(handle)
-          return holding(
-            entry,
-            (runOptions) => runner.score(entry, none, candidates, queryTime, runOptions),
-            signal,
-          )
-        },
-        async rank(users, signal) {
-          const [only] = users
-          if (users.length === 1 && only !== undefined) return [await batcher.submit(only, signal)]
-          return scheduler.submit((runOptions) => runner.rank(users, runOptions), signal)
-        },
-        async exportKv(handle) {
-          const entry = entryOf(handle)
-          return holding(
-            entry,
-            async () => {
-              await blocks.beginRun(entry.block)
-              try {
-                return await store.export(entry)
-              } finally {
-                blocks.endRun(entry.block)
-              }
-            },
-            undefined,
-          )
-        },
-        async importKv(pages) {
-          return keep(await scheduler.submit(() => store.import(pages)))
-        },
-        release(handle) {
-          const held = heldBy(handle)
-          if (held.isReleased) return
-          held.isReleased = true
-          if (closing === undefined) store.release(held.entry)
-        },
-        isAlive: (handle) => closing === undefined && handles.get(handle)?.isReleased === false,
-        async warmUp({ historyTokens, candidates }) {
-          for (const n of historyTokens) {
-            const handle = await engine.prefill(zeroTokens(n, slots))
-            for (const m of candidates) await engine.score(handle, new Int32Array(m * slots), 0)
-            engine.release(handle)
-          }
-        },
-        stats: () => {
-          const { homeBytes, overflowBytes, spills, restores } = blocks.stats()
-          const kv = { gpuBytes: homeBytes, hostBytes: overflowBytes, spills, restores }
-          return {
-            workers: closing === undefined ? workers : 0,
-            pendingJobs: scheduler.pending(),
-            restarts: 0,
-            ...(provider === 'cuda' ? { kv } : {}),
-            batches,
-          }
-        },
-        close() {
-          closing ??= cleanUp()
-          return closing
-        },
-      }
-      return engine
-    }
-
-    /** One token without K and V. */
-    function noTokens() {
-      const { layers, heads, dqk, dv } = config
-      const bytes = precision === 'fp16' ? 2 : 4
-      const layer = {
-        k: new Uint8Array(heads * dqk * bytes),
-        v: new Uint8Array(heads * dv * bytes),
-      }
-      return { tokens: 1, times: new Float64Array(1), layers: Array(layers).fill(layer) }
-    }
-  } catch (error) {
-    await cleanUp()
-    throw error
+  const entryOf = (handle: KvHandle): KvEntry => {
+    const { entry, isReleased } = heldBy(handle)
+    if (closing !== undefined) throw new RankError('WORKER_CRASHED', 'the engine is closed')
+    if (isReleased) throw new RankError('INTERNAL', 'this K/V handle was released')
+    return entry
   }
-}
-
-function pastOf({ handle, tokens }: KvPast, entryOf: (handle: KvHandle) => KvEntry) {
-  const entry = entryOf(handle)
-  if (tokens > entry.tokens) {
+  const keep = (entry: KvEntry): KvHandle => {
+    const { tokens, block } = entry
+    const handle: KvHandle = { tokens, bytes: block.bytes, device: provider }
+    const held = { entry, isReleased: false }
+    handles.set(handle, held)
+    collected.register(handle, held)
+    return handle
+  }
+  const pastOf = ({ handle, tokens }: KvPast) => {
+    const entry = entryOf(handle)
+    if (tokens <= entry.tokens) return { entry, tokens }
     throw new RankError('INTERNAL', `past has ${entry.tokens} tokens, asked for ${tokens}`)
   }
-  return { entry, tokens }
+  /** Runs with an entry that stays whatever happens to its handle meanwhile. */
+  const holding = async <T>(
+    entry: KvEntry,
+    work: (options: Pointer) => Promise<T>,
+    signal?: AbortSignal,
+  ): Promise<T> => {
+    store.hold(entry)
+    let hasStarted = false
+    const job = scheduler.submit(async (runOptions) => {
+      hasStarted = true
+      try {
+        return await work(runOptions)
+      } finally {
+        store.release(entry)
+      }
+    }, signal)
+    try {
+      return await job
+    } finally {
+      if (!hasStarted) store.release(entry)
+    }
+  }
+  const batcher = createBatcher<RankUser, Float32Array>({
+    scheduler,
+    key: ({ history, candidates }) =>
+      `${bucketOf(history.length)} ${bucketOf(candidates.length / slots)}`,
+    limit: () => maxBatchUsers,
+    run: (users, runOptions) => {
+      batches.runs++
+      batches.users += users.length
+      return runner.rank(users, runOptions)
+    },
+  })
+
+  const engine: Engine = {
+    name: `capi/${provider}`,
+    async prefill(history, past, signal) {
+      const from = past === undefined ? undefined : pastOf(past)
+      const work = (runOptions: Pointer) => runner.prefill(history, from, runOptions, signal)
+      return keep(
+        await (from === undefined
+          ? scheduler.submit(work, signal)
+          : holding(from.entry, work, signal)),
+      )
+    },
+    async score(handle, candidates, queryTime, signal) {
+      const entry = entryOf(handle)
+      const used = entry.tokens === 0 ? none : entry
+      const replayed =
+        candidates.length === 0
+          ? undefined
+          : lanes?.pick()?.score(used, candidates, queryTime, signal)
+      if (replayed !== undefined) return replayed
+      return holding(
+        used,
+        (runOptions) => runner.score(used, candidates, queryTime, runOptions),
+        signal,
+      )
+    },
+    async rank(users, signal) {
+      const [only] = users
+      if (users.length !== 1 || only === undefined) {
+        return scheduler.submit((runOptions) => runner.rank(users, runOptions), signal)
+      }
+      const replayed = only.candidates.length === 0 ? undefined : lanes?.pick()?.rank(only, signal)
+      return [await (replayed ?? batcher.submit(only, signal))]
+    },
+    async exportKv(handle) {
+      const entry = entryOf(handle)
+      return holding(entry, async () => {
+        await blocks.beginRun(entry.block)
+        try {
+          return await store.export(entry)
+        } finally {
+          blocks.endRun(entry.block)
+        }
+      })
+    },
+    async importKv(pages) {
+      return keep(await scheduler.submit(() => store.import(pages)))
+    },
+    release(handle) {
+      const held = heldBy(handle)
+      if (held.isReleased) return
+      held.isReleased = true
+      if (closing === undefined) store.release(held.entry)
+    },
+    isAlive: (handle) => closing === undefined && handles.get(handle)?.isReleased === false,
+    async warmUp(shapes) {
+      for (const n of shapes.historyTokens) {
+        const handle = await engine.prefill(zeroTokens(n, slots))
+        for (const m of shapes.candidates) await engine.score(handle, new Int32Array(m * slots), 0)
+        engine.release(handle)
+      }
+      if (options.lanes === undefined || options.lanes === 0 || lanes !== undefined) return
+      lanes = await createLanes(opened, bundle, shapes, options.lanes)
+      opened.cleanups.push(lanes.close)
+    },
+    stats: () => {
+      const { homeBytes, overflowBytes, spills, restores } = blocks.stats()
+      const kv = { gpuBytes: homeBytes, hostBytes: overflowBytes, spills, restores }
+      return {
+        workers: closing === undefined ? workers : 0,
+        pendingJobs: scheduler.pending() + (lanes?.pending() ?? 0),
+        restarts: 0,
+        ...(provider === 'cuda' ? { kv } : {}),
+        batches,
+      }
+    },
+    close() {
+      closing ??= opened.close()
+      return closing
+    },
+  }
+  return engine
 }
 
 /** Lengths of one bucket differ by less than a quarter: what padding can cost at most. */

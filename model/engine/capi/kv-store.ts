@@ -26,6 +26,14 @@ export type KvEntry = {
 /** K or V of one layer inside a block: its offset in bytes, and the elements of a row. */
 type Region = { readonly offset: number; readonly width: number }
 
+/** See `grid`. */
+export type KvGrid = {
+  readonly address: Pointer
+  readonly pitch: number
+  readonly rowBytes: number
+  readonly regions: number
+}
+
 type Parts = {
   readonly ort: Ort
   readonly blocks: Blocks
@@ -168,6 +176,22 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
 
     rows,
     times,
+
+    /**
+     * Where an entry's rows lie, if all regions are alike: that many from `address`, `pitch` bytes
+     * apart, each with the entry's rows of `rowBytes` at its beginning.
+     */
+    grid({ block }: KvEntry): KvGrid | undefined {
+      if (dqk !== dv) return undefined
+      const { regions } = layout(block.capacity)
+      const pitch = regions[1]?.offset ?? 0
+      return {
+        address: block.address,
+        pitch,
+        rowBytes: heads * dqk * elementBytes,
+        regions: regions.length,
+      }
+    },
 
     /** k.i, v.i and times of an entry whose block is in a run, as inputs of `score`; the entry keeps them. */
     valuesOf(entry: KvEntry): Values {

@@ -73,6 +73,7 @@ const ENTRIES = {
   SetSessionLogSeverityLevel: does<[options: Pointer, severity: number]>(22, P, 'int'),
   SetIntraOpNumThreads: does<[options: Pointer, threads: number]>(24, P, 'int'),
   SetInterOpNumThreads: does<[options: Pointer, threads: number]>(25, P, 'int'),
+  AddRunConfigEntry: does<[runOptions: Pointer, key: string, value: string]>(165, P, TEXT, TEXT),
   AddSessionConfigEntry: does<[options: Pointer, key: string, value: string]>(130, P, TEXT, TEXT),
   AddInitializer: does<[options: Pointer, name: string, value: Pointer]>(150, P, TEXT, P),
   UpdateCUDAProviderOptions: does<
@@ -132,6 +133,8 @@ export type Ort = Calls & {
   readonly version: string
   /** Runs on a thread of libuv's pool; resolves when the outputs are written. */
   run(args: RunArguments): Promise<void>
+  /** The same on the calling thread, which it blocks. */
+  runNow(args: RunArguments): void
   /** As CreateSessionWithPrepackedWeightsContainer, off the calling thread: it takes up to seconds. */
   createSession(env: Pointer, path: string, options: Pointer, container: Pointer): Promise<Pointer>
   /** Objects created and not released, of all kinds: what a leak test watches. */
@@ -258,6 +261,14 @@ function bind(path: string): Ort {
           },
         )
       }),
+    runNow({ session, options, inputNames, inputs, outputNames, outputs }) {
+      check(
+        run(
+          ...[session, options, inputNames, inputs, inputs.length, outputNames],
+          ...[outputs.length, outputs],
+        ),
+      )
+    },
     live: () => live,
   }
 }

@@ -87,10 +87,12 @@ export function createRunner(parts: Parts) {
       }
     },
 
-    /** Logits (m, tasks). `none` stands in for an entry of no tokens. */
+    /**
+     * Logits (m, tasks). The entry has at least one token: ONNX Runtime's matrix product stops the
+     * process (SIGFPE) when n is 0.
+     */
     async score(
       entry: KvEntry,
-      none: KvEntry,
       candidates: Int32Array,
       queryTime: number,
       options: Pointer,
@@ -98,24 +100,21 @@ export function createRunner(parts: Parts) {
       const m = candidates.length / slots
       const logits = new Float32Array(m * tasks)
       if (m === 0) return logits
-      // ONNX Runtime's matrix product stops the process (SIGFPE) when n is 0: a token without K and V,
-      // which adds exact zeros, stands for no history.
-      const used = entry.tokens === 0 ? none : entry
-      await blocks.beginRun(used.block)
+      await blocks.beginRun(entry.block)
       try {
         await scoped((scope) =>
           sessions.score.run(
             {
               rows: scope.tensor(candidates, [m, slots]),
               query_time: scope.tensor(BigInt64Array.of(BigInt(queryTime)), [1]),
-              ...store.valuesOf(used),
+              ...store.valuesOf(entry),
             },
             { logits: scope.tensor(logits, [m, tasks]) },
             options,
           ),
         )
       } finally {
-        blocks.endRun(used.block)
+        blocks.endRun(entry.block)
       }
       return logits
     },

@@ -1,8 +1,8 @@
 import koffi from 'koffi'
 import { RankError } from '../../errors.js'
 import type { Bundle, GraphName } from '../../manifest.js'
-import { checkContract, type FoundValue } from '../contract.js'
-import { type Ort, OrtError, type Pointer } from './ort.js'
+import { checkContract, type FoundValue, type GraphSignature } from '../contract.js'
+import { type Ort, OrtError, type Pointer, type RunArguments } from './ort.js'
 import type { SharedWeights } from './weights.js'
 
 const LOG_ERRORS = 3
@@ -16,6 +16,8 @@ const ELEMENT_NAMES = new Map<number, string>(
 export type Session = {
   /** Inputs by name and outputs by name are OrtValues; outputs are written in place. */
   run(inputs: Values, outputs: Values, options: Pointer): Promise<void>
+  /** The arguments of a run that another thread will make; they are valid as long as the session. */
+  bind(inputs: Values, outputs: Values, options: Pointer): RunArguments
   /** Operators by the provider that runs them. */
   readonly placement: ReadonlyMap<string, readonly string[]>
   readonly pointer: Pointer
@@ -31,26 +33,35 @@ export type SessionOptions = {
   readonly addProvider?: (options: Pointer) => void
 }
 
+export type SessionSource = {
+  readonly ort: Ort
+  readonly env: Pointer
+  readonly bundle: Bundle
+  readonly weights: SharedWeights
+}
+
+/** ONNX Runtime's environment: needed before anything else of it. The caller releases it last. */
+export function createEnv(ort: Ort): Pointer {
+  return ort.CreateEnv(LOG_ERRORS, 'peregrine')
+}
+
 /**
- * The bundle's three graphs as sessions over one copy of the weights and of what ONNX Runtime packs
- * from them.
+ * Graphs of the bundle as sessions over one copy of the weights and of what ONNX Runtime packs from
+ * them.
  * @throws {RankError} MODEL_CONTRACT when a graph does not load or is not what the manifest says
  */
-export async function createSessions(
-  ort: Ort,
-  bundle: Bundle,
-  weights: SharedWeights,
+export async function createSessions<Name extends GraphName>(
+  { ort, env, bundle, weights }: SessionSource,
+  names: readonly Name[],
   options: SessionOptions,
-): Promise<Readonly<Record<GraphName, Session>> & { release(): void }> {
-  const env = ort.CreateEnv(LOG_ERRORS, 'peregrine')
+): Promise<{ readonly sessions: Readonly<Record<Name, Session>>; release(): void }> {
   const packed = ort.CreatePrepackedWeightsContainer()
   const made: Session[] = []
   const release = () => {
     for (const session of made) session.release()
     ort.ReleasePrepackedWeightsContainer(packed)
-    ort.ReleaseEnv(env)
   }
-  const create = async (name: GraphName) => {
+  const create = async (name: Name): Promise<void> => {
     const file = `${bundle.folder}/${bundle.manifest.graphs[name].file}`
     const sessionOptions = createOptions(ort, weights, options)
     let pointer: Pointer
@@ -65,15 +76,12 @@ export async function createSessions(
     const session = openSession(ort, pointer)
     made.push(session)
     checkContract(file, session, bundle.manifest.graphs[name])
-    return session
   }
   try {
-    return {
-      prefill: await create('prefill'),
-      score: await create('score'),
-      rank: await create('rank'),
-      release,
-    }
+    for (const name of names) await create(name)
+    // One session per name, in the order of the names.
+    const entries = names.map((name, i) => [name, made[i]])
+    return { sessions: Object.fromEntries(entries) as Record<Name, Session>, release }
   } catch (error) {
     release()
     throw error
@@ -97,7 +105,7 @@ function createOptions(ort: Ort, weights: SharedWeights, options: SessionOptions
   return pointer
 }
 
-function openSession(ort: Ort, session: Pointer) {
+function openSession(ort: Ort, session: Pointer): Session & GraphSignature {
   const inputs = signature(ort, session, 'Input')
   const outputs = signature(ort, session, 'Output')
   const inputNames = cStrings(inputs.map(({ name }) => name))
@@ -108,21 +116,23 @@ function openSession(ort: Ort, session: Pointer) {
       if (value === undefined) throw new Error(`no value for ${name}`)
       return value
     })
+  const bind = (given: Values, results: Values, options: Pointer): RunArguments => ({
+    session,
+    options,
+    inputNames: inputNames.pointers,
+    inputs: pick(given, inputs),
+    outputNames: outputNames.pointers,
+    outputs: pick(results, outputs),
+  })
   return {
     inputs,
     outputs,
     placement: placementOf(ort, session),
     pointer: session,
+    bind,
     async run(given: Values, results: Values, options: Pointer) {
       try {
-        await ort.run({
-          session,
-          options,
-          inputNames: inputNames.pointers,
-          inputs: pick(given, inputs),
-          outputNames: outputNames.pointers,
-          outputs: pick(results, outputs),
-        })
+        await ort.run(bind(given, results, options))
       } catch (cause) {
         const why = cause instanceof OrtError ? cause.message : String(cause)
         throw new RankError('MODEL_CONTRACT', `inference failed: ${why}`, { cause })

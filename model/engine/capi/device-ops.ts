@@ -1,0 +1,74 @@
+import { loadLibrary } from './native.js'
+import type { Pointer } from './ort.js'
+
+/** Blocking copies for a thread that has nothing else to do; on a GPU all but `read` only begin them. */
+export type DeviceOps = {
+  /** `rows` rows of `width` bytes, from every `fromPitch` to every `toPitch` bytes. */
+  copyRows(
+    to: Pointer,
+    toPitch: number,
+    from: Pointer,
+    fromPitch: number,
+    width: number,
+    rows: number,
+  ): void
+  zeroRows(to: Pointer, pitch: number, width: number, rows: number): void
+  write(to: Pointer, bytes: Uint8Array): void
+  /** Waits for what the calls above began. */
+  finish(): void
+  read(into: Uint8Array, from: Pointer): void
+}
+
+const MEMCPY_DEFAULT = 4
+const STREAM = 0n
+
+/** The runtime's name as `loadCudaRuntime` found it. */
+export function cudaOps(library: string): DeviceOps {
+  const runtime = loadLibrary(library)
+  const P = 'void*'
+  const SIZE = 'size_t'
+  const copy2d = runtime.func('cudaMemcpy2DAsync', 'int', [P, SIZE, P, SIZE, SIZE, SIZE, 'int', P])
+  const set2d = runtime.func('cudaMemset2DAsync', 'int', [P, SIZE, 'int', SIZE, SIZE, P])
+  const copy = runtime.func('cudaMemcpyAsync', 'int', [P, P, SIZE, 'int', P])
+  const synchronize = runtime.func('cudaStreamSynchronize', 'int', [P])
+  const errorString = runtime.func('cudaGetErrorString', 'const char*', ['int'])
+  const check = (code: number) => {
+    if (code !== 0) throw new Error(`CUDA: ${errorString(code)}`)
+  }
+  const finish = () => check(synchronize(STREAM))
+  return {
+    copyRows(to, toPitch, from, fromPitch, width, rows) {
+      check(copy2d(to, toPitch, from, fromPitch, width, rows, MEMCPY_DEFAULT, STREAM))
+    },
+    zeroRows: (to, pitch, width, rows) => check(set2d(to, pitch, 0, width, rows, STREAM)),
+    write: (to, bytes) => check(copy(to, bytes, bytes.byteLength, MEMCPY_DEFAULT, STREAM)),
+    finish,
+    read(into, from) {
+      check(copy(into, from, into.byteLength, MEMCPY_DEFAULT, STREAM))
+      finish()
+    },
+  }
+}
+
+export function hostOps(): DeviceOps {
+  const libc = loadLibrary(null)
+  const memcpy = libc.func('memcpy', 'void*', ['void*', 'void*', 'size_t'])
+  const memset = libc.func('memset', 'void*', ['void*', 'int', 'size_t'])
+  return {
+    copyRows(to, toPitch, from, fromPitch, width, rows) {
+      for (let row = 0; row < rows; row++) {
+        memcpy(to + BigInt(row * toPitch), from + BigInt(row * fromPitch), width)
+      }
+    },
+    zeroRows(to, pitch, width, rows) {
+      for (let row = 0; row < rows; row++) memset(to + BigInt(row * pitch), 0, width)
+    },
+    write(to, bytes) {
+      memcpy(to, bytes, bytes.byteLength)
+    },
+    finish() {},
+    read(into, from) {
+      memcpy(into, from, into.byteLength)
+    },
+  }
+}

@@ -1,0 +1,79 @@
+import type { Bundle } from '../../manifest.js'
+import type { WarmUp } from '../engine.js'
+import { createLane, type Lane } from './lane.js'
+import type { Opened } from './open.js'
+import { createSessions } from './sessions.js'
+
+/** Lengths of the captured shapes: each is at most this much of the next. */
+const STEP = Math.SQRT2
+/** Shorter lengths take as long. */
+const SHORTEST_HISTORY = 64
+const FEWEST_CANDIDATES = 32
+
+export type Lanes = {
+  /** The lane with the least to do. */
+  pick(): Lane | undefined
+  /** Jobs of all lanes. */
+  pending(): number
+  close(): Promise<void>
+}
+
+/** Lanes that have captured every shape up to those given; each has sessions of its own. */
+export async function createLanes(
+  opened: Opened,
+  bundle: Bundle,
+  { historyTokens, candidates }: WarmUp,
+  count: number,
+): Promise<Lanes> {
+  const { ort, library, source, cuda, memory, blocks, store } = opened
+  const { config } = bundle.manifest
+  const lanes: Lane[] = []
+  const releases: (() => void)[] = []
+  const close = async () => {
+    await Promise.all(lanes.map((lane) => lane.close()))
+    for (const release of releases) release()
+  }
+  // K and V of different widths do not lie in one grid.
+  if (config.dqk !== config.dv) return { pick: () => undefined, pending: () => 0, close }
+  try {
+    for (let i = 0; i < count; i++) {
+      const { sessions, release } = await createSessions(source, ['score', 'rank'], {
+        intraOpThreads: 1,
+        spin: false,
+        ...(cuda === undefined ? {} : { addProvider: cuda.addGraphProvider }),
+      })
+      releases.push(release)
+      const lane = await createLane({
+        ...{ ort, memory, store, blocks, sessions, manifest: bundle.manifest },
+        thread: { library, ...(cuda === undefined ? {} : { cudaRuntime: cuda.runtime }) },
+        historyTokens: lengths(SHORTEST_HISTORY, Math.max(...historyTokens)),
+        candidates: lengths(FEWEST_CANDIDATES, Math.max(...candidates)),
+      })
+      lanes.push(lane)
+      await lane.capture(() => {})
+    }
+    return {
+      pick: () =>
+        lanes.reduce<Lane | undefined>(
+          (best, lane) => (best === undefined || lane.pending() < best.pending() ? lane : best),
+          undefined,
+        ),
+      pending: () => lanes.reduce((sum, lane) => sum + lane.pending(), 0),
+      close,
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+/** Multiples of `least` up to `most`, each about STEP of the one before, ascending. */
+export function lengths(least: number, most: number): number[] {
+  const found = [most]
+  for (let length = most / STEP; length > least; length /= STEP) {
+    const rounded = Math.ceil(length / least) * least
+    if (rounded < (found.at(-1) ?? 0)) found.push(rounded)
+  }
+  if (least < (found.at(-1) ?? 0)) found.push(least)
+  return found.reverse()
+}

@@ -1,0 +1,127 @@
+import type { Bundle } from '../../manifest.js'
+import type { KvPages } from '../engine.js'
+import { type Blocks, createBlocks } from './blocks.js'
+import { type Cuda, openCuda } from './cuda.js'
+import { createKvStore, type KvEntry, type KvStore } from './kv-store.js'
+import { findLibrary } from './library.js'
+import { hostMemory, type TensorMemory } from './memory.js'
+import { niceThreads } from './nice.js'
+import { loadOrt, type Ort } from './ort.js'
+import { createRunner, type Runner } from './runner.js'
+import { createScheduler, type Scheduler } from './scheduler.js'
+import { createEnv, createSessions, type SessionSource } from './sessions.js'
+import { shareWeights } from './weights.js'
+
+/** See runner.ts; a GPU's matrix products want height (chunks of 2,048: 1.4 ms, of 256: 12.8 ms). */
+const PREFILL_CHUNK_TOKENS = { cpu: 256, cuda: 8192 }
+/** Share of the GPU's free memory that K/V may take when nobody says. */
+const DEFAULT_GPU_KV_SHARE = 0.5
+
+export type OpenOptions = {
+  readonly bundle: Bundle
+  readonly workers: number
+  readonly threadsPerWorker: number
+  readonly provider: 'cpu' | 'cuda'
+  readonly deviceId: number
+  readonly gpuKvBytes: number
+  readonly gpuMemoryBytes: number
+}
+
+/** Everything native that an engine is made of. */
+export type Opened = {
+  readonly ort: Ort
+  readonly library: string
+  readonly source: SessionSource
+  readonly cuda: Cuda | undefined
+  /** Where K/V lies: the GPU's memory or the process's own. */
+  readonly memory: TensorMemory
+  readonly blocks: Blocks
+  readonly store: KvStore
+  readonly runner: Runner
+  readonly scheduler: Scheduler
+  /** One token without K and V, for histories of none. */
+  readonly none: KvEntry
+  /** Frees all of it, once nothing runs; also what `cleanups` got later, that first. */
+  close(): Promise<void>
+  readonly cleanups: (() => void | Promise<void>)[]
+}
+
+/** @throws {RankError} MODEL_CONTRACT, ENGINE_UNAVAILABLE */
+export async function open(options: OpenOptions): Promise<Opened> {
+  const { bundle, workers, threadsPerWorker, provider } = options
+  const { manifest } = bundle
+  const library = findLibrary()
+  const ort = loadOrt(library)
+  const cleanups: (() => void | Promise<void>)[] = []
+  const close = async () => {
+    for (const each of cleanups.splice(0).reverse()) await each()
+  }
+  try {
+    const env = createEnv(ort)
+    cleanups.push(() => ort.ReleaseEnv(env))
+    const host = hostMemory(ort)
+    cleanups.push(host.close)
+    let cuda: Cuda | undefined
+    if (provider === 'cuda') {
+      cuda = openCuda(ort, options.deviceId, options.gpuMemoryBytes)
+      cleanups.push(cuda.close)
+    } else {
+      await niceThreads()
+    }
+    const files = Object.values(manifest.graphs).map(({ file }) => file)
+    const weights = shareWeights(ort, cuda ?? host, bundle.folder, files, cuda?.upload)
+    cleanups.push(weights.release)
+    const source = { ort, env, bundle, weights }
+    const { sessions, release } = await createSessions(source, ['prefill', 'score', 'rank'], {
+      // Runs share the pool and bring their own thread each.
+      intraOpThreads: workers * (threadsPerWorker - 1) + 1,
+      spin: workers === 1 && threadsPerWorker > 1,
+      ...(cuda === undefined ? {} : { addProvider: cuda.addProvider }),
+    })
+    cleanups.push(release)
+    const device = cuda?.memory(sessions.prefill.pointer)
+    if (device !== undefined) cleanups.push(device.close)
+    const memory = device ?? host
+    const blocks = createBlocks({ home: memory, ...gpuBudget(cuda, options.gpuKvBytes) })
+    cleanups.push(blocks.close)
+    const { config, precision } = manifest
+    const store = createKvStore({ ort, blocks, host, config, precision })
+    const none = await store.import(noTokens(bundle))
+    cleanups.push(() => store.release(none))
+    const prefillChunkTokens = PREFILL_CHUNK_TOKENS[provider]
+    const runner = createRunner({
+      ort,
+      sessions,
+      store,
+      blocks,
+      host,
+      manifest,
+      prefillChunkTokens,
+    })
+    const scheduler = createScheduler(ort, workers)
+    cleanups.push(scheduler.close)
+    return {
+      ...{ ort, library, source, cuda, memory, blocks, store, runner, scheduler, none },
+      ...{ cleanups, close },
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+function gpuBudget(cuda: Cuda | undefined, gpuKvBytes: number) {
+  if (cuda === undefined) return {}
+  const homeBytes = gpuKvBytes || DEFAULT_GPU_KV_SHARE * cuda.freeBytes()
+  return { overflow: cuda.pinned, homeBytes }
+}
+
+function noTokens({ manifest }: Bundle): KvPages {
+  const { layers, heads, dqk, dv } = manifest.config
+  const width = manifest.precision === 'fp16' ? 2 : 4
+  const layer = {
+    k: new Uint8Array(heads * dqk * width),
+    v: new Uint8Array(heads * dv * width),
+  }
+  return { tokens: 1, times: new Float64Array(1), layers: Array(layers).fill(layer) }
+}
