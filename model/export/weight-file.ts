@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { closeSync, openSync, writeSync } from 'node:fs'
-import { setFloat16 } from '@petamoriken/float16'
+import { Float16Array } from '@petamoriken/float16'
 import { RankError } from '../errors.js'
 
 /** Page-aligned tables can be mapped straight from the file; small tensors only need cache lines. */
@@ -82,11 +82,8 @@ function viewBytes(data: Float32Array): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 }
 
-/** IEEE half precision, round to nearest even, little-endian. */
+/** IEEE half precision, round to nearest even. */
 function toFloat16(data: Float32Array): Uint8Array {
-  const view = new DataView(new ArrayBuffer(data.length * 2))
-  data.forEach((value, i) => {
-    setFloat16(view, i * 2, value, true)
-  })
-  return new Uint8Array(view.buffer)
+  const { buffer, byteOffset, byteLength } = new Float16Array(data)
+  return new Uint8Array(buffer, byteOffset, byteLength)
 }
