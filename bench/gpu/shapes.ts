@@ -1,6 +1,6 @@
 import { mkdirSync } from 'node:fs'
 import { createReference } from '../../falcon/reference.js'
-import { type HstuConfig, parseConfig } from '../../model/config.js'
+import { blockOf, type HstuConfig, parseConfig } from '../../model/config.js'
 import { writeBundle } from '../../model/export/bundle.js'
 import {
   PAPER_SHAPE,
@@ -70,4 +70,26 @@ export function exportShape(config: HstuConfig, out: string, precision: Precisio
   const folder = `${out}/${config.name}-${precision}`
   writeBundle({ config, source, folder: '.', out: folder, precision, oracle })
   return folder
+}
+
+/**
+ * Floating-point operations that one request cannot do without: linear layers of all tokens, half of
+ * the causal square, every candidate against the history and itself. The last layer's history ends at
+ * its K and V.
+ */
+export function usefulFlops(
+  config: HstuConfig,
+  what: 'rank' | 'score' | 'prefill',
+  m: number,
+): number {
+  const { layers, dModel, heads, dqk, dv, maxTokens: n } = config
+  const width = heads * dv
+  const kv = 2 * dModel * heads * (dqk + dv)
+  const uvqk = 2 * dModel * heads * (2 * dv + 2 * dqk)
+  const out = 2 * (blockOf(config).combine === 'concat' ? 3 : 1) * width * dModel
+  const pair = 2 * heads * (dqk + dv)
+  const history = (layers - 1) * (n * (uvqk + out) + (n * (n + 1) * pair) / 2) + n * kv
+  const candidates = layers * m * (uvqk + out + (n + 1) * pair)
+  if (what === 'prefill') return history
+  return what === 'score' ? candidates : history + candidates
 }

@@ -137,7 +137,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
       const replayed =
         candidates.length === 0
           ? undefined
-          : lanes?.pick()?.score(used, candidates, queryTime, signal)
+          : lanes?.idle()?.score(used, candidates, queryTime, signal)
       if (replayed !== undefined) return replayed
       return holding(
         used,
@@ -150,7 +150,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
       if (users.length !== 1 || only === undefined) {
         return scheduler.submit((runOptions) => runner.rank(users, runOptions), signal)
       }
-      const replayed = only.candidates.length === 0 ? undefined : lanes?.pick()?.rank(only, signal)
+      const replayed = only.candidates.length === 0 ? undefined : lanes?.idle()?.rank(only, signal)
       return [await (replayed ?? batcher.submit(only, signal))]
     },
     async exportKv(handle) {

@@ -1,0 +1,159 @@
+// That fast is also right: the same scores from every engine, route and batch, and no growth of the
+// GPU's memory. Called by bench/gpu/run.ts.
+import { execFileSync } from 'node:child_process'
+import { randomHistory, randomRows } from '../../falcon/calibrate.js'
+import { largestDifference } from '../../falcon/verify.js'
+import { createCapiEngine } from '../../model/engine/capi/engine.js'
+import type { Engine, KvHandle } from '../../model/engine/engine.js'
+import type { Bundle } from '../../model/manifest.js'
+import { createRandom } from '../../model/random.js'
+import { sliceTokens } from '../../model/tokens.js'
+import { ENGINES } from './latency.js'
+
+const QUERY_TIME = 1_800_000_000
+const COMPARED_CANDIDATES = 256
+const MIXED_REQUESTS = 10_000
+const MIXED_USERS = 300
+const MIXED_IN_FLIGHT = 16
+
+/** Largest difference of a logit, and that over the largest logit. */
+export type Difference = {
+  readonly what: string
+  readonly absolute: number
+  readonly relative: number
+}
+
+/**
+ * Logits of one request of full length by every way there is, against float32 on the CPU. `exact` is
+ * the float32 bundle of the same weights.
+ */
+export async function benchEquality(
+  bundle: Bundle,
+  exact: Bundle,
+  log: (line: string) => void,
+): Promise<Difference[]> {
+  const { manifest } = bundle
+  const { maxTokens } = manifest.config
+  const random = createRandom(2)
+  const history = randomHistory(manifest, maxTokens, random)
+  const candidates = randomRows(manifest, COMPARED_CANDIDATES, random)
+  const user = { history, candidates, queryTime: QUERY_TIME }
+  const others = [maxTokens >> 1, 17].map((length) => ({
+    ...user,
+    history: randomHistory(manifest, length, random),
+  }))
+  const cpu = await createCapiEngine({ bundle: exact, threadsPerWorker: 8 })
+  const handle = await cpu.prefill(history)
+  const expected = await cpu.score(handle, candidates, QUERY_TIME)
+  await cpu.close()
+  const largest = expected.reduce((most, logit) => Math.max(most, Math.abs(logit)), 0)
+  const differences: Difference[] = []
+  const compare = (what: string, got: Float32Array) => {
+    const absolute = largestDifference(got, expected)
+    differences.push({ what, absolute, relative: absolute / largest })
+    log(`${what}: ${absolute.toExponential(2)} of ${largest.toFixed(3)}`)
+  }
+  for (const [name, create] of Object.entries(ENGINES)) {
+    if (name === 'node x 4') continue
+    const engine = await create(bundle)
+    await engine.warmUp({ historyTokens: [maxTokens], candidates: [COMPARED_CANDIDATES] })
+    const whole = await engine.prefill(history)
+    compare(`${name}: K/V, score`, await engine.score(whole, candidates, QUERY_TIME))
+    const split = maxTokens - 37
+    const past = await engine.prefill(sliceTokens(history, 0, split))
+    const rest = sliceTokens(history, split, maxTokens)
+    const appended = await engine.prefill(rest, { handle: past, tokens: split })
+    compare(`${name}: appended K/V, score`, await engine.score(appended, candidates, QUERY_TIME))
+    const [alone] = await engine.rank([user])
+    compare(`${name}: one pass`, alone ?? new Float32Array(0))
+    const [, middle] = await engine.rank([others[0] ?? user, user, others[1] ?? user])
+    compare(`${name}: one pass among shorter users`, middle ?? new Float32Array(0))
+    for (const each of [whole, past, appended]) engine.release(each)
+    await engine.close()
+  }
+  return differences
+}
+
+export type Growth = {
+  readonly requests: number
+  /** MiB that the driver says are in use, after a tenth of the requests and after all. */
+  readonly early: number
+  readonly late: number
+  readonly spills: number
+  readonly restores: number
+}
+
+/** Mixed prefills, appends, scores, one-pass runs and releases under a small K/V budget. */
+export async function benchGrowth(bundle: Bundle, log: (line: string) => void): Promise<Growth> {
+  const { manifest } = bundle
+  const { maxTokens, layers, heads, dqk, dv } = manifest.config
+  const random = createRandom(3)
+  const below = (n: number) => Math.floor(random() * n)
+  const userBytes =
+    maxTokens * layers * heads * (dqk + dv) * (manifest.precision === 'fp16' ? 2 : 4)
+  const engine = await createCapiEngine({
+    bundle,
+    provider: 'cuda',
+    workers: 4,
+    lanes: 1,
+    maxBatchUsers: 4,
+    // A third of the users at full length: the rest goes to the host and back.
+    gpuKvBytes: (MIXED_USERS / 3) * userBytes,
+  })
+  try {
+    await engine.warmUp({ historyTokens: [maxTokens], candidates: [1024] })
+    const held = new Map<number, KvHandle>()
+    const one = async () => {
+      const who = below(MIXED_USERS)
+      const rows = randomRows(manifest, 1 + below(1024), random)
+      const known = held.get(who)
+      held.delete(who)
+      if (known === undefined || below(10) === 0) {
+        if (known !== undefined) engine.release(known)
+        const history = randomHistory(manifest, 2 + below(maxTokens - 2), random)
+        if (below(4) === 0) {
+          await engine.rank([{ history, candidates: rows, queryTime: QUERY_TIME }])
+          return
+        }
+        held.set(who, await scored(engine, await engine.prefill(history), rows))
+        return
+      }
+      const more = Math.min(2 * below(8), maxTokens - known.tokens)
+      const rest = randomHistory(manifest, more, random)
+      const grown = await engine.prefill(rest, { handle: known, tokens: known.tokens })
+      engine.release(known)
+      // Another request of the same user may have stored one meanwhile.
+      const other = held.get(who)
+      if (other !== undefined) engine.release(other)
+      held.set(who, await scored(engine, grown, rows))
+    }
+    let started = 0
+    let early = 0
+    const caller = async () => {
+      while (started < MIXED_REQUESTS) {
+        started++
+        if (started === MIXED_REQUESTS / 10) early = usedMiB()
+        await one()
+      }
+    }
+    await Promise.all(Array.from({ length: MIXED_IN_FLIGHT }, caller))
+    const late = usedMiB()
+    const { spills = 0, restores = 0 } = engine.stats().kv ?? {}
+    log(
+      `${MIXED_REQUESTS} mixed requests: ${early} MiB after a tenth, ${late} MiB at the end; ${spills} spills, ${restores} restores`,
+    )
+    return { requests: MIXED_REQUESTS, early, late, spills, restores }
+  } finally {
+    await engine.close()
+  }
+}
+
+async function scored(engine: Engine, handle: KvHandle, rows: Int32Array): Promise<KvHandle> {
+  await engine.score(handle, rows, QUERY_TIME)
+  return handle
+}
+
+export function usedMiB(): number {
+  const query = ['--query-gpu=memory.used', '--format=csv,noheader,nounits']
+  return Number(execFileSync('nvidia-smi', query, { encoding: 'utf8' }).split('\n')[0])
+}

@@ -1,0 +1,133 @@
+// The service on a GPU over loopback: paper shape, 1,024 candidates. Called by bench/gpu/run.ts.
+import {
+  type Client,
+  capacity,
+  createClient,
+  eventLoopDelay,
+  type Latencies,
+  openLoop,
+  type Server,
+  startServer,
+  summary,
+  timed,
+} from '../load.js'
+import { randomRequest } from '../workload.js'
+
+const CANDIDATES = 1024
+const EVENTS = 1023
+/** Their K/V fits many times: all requests after the first of each are hits. */
+const USERS = 32
+const LOADS = [0.5, 0.8]
+const SECONDS = 5
+const CAPACITY = { connections: 16, seconds: 4 }
+const SINGLE = 60
+
+type Load = Latencies & {
+  readonly share: number
+  readonly offeredPerSecond: number
+  readonly failed: number
+  readonly eventLoopP99Ms: number
+  /** Share of the time that the event loop spent on parsing, tokens, heads and JSON. */
+  readonly eventLoopBusy: number
+}
+
+export type GpuHttp = {
+  readonly flags: readonly string[]
+  readonly kinds: readonly {
+    readonly kv: 'hit' | 'miss'
+    /** One request at a time. */
+    readonly single: Latencies
+    readonly capacityPerSecond: number
+    readonly loads: readonly Load[]
+  }[]
+}
+
+export async function benchGpuHttp(
+  folder: string,
+  flags: readonly string[],
+  log: (line: string) => void,
+): Promise<GpuHttp> {
+  const server = await startServer(['--bundle', folder, '--max-in-flight', '4096', ...flags])
+  const client = createClient(server.port)
+  try {
+    const bodies = Array.from({ length: USERS }, (_, u) => bodyOf(`user-${u}`, u))
+    let fresh = 0
+    // A user never seen before: the same history under another name.
+    const unknown: Client = {
+      post: (body) => client.post(body.replace(/"user-\d+"/, `"fresh-${fresh++}"`)),
+      close() {},
+    }
+    for (const body of bodies) await client.post(body)
+    return {
+      flags,
+      kinds: [
+        { kv: 'hit', ...(await loads(server, client, bodies, log)) },
+        { kv: 'miss', ...(await loads(server, unknown, bodies, log)) },
+      ],
+    }
+  } finally {
+    client.close()
+    await server.stop()
+  }
+}
+
+async function loads(
+  server: Server,
+  client: Client,
+  bodies: readonly string[],
+  log: (line: string) => void,
+) {
+  const alone: number[] = []
+  for (let i = 0; i < SINGLE; i++) {
+    alone.push(await timed(() => client.post(bodies[i % bodies.length] ?? '')))
+  }
+  const single = summary(alone.slice(SINGLE / 6))
+  const capacityPerSecond = await capacity(client, bodies, CAPACITY)
+  log(`one at a time p50 ${single.p50.toFixed(2)} ms, capacity ${capacityPerSecond.toFixed(0)}/s`)
+  const results: Load[] = []
+  for (const share of LOADS) {
+    await eventLoopDelay(server.port) // forgets what came before
+    const before = await eventLoopSeconds(server.port)
+    const start = performance.now()
+    const open = await openLoop(client, bodies, {
+      perSecond: capacityPerSecond * share,
+      seconds: SECONDS,
+    })
+    const seconds = (performance.now() - start) / 1000
+    const eventLoopBusy = ((await eventLoopSeconds(server.port)) - before) / seconds
+    const eventLoopP99Ms = await eventLoopDelay(server.port)
+    results.push({ share, ...open, eventLoopP99Ms, eventLoopBusy })
+    log(
+      `${share * 100} %, ${open.offeredPerSecond.toFixed(0)}/s: p50 ${open.p50.toFixed(2)}, p99 ${open.p99.toFixed(2)} ms, ${open.failed} failed; event loop p99 ${eventLoopP99Ms.toFixed(1)} ms, busy ${(100 * eventLoopBusy).toFixed(0)} %`,
+    )
+  }
+  return { single, capacityPerSecond, loads: results }
+}
+
+/** Seconds spent so far in the stages that run on the event loop. */
+async function eventLoopSeconds(port: number): Promise<number> {
+  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+  const stages = ['parse', 'sequence', 'heads', 'serialize']
+  return stages.reduce((sum, stage) => {
+    const line = new RegExp(
+      `^peregrine_stage_seconds_sum\\{[^}]*stage="${stage}"[^}]*\\} (\\S+)`,
+      'm',
+    )
+    return sum + Number(line.exec(text)?.[1] ?? Number.NaN)
+  }, 0)
+}
+
+function bodyOf(user: string, seed: number): string {
+  const {
+    histories,
+    series: _,
+    candidates,
+    ...rest
+  } = randomRequest(user, EVENTS, CANDIDATES, seed)
+  return JSON.stringify({
+    ...rest,
+    history: histories[0],
+    candidates: candidates.map(({ item }) => item),
+    topK: 100,
+  })
+}

@@ -1,0 +1,127 @@
+// node dist/bench/gpu/run.js --out DIR [--bundles DIR] [--peer DIR --python python3] [--only a,b]
+// Runs on a machine with a CUDA GPU and no network; writes gpu.json. bench/gpu/report.js makes the page.
+import { execFileSync, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { randomConfig } from '../../model/export/random.js'
+import { openBundle } from '../../model/manifest.js'
+import { describeMachine } from '../machine.js'
+import { benchEquality, benchGrowth } from './checks.js'
+import { benchGpuHttp } from './http.js'
+import { benchLatency, ENGINES } from './latency.js'
+import { profile } from './profile.js'
+import type { GpuResult } from './report.js'
+import { exportShape, SHAPES, stuConfig } from './shapes.js'
+
+const SECTIONS = ['latency', 'equality', 'growth', 'http', 'profile', 'peer']
+const HTTP_FLAGS = ['--provider', 'cuda', '--engine', 'capi', '--kv-bytes', String(16 * 2 ** 30)]
+const PEER_BUDGET_SEC = 270
+
+const { values } = parseArgs({
+  options: {
+    out: { type: 'string', default: 'bench/results' },
+    bundles: { type: 'string', default: 'bundles/bench' },
+    python: { type: 'string', default: 'python3' },
+    peer: { type: 'string' },
+    only: { type: 'string', default: SECTIONS.join() },
+  },
+})
+const { out, bundles, python, peer } = values
+const wanted = new Set(values.only.split(','))
+const log = (line: string) => process.stderr.write(`${line}\n`)
+mkdirSync(out, { recursive: true })
+const file = `${out}/gpu.json`
+// Sections may come from several calls: a lease can be shorter than the whole.
+const before: Partial<GpuResult> = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {}
+const result: { -readonly [K in keyof GpuResult]?: GpuResult[K] } = before
+
+/** A fault in one section loses no other. */
+async function section(name: string, work: () => Promise<void> | void): Promise<void> {
+  if (!wanted.has(name)) return
+  log(`== ${name}`)
+  const start = performance.now()
+  try {
+    await work()
+  } catch (error) {
+    log(`${name} failed: ${error instanceof Error ? error.stack : String(error)}`)
+    process.exitCode = 1
+  }
+  log(`${name}: ${((performance.now() - start) / 1000).toFixed(0)} s`)
+  writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
+}
+
+const folderOf = (config: { readonly name?: string }, precision: string) =>
+  `${bundles}/${config.name}-${precision}`
+function bundleOf(config: ReturnType<typeof randomConfig>, precision: 'fp16' | 'fp32') {
+  const folder = folderOf(config, precision)
+  if (!existsSync(`${folder}/manifest.json`)) {
+    log(`exporting ${folder}`)
+    exportShape(config, bundles, precision)
+  }
+  return openBundle(folder)
+}
+
+result.machine = { ...describeMachine(), ...describeGpu() }
+const [paper = SHAPES[0]] = SHAPES
+if (paper === undefined) throw new Error('no shapes')
+
+await section('latency', async () => {
+  const latency = []
+  for (const shape of SHAPES) {
+    for (const config of shape === paper
+      ? [stuConfig(shape), randomConfig(shape)]
+      : [stuConfig(shape)]) {
+      const bundle = bundleOf(config, 'fp16')
+      log(`${config.name}`)
+      const engines = []
+      for (const name of Object.keys(ENGINES)) {
+        engines.push(await benchLatency(bundle, name, shape.candidates, log))
+      }
+      latency.push({ shape: shape.name, model: config.name ?? '', engines })
+    }
+  }
+  result.latency = latency
+})
+await section('equality', async () => {
+  const config = randomConfig(paper)
+  const exact = bundleOf(config, 'fp32')
+  result.equality = {
+    fp16: await benchEquality(bundleOf(config, 'fp16'), exact, log),
+    fp32: await benchEquality(exact, exact, log),
+  }
+})
+await section('growth', async () => {
+  result.growth = await benchGrowth(bundleOf(randomConfig(paper), 'fp16'), log)
+})
+await section('http', async () => {
+  const { folder } = bundleOf(randomConfig(paper), 'fp16')
+  result.http = await benchGpuHttp(folder, HTTP_FLAGS, log)
+})
+await section('profile', () => {
+  const profiles = []
+  for (const config of [stuConfig(paper), randomConfig(paper)]) {
+    const { folder } = bundleOf(config, 'fp16')
+    for (const graph of ['hit', 'prefill', 'rank'] as const) {
+      profiles.push({ model: config.name ?? '', ...profile(folder, graph, 1024) })
+    }
+  }
+  result.profiles = profiles
+})
+await section('peer', () => {
+  if (peer === undefined) return
+  const script = fileURLToPath(new URL('../../../bench/gpu/peers/meta_triton.py', import.meta.url))
+  const json = `${out}/meta_triton.json`
+  const args = [script, peer, json, '--budget-s', String(PEER_BUDGET_SEC)]
+  const run = spawnSync(python, args, { stdio: ['ignore', 'inherit', 'inherit'] })
+  if (run.status !== 0) log(`meta_triton.py ended with ${run.status}`)
+  result.peer = JSON.parse(readFileSync(json, 'utf8'))
+})
+
+function describeGpu() {
+  const query = ['--query-gpu=name,driver_version', '--format=csv,noheader']
+  const [gpu = '', driver = ''] = execFileSync('nvidia-smi', query, { encoding: 'utf8' })
+    .trim()
+    .split(', ')
+  return { gpu, driver }
+}

@@ -1,0 +1,164 @@
+// Load over loopback: a real server in its own process, one client, closed and open loops.
+import { type ChildProcess, spawn } from 'node:child_process'
+import { Agent, request } from 'node:http'
+import { createServer } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import { createRandom } from '../model/random.js'
+import { quantile } from './stats.js'
+
+const SEED = 7
+const READY_TRIES = 1200
+
+export type Latencies = {
+  readonly p50: number
+  readonly p95: number
+  readonly p99: number
+  readonly count: number
+}
+
+export type Client = { post(body: string): Promise<number>; close(): void }
+export type Server = { readonly port: number; stop(): Promise<void> }
+
+/** Requests per second that a few connections reach when each waits for its answer. */
+export async function capacity(
+  client: Client,
+  bodies: readonly string[],
+  { connections, seconds }: { readonly connections: number; readonly seconds: number },
+): Promise<number> {
+  const end = performance.now() + 1000 * seconds
+  let done = 0
+  const connection = async (offset: number) => {
+    for (let i = offset; performance.now() < end; i++) {
+      await client.post(bodies[i % bodies.length] ?? '')
+      done++
+    }
+  }
+  const start = performance.now()
+  await Promise.all(Array.from({ length: connections }, (_, c) => connection(c * 25)))
+  return (1000 * done) / (performance.now() - start)
+}
+
+/**
+ * Poisson arrivals at a fixed rate, whether or not earlier requests were answered; latency counts
+ * from the moment a request was due, so a stall shows in every request that it delayed.
+ */
+export async function openLoop(
+  client: Client,
+  bodies: readonly string[],
+  { perSecond, seconds }: { readonly perSecond: number; readonly seconds: number },
+) {
+  const random = createRandom(SEED)
+  const latencies: number[] = []
+  let failed = 0
+  const pending: Promise<void>[] = []
+  const start = performance.now()
+  let due = 0
+  while (due < 1000 * seconds) {
+    due += (-Math.log(1 - random()) / perSecond) * 1000
+    const wait = start + due - performance.now()
+    if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait))
+    const dueAt = start + due
+    const body = bodies[Math.floor(random() * bodies.length)] ?? ''
+    pending.push(
+      client.post(body).then(
+        (status) => {
+          if (status === 200) latencies.push(performance.now() - dueAt)
+          else failed++
+        },
+        () => {
+          failed++
+        },
+      ),
+    )
+  }
+  await Promise.all(pending)
+  return { ...summary(latencies), offeredPerSecond: perSecond, failed }
+}
+
+export function summary(samples: readonly number[]): Latencies {
+  return {
+    p50: quantile(samples, 0.5),
+    p95: quantile(samples, 0.95),
+    p99: quantile(samples, 0.99),
+    count: samples.length,
+  }
+}
+
+export async function timed(run: () => Promise<number>): Promise<number> {
+  const start = performance.now()
+  const status = await run()
+  if (status !== 200) throw new Error(`expected 200, got ${status}`)
+  return performance.now() - start
+}
+
+export function createClient(port: number): Client {
+  const agent = new Agent({ keepAlive: true })
+  return {
+    post: (body) =>
+      new Promise((resolve, reject) => {
+        const headers = {
+          'content-type': 'application/json',
+          'content-length': Buffer.byteLength(body),
+        }
+        const call = request(
+          { host: '127.0.0.1', port, path: '/v1/rank', method: 'POST', agent, headers },
+          (response) => {
+            response
+              .resume()
+              .on('end', () => resolve(response.statusCode ?? 0))
+              .on('error', reject)
+          },
+        )
+        call.on('error', reject)
+        call.end(body)
+      }),
+    close: () => agent.destroy(),
+  }
+}
+
+/** Starts `peregrine serve` with these flags on a free port and waits until it is ready. */
+export async function startServer(flags: readonly string[]): Promise<Server> {
+  const cli = fileURLToPath(new URL('../server/cli.js', import.meta.url))
+  const port = await freePort()
+  const args = [cli, 'serve', '--port', String(port), '--log-level', 'warn', ...flags]
+  const server: ChildProcess = spawn(process.execPath, args, {
+    stdio: ['ignore', 'inherit', 'inherit'],
+  })
+  for (let attempt = 0; attempt < READY_TRIES; attempt++) {
+    if (server.exitCode !== null) throw new Error(`the server exited with ${server.exitCode}`)
+    const ready = await fetch(`http://127.0.0.1:${port}/readyz`).then(
+      ({ status }) => status === 200,
+      () => false,
+    )
+    if (ready) {
+      return {
+        port,
+        async stop() {
+          server.kill('SIGTERM')
+          await new Promise((resolve) => server.once('exit', resolve))
+        },
+      }
+    }
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  server.kill('SIGKILL')
+  throw new Error(`the server did not get ready in ${READY_TRIES / 10} s`)
+}
+
+/** p99 of the event-loop delay since the last scrape, as the server itself reports it. */
+export async function eventLoopDelay(port: number): Promise<number> {
+  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+  const line = /^nodejs_eventloop_lag_p99_seconds (\S+)/m.exec(text)
+  return 1000 * Number(line?.[1] ?? Number.NaN)
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const probe = createServer().on('error', reject)
+    probe.listen(0, '127.0.0.1', () => {
+      const address = probe.address()
+      const port = typeof address === 'object' && address !== null ? address.port : 0
+      probe.close(() => resolve(port))
+    })
+  })
+}
