@@ -6,12 +6,10 @@ import { createRandom } from '../model/random.js'
 import { type ModelFixture, randomTokens } from './fixtures.js'
 
 export const KINDS = ['capi', 'node'] as const
+export type Kind = (typeof KINDS)[number]
 
 /** One run at a time, one thread: what a test can predict. */
-export function openEngine(
-  engine: (typeof KINDS)[number],
-  { bundle }: Pick<ModelFixture, 'bundle'>,
-) {
+export function openEngine(engine: Kind, { bundle }: Pick<ModelFixture, 'bundle'>) {
   return createEngine({ bundle, engine, workers: 1, threadsPerWorker: 1 })
 }
 
