@@ -171,6 +171,54 @@ describe('createKvCache', () => {
     assert.equal(engine.live(), 0)
   })
 
+  test('a caller that leaves ends its own prefill, and whoever waited for it builds', async () => {
+    const { kv, engine, memory } = open()
+    const leader = new AbortController()
+    const waiter = new AbortController()
+    const gone = new Error('gone')
+    const led = kv.obtain('u', first(90), leader.signal)
+    const left = kv.obtain('u', first(90), waiter.signal)
+    const stayed = kv.obtain('u', first(90))
+    waiter.abort(gone)
+    await assert.rejects(left, gone)
+    assert.equal(engine.counts.prefills, 1, 'the leader goes on')
+    leader.abort(gone)
+    await assert.rejects(led, gone)
+    const { lease, state } = await stayed
+    assert.equal(state, 'miss')
+    assert.equal(engine.counts.prefills, 2)
+    lease.done()
+    memory.clear()
+    assert.equal(engine.live(), 0)
+  })
+
+  test('a waiter that leaves does not end the prefill it waited for', async () => {
+    const { kv, engine } = open()
+    const waiter = new AbortController()
+    const led = kv.obtain('u', first(90))
+    const left = kv.obtain('u', first(90), waiter.signal)
+    waiter.abort(new Error('gone'))
+    await assert.rejects(left, /gone/)
+    const { lease, state } = await led
+    assert.equal(state, 'miss')
+    assert.equal(engine.contentOf(lease.handle), contentOf(first(90)))
+    lease.done()
+    assert.equal(engine.counts.prefills, 1)
+  })
+
+  test('an append that is cancelled leaves the entry as it was', async () => {
+    const { kv, engine, memory, use } = open()
+    await use(first(20))
+    const client = new AbortController()
+    const appending = kv.obtain('u', first(30), client.signal)
+    client.abort(new Error('gone'))
+    await assert.rejects(appending, /gone/)
+    assert.equal((await use(first(20))).state, 'hit')
+    await assert.rejects(kv.prefill(first(5), client.signal), /gone/)
+    memory.clear()
+    assert.equal(engine.live(), 0)
+  })
+
   test('rebuilds when the worker that held the entry died', async () => {
     const { kv, engine, use } = open()
     const { lease } = await kv.obtain('u', first(20))
@@ -203,7 +251,18 @@ describe('createKvCache', () => {
           const history = random() < 0.7 ? first(length) : plainTokens(length, 1 + below(2))
           const tokens = length > 0 && random() < 0.3 ? edited(history, below(length)) : history
           const what = `seed ${seed}, step ${step}`
-          if (random() < 0.05) {
+          if (random() < 0.1) {
+            const client = new AbortController()
+            const leaving = kv.obtain(`u${below(3)}`, tokens, client.signal)
+            const left = leaving.then(
+              ({ lease }) => lease.done(),
+              (error) =>
+                assert.ok(error.message === 'left' || error.code === 'WORKER_CRASHED', what),
+            )
+            if (random() < 0.5) await new Promise((resolve) => setImmediate(resolve))
+            client.abort(new Error('left'))
+            await left
+          } else if (random() < 0.05) {
             engine.failNext(1)
             await kv.obtain(`u${below(3)}`, tokens).then(
               ({ lease }) => lease.done(),

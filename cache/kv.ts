@@ -1,3 +1,4 @@
+import { unlessAborted } from '../model/deferred.js'
 import type { Engine } from '../model/engine/engine.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 import { coveredTokens, type DigestChain, digestChain, PAGE_TOKENS } from './digest.js'
@@ -17,11 +18,12 @@ export type KvResult = {
 export type KvCache = {
   /**
    * K/V of exactly `tokens`. Concurrent calls for one key and one history share one prefill. The
-   * caller ends the lease.
+   * caller ends the lease. An aborted `signal` rejects with its reason and ends this caller's own
+   * prefill; whoever waited for that one builds its own.
    */
-  obtain(key: string, tokens: HistoryTokens): Promise<KvResult>
+  obtain(key: string, tokens: HistoryTokens, signal?: AbortSignal): Promise<KvResult>
   /** K/V that is neither looked up nor kept. The caller ends the lease. */
-  prefill(tokens: HistoryTokens): Promise<KvResult>
+  prefill(tokens: HistoryTokens, signal?: AbortSignal): Promise<KvResult>
 }
 
 /** `appendIsExact`: the model's old K/V stays valid when tokens follow (the manifest's word). */
@@ -36,6 +38,7 @@ export function createKvCache(
     key: string,
     tokens: HistoryTokens,
     chain: DigestChain,
+    signal: AbortSignal | undefined,
   ): Promise<KvResult> => {
     const cached = memory.lookup(key)
     const covered = cached === undefined ? 0 : coveredTokens(cached.chain, tokens, chain)
@@ -43,7 +46,7 @@ export function createKvCache(
     const isWhole = covered === tokens.length && covered === cached?.handle.tokens
     if (cached === undefined || covered === 0 || !(appendIsExact || isWhole)) {
       cached?.done()
-      const handle = await engine.prefill(tokens)
+      const handle = await engine.prefill(tokens, undefined, signal)
       return {
         lease: memory.store(key, handle, chain),
         state: 'miss',
@@ -55,8 +58,9 @@ export function createKvCache(
       return { lease: cached, state: 'hit', reusedTokens: covered, prefilledTokens: 0 }
     }
     try {
+      const past = { handle: cached.handle, tokens: covered }
       const rest = sliceTokens(tokens, covered, tokens.length)
-      const handle = await engine.prefill(rest, { handle: cached.handle, tokens: covered })
+      const handle = await engine.prefill(rest, past, signal)
       return {
         // A late request, its history a beginning of the entry's as far as whole pages tell, must
         // not cost the next full one its K/V: the longer entry stays.
@@ -74,8 +78,8 @@ export function createKvCache(
   }
 
   return {
-    async prefill(tokens) {
-      const handle = await engine.prefill(tokens)
+    async prefill(tokens, signal) {
+      const handle = await engine.prefill(tokens, undefined, signal)
       return {
         lease: ownLease(engine, handle, digestChain(tokens)),
         state: 'miss',
@@ -83,14 +87,14 @@ export function createKvCache(
         prefilledTokens: tokens.length,
       }
     },
-    async obtain(key, tokens) {
+    async obtain(key, tokens, signal) {
       const chain = digestChain(tokens)
       const flight = `${key} ${chain.whole}`
-      // Whoever comes second waits, then finds the entry (or, if the first failed, builds it).
+      // Whoever comes second waits, then finds the entry (or, if the first failed or was cancelled, builds it).
       for (let other = flights.get(flight); other !== undefined; other = flights.get(flight)) {
-        await other
+        await unlessAborted(other, signal)
       }
-      const result = build(key, tokens, chain)
+      const result = build(key, tokens, chain, signal)
       const settled = result.then(
         () => {},
         () => {},

@@ -1,6 +1,5 @@
+import { createEngine, type EngineChoice } from '../model/engine/create.js'
 import type { EngineEvent } from '../model/engine/engine.js'
-import { createNodeEngine } from '../model/engine/node/pool.js'
-import { chooseThreads } from '../model/engine/threads.js'
 import { openBundle } from '../model/manifest.js'
 import { type CalibrationPoint, calibrate } from './calibrate.js'
 import { createRanker } from './rank.js'
@@ -11,15 +10,19 @@ import { verifyBundle } from './verify.js'
 export type LoadOptions = {
   /** Folder of the bundle. */
   readonly bundle: string
+  /** `auto` when absent: `capi` where it runs, else `node`. */
+  readonly engine?: EngineChoice
   readonly provider?: 'cpu' | 'cuda'
   readonly deviceId?: number
   readonly cudaFallback?: boolean
   /** 0 = chosen from the cores. */
   readonly workers?: number
   readonly threadsPerWorker?: number
+  /** K/V on the GPU, in bytes; 0 = half of what is free after loading. */
+  readonly gpuKvBytes?: number
   /** 0 = calibrated at start-up. */
   readonly microBatchSize?: number
-  /** Budget of tier 1, in bytes. */
+  /** Budget of tier 1 in bytes, wherever the engine keeps it: the GPU's share is part of it. */
   readonly maxKvBytes?: number
   readonly onEvent?: (event: LoadEvent) => void
 }
@@ -30,12 +33,6 @@ const DEFAULT_KV_BYTES = 512 * 2 ** 20
 /** What happens while a bundle gets ready, for logs. */
 export type LoadEvent =
   | EngineEvent
-  | {
-      readonly kind: 'engine'
-      readonly name: string
-      readonly workers: number
-      readonly threadsPerWorker: number
-    }
   | {
       readonly kind: 'calibrated'
       readonly microBatchSize: number
@@ -49,12 +46,10 @@ export type LoadEvent =
  * @throws {RankError} BUNDLE_INVALID, CONFIG_INVALID, MODEL_CONTRACT, ENGINE_UNAVAILABLE
  */
 export async function loadRanker(options: LoadOptions): Promise<Ranker> {
-  const { onEvent = () => {}, provider = 'cpu', workers = 0, threadsPerWorker = 0 } = options
+  const { onEvent = () => {} } = options
   const bundle = openBundle(options.bundle)
   const { manifest } = bundle
-  const threads = chooseThreads(provider, workers, threadsPerWorker)
-  const engine = await createNodeEngine({ ...options, ...threads, bundle, onEvent })
-  onEvent({ kind: 'engine', name: engine.name, ...threads })
+  const engine = await createEngine({ ...options, bundle, onEvent })
   try {
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
     onEvent({ kind: 'verified', cases, maxDifference })

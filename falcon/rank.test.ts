@@ -299,7 +299,9 @@ describe('rank and its clock', () => {
     assert.equal((await rank(full, {})).kv.state, 'hit')
   })
 
-  test('stops between micro-batches at the deadline: an error, or what is scored, for every deadline', async () => {
+  test('stops between micro-batches at the deadline: an error, or what is scored, for every deadline', async (t) => {
+    // The deadline's own timer runs on the machine's clock.
+    t.mock.timers.enable({ apis: ['setTimeout'] })
     const input = request(5, 10)
     const whole = (await ranker().rank(input, {})).items
     const byIndex = new Map(whole.map((item) => [item.index, item]))
@@ -327,7 +329,8 @@ describe('rank and its clock', () => {
     }
   })
 
-  test('keeps the K/V that a late request built for the next one', async () => {
+  test('keeps the K/V that a late request built for the next one', async (t) => {
+    t.mock.timers.enable({ apis: ['setTimeout'] })
     const { rank } = slowRanker()
     await assert.rejects(rank(request(5, 10), { deadlineMs: 0 }), { code: 'DEADLINE_EXCEEDED' })
     assert.equal((await rank(request(5, 10), {})).kv.state, 'hit')

@@ -6,9 +6,10 @@ import { predict, taskWeights, topK, valueScores } from '../model/heads.js'
 import type { Bundle } from '../model/manifest.js'
 import type { RankInput } from '../model/request.js'
 import { buildCandidates, buildHistory, type History } from '../model/sequence.js'
+import { createDeadline, type Deadline } from './deadline.js'
 import { planMicroBatches } from './plan.js'
 import { chooseRoute } from './policy.js'
-import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
+import type { KvUse, RankedItem, Ranker, RankResult } from './types.js'
 
 export type RankerOptions = {
   readonly engine: Engine
@@ -29,7 +30,7 @@ type Scored = {
   readonly historyMs: number
 }
 
-/** What a partial answer holds when its deadline passed before any work. */
+/** What a partial answer holds when its deadline passed before anything was scored. */
 const NOTHING: Scored = {
   kv: { state: 'none', reusedTokens: 0, prefilledTokens: 0 },
   logits: new Float32Array(0),
@@ -52,12 +53,16 @@ export function createRanker(options: RankerOptions): Ranker {
 
   /** Everything in one run: for histories whose K/V could not be reused. */
   const onePass = async (
+    input: RankInput,
     history: History,
     rows: Int32Array,
-    queryTime: number,
+    deadline: Deadline,
   ): Promise<Scored> => {
-    const user = { history: history.tokens, candidates: rows, queryTime }
-    const [logits = new Float32Array(0)] = await engine.rank([user])
+    if (deadline.isOver(0)) return NOTHING
+    const user = { history: history.tokens, candidates: rows, queryTime: input.time }
+    const ranked = await deadline.within(engine.rank([user], deadline.signal))
+    if (ranked === undefined) return NOTHING
+    const [logits = new Float32Array(0)] = ranked
     return {
       kv: { state: 'none', reusedTokens: 0, prefilledTokens: history.tokens.length },
       logits,
@@ -73,11 +78,17 @@ export function createRanker(options: RankerOptions): Ranker {
     rows: Int32Array,
     deadline: Deadline,
   ): Promise<Scored> => {
+    if (deadline.isOver(0)) return NOTHING
+    const { signal } = deadline
     const start = now()
     // Without events the K/V carries the query time: not worth the place of the user's entry.
-    const { lease, ...use } = await (history.events === 0
-      ? kv.prefill(history.tokens)
-      : kv.obtain(input.user.id, history.tokens))
+    const obtained = await deadline.within(
+      history.events === 0
+        ? kv.prefill(history.tokens, signal)
+        : kv.obtain(input.user.id, history.tokens, signal),
+    )
+    if (obtained === undefined) return NOTHING
+    const { lease, ...use } = obtained
     try {
       const historyMs = now() - start
       const logits = new Float32Array((rows.length / slots) * tasks.length)
@@ -87,7 +98,9 @@ export function createRanker(options: RankerOptions): Ranker {
       for (const { start: from, end } of plan) {
         if (deadline.isOver(scored)) break
         const batch = rows.subarray(from * slots, end * slots)
-        logits.set(await engine.score(lease.handle, batch, input.time), from * tasks.length)
+        const some = await deadline.within(engine.score(lease.handle, batch, input.time, signal))
+        if (some === undefined) break
+        logits.set(some, from * tasks.length)
         scored = end
         microBatches++
       }
@@ -110,17 +123,14 @@ export function createRanker(options: RankerOptions): Ranker {
     },
     async rank(input, rankOptions) {
       const start = now()
-      const deadline = createDeadline(rankOptions, start, now)
       const weights = taskWeights(tasks, bundleWeights, rankOptions.weights)
       const history = buildHistory(input, vocabulary)
       const candidates = buildCandidates(input, vocabulary)
       const sequenced = now()
       const m = input.candidates.length
-      const result = deadline.isOver(0)
-        ? NOTHING
-        : chooseRoute(history.events, m, microBatchSize) === 'onePass'
-          ? await onePass(history, candidates.rows, input.time)
-          : await cached(input, history, candidates.rows, deadline)
+      const deadline = createDeadline(rankOptions, start, now)
+      const route = chooseRoute(history.events, m, microBatchSize) === 'onePass' ? onePass : cached
+      const result = await route(input, history, candidates.rows, deadline).finally(deadline.end)
       const scoredAt = now()
       checkFinite(result.logits, manifest.precision)
       const scores = valueScores(result.logits, tasks, weights)
@@ -176,25 +186,4 @@ function checkFinite(logits: Float32Array, precision: string): void {
     'MODEL_CONTRACT',
     `logits must be finite, got ${logits[bad]}: the ${precision} model overflows on this request`,
   )
-}
-
-type Deadline = {
-  /** True when a partial answer must stop here. @throws {RankError} DEADLINE_EXCEEDED when none is wanted */
-  isOver(scored: number): boolean
-}
-
-function createDeadline(options: RankOptions, start: number, now: () => number): Deadline {
-  const { deadlineMs, partial = false } = options
-  if (deadlineMs === undefined) return { isOver: () => false }
-  return {
-    isOver(scored) {
-      const elapsed = now() - start
-      if (elapsed <= deadlineMs) return false
-      if (partial) return true
-      throw new RankError(
-        'DEADLINE_EXCEEDED',
-        `deadlineMs ${deadlineMs} passed after ${elapsed.toFixed(1)} ms with ${scored} candidates scored`,
-      )
-    },
-  }
 }

@@ -1,3 +1,4 @@
+import type { EngineStats } from '../model/engine/engine.js'
 import type { RankInput, Warning } from '../model/request.js'
 
 export type RankOptions = {
@@ -5,10 +6,12 @@ export type RankOptions = {
   readonly topK?: number
   /** Weight of each task in the value formula; the bundle's own when absent. */
   readonly weights?: { readonly [task: string]: number }
-  /** Budget for queue and compute, from the call on; checked between micro-batches. */
+  /** Budget for queue and compute, from the call on; what the engine still has of it then is dropped. */
   readonly deadlineMs?: number
   /** At the deadline: answer what is scored instead of DEADLINE_EXCEEDED. */
   readonly partial?: boolean
+  /** Aborted when nobody waits for the answer any more: what is under way is dropped, CANCELLED. */
+  readonly signal?: AbortSignal
 }
 
 export type RankedItem = {
@@ -55,13 +58,7 @@ export type RankResult = {
 }
 
 export type RankerStats = {
-  readonly engine: {
-    readonly workers: number
-    /** Jobs accepted and not yet answered, all workers together. */
-    readonly pendingJobs: number
-    /** Workers that crashed and were replaced. */
-    readonly restarts: number
-  }
+  readonly engine: EngineStats
   readonly cache: {
     readonly entries: number
     readonly kvBytes: number
@@ -84,7 +81,7 @@ export type Ranker = {
   }
   /**
    * Ranks the candidates of one request.
-   * @throws {RankError} INVALID_REQUEST, DEADLINE_EXCEEDED, WORKER_CRASHED
+   * @throws {RankError} INVALID_REQUEST, DEADLINE_EXCEEDED, CANCELLED, WORKER_CRASHED
    */
   rank(input: RankInput, options: RankOptions): Promise<RankResult>
   stats(): RankerStats

@@ -102,8 +102,10 @@ describe('verifyBundle', () => {
         events.map(({ kind }) => kind),
         ['engine', 'verified', 'calibrated'],
       )
+      const threads = { workers: 1, threadsPerWorker: 1 }
+      assert.deepEqual(events[0], { kind: 'engine', name: 'capi/cpu', ...threads })
       assert.equal(ranker.model.version, model.bundle.manifest.version)
-      assert.equal(ranker.model.engine, 'node/cpu')
+      assert.equal(ranker.model.engine, 'capi/cpu')
       assert.ok(ranker.model.microBatchSize >= 16)
       assert.deepEqual(ranker.stats().cache, {
         entries: 0,
@@ -115,13 +117,23 @@ describe('verifyBundle', () => {
       assert.equal(ranker.stats().engine.workers, 0)
     })
 
+    test('runs the engine that is asked for', async () => {
+      for (const engine of ['capi', 'node'] as const) {
+        const ranker = await loadRanker({ ...LOAD, engine, bundle: model.bundle.folder })
+        assert.equal(ranker.model.engine, `${engine}/cpu`)
+        await ranker.close()
+      }
+    })
+
     test('refuses a wrong vector at start-up and leaves no worker behind', async (t) => {
       const bundle = withLogit(t, (logit) => logit + 1)
       const threads: { readonly threadId: number }[] = []
       const collect = (worker: { readonly threadId: number }) => threads.push(worker)
       process.on('worker', collect)
       t.after(() => process.off('worker', collect))
-      await assert.rejects(loadRanker({ ...LOAD, bundle }), { code: 'MODEL_CONTRACT' })
+      await assert.rejects(loadRanker({ ...LOAD, engine: 'node', bundle }), {
+        code: 'MODEL_CONTRACT',
+      })
       assert.deepEqual(
         threads.map(({ threadId }) => threadId),
         [-1],

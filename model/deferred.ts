@@ -19,3 +19,14 @@ export function pause(ms: number, end: Promise<void>): Promise<void> {
     })
   })
 }
+
+/** `promise`, or at once the reason of an aborted `signal`; what the promise stands for goes on. */
+export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(signal.reason)
+    if (signal.aborted) onAbort()
+    else signal.addEventListener('abort', onAbort, { once: true })
+    void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
+}

@@ -6,6 +6,7 @@ export type ErrorCode =
   | 'NOT_READY'
   | 'OVERLOADED'
   | 'DEADLINE_EXCEEDED'
+  | 'CANCELLED'
   | 'CONFIG_INVALID'
   | 'WEIGHTS_INVALID'
   | 'BUNDLE_INVALID'

@@ -29,7 +29,8 @@ describe('POST /v1/rank', () => {
 
   test('hands all of the request to the ranker, history before histories, now as the time', async (t) => {
     const seen: [RankInput, RankOptions][] = []
-    const post = await client(t, async (input, options) => {
+    const post = await client(t, async (input, { signal, ...options }) => {
+      assert.equal(signal?.aborted, false)
       seen.push([input, options])
       return resultOf(input)
     })
@@ -137,6 +138,16 @@ describe('POST /v1/rank', () => {
     assert.equal(res.headers['retry-after'], '1')
     assert.deepEqual(res.json(), { code: 'WORKER_CRASHED', message: 'worker 1 exited with 139' })
     assert.equal(runs, 2)
+  })
+
+  test('does not run again what its client gave up', async (t) => {
+    let runs = 0
+    const post = await client(t, async () => {
+      runs++
+      throw new RankError('CANCELLED', 'the client left')
+    })
+    assert.equal((await post(GOOD)).statusCode, 499)
+    assert.equal(runs, 1)
   })
 
   test('does not run again when the crash used up the deadline', async (t) => {

@@ -11,7 +11,7 @@ import type { Ranker } from '../falcon/types.js'
 import { createAdmission } from './admission.js'
 import { addJsonParser } from './body.js'
 import { addDocs, ref } from './docs.js'
-import { clientErrorHandler, errorHandler, notFoundHandler } from './errors.js'
+import { clientErrorHandler, errorHandler, notFoundHandler, STATUS } from './errors.js'
 import { requestId } from './log.js'
 import { createMetrics } from './metrics.js'
 import { newOutcome } from './outcome.js'
@@ -36,7 +36,6 @@ export type AppOptions = {
 const REQUEST_TIMEOUT_MS = 60_000
 /** Asked every few seconds by machines: logged at debug. */
 const PROBES = new Set(['/livez', '/readyz', '/metrics'])
-const CLIENT_CLOSED_REQUEST = 499
 
 /** Builds the HTTP app around `ranker`. It does not listen, so tests use `app.inject`. */
 export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
@@ -75,7 +74,9 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     reply.header('x-request-id', request.id)
     // Not the onRequestAbort hook: it no longer fires once the body has been read.
     reply.raw.once('close', () => {
-      if (!reply.raw.writableFinished) conclude(request, CLIENT_CLOSED_REQUEST)
+      if (reply.raw.writableFinished) return
+      request.outcome.code = 'CANCELLED'
+      conclude(request, STATUS.CANCELLED)
     })
   })
   // A connection kept alive would hold the drain until it times out.

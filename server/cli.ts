@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { loadRanker } from '../falcon/load.js'
+import { type LoadEvent, loadRanker } from '../falcon/load.js'
 import { RankError } from '../model/errors.js'
 import { ensureDemoBundle } from './commands/demo.js'
 import { EVAL_HELP, evalCommand } from './commands/eval.js'
@@ -16,6 +16,15 @@ const SERVE_HELP = `peregrine serve [--bundle DIR] [flags]
 ${configHelp()}`
 
 const HELP = [SERVE_HELP, EXPORT_HELP, VERIFY_HELP, GOLDEN_HELP, RANK_HELP, EVAL_HELP].join('\n\n')
+
+/** Events while loading and serving that somebody should look at. */
+const WARNINGS = new Set<LoadEvent['kind']>([
+  'crash',
+  'notRestarted',
+  'provider',
+  'engineFallback',
+  'leakedHandle',
+])
 
 type Command = { readonly help: string; run(args: string[]): number | Promise<number> }
 
@@ -42,9 +51,7 @@ async function loadConfigured(config: ServerConfig, log: ReturnType<typeof creat
     ...config,
     maxKvBytes: config.kvBytes,
     onEvent(event) {
-      const isBad =
-        event.kind === 'crash' || event.kind === 'notRestarted' || event.kind === 'provider'
-      log[isBad ? 'warn' : 'info'](event, `engine: ${event.kind}`)
+      log[WARNINGS.has(event.kind) ? 'warn' : 'info'](event, `engine: ${event.kind}`)
     },
   })
 }

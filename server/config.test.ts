@@ -31,6 +31,8 @@ describe('parseServerConfig', () => {
       maxBatchRequests: 64,
       maxInFlight: 256,
       kvBytes: 512 * 2 ** 20,
+      gpuKvBytes: 0,
+      engine: 'auto',
       workers: 0,
       threadsPerWorker: 0,
       provider: 'cpu',
@@ -77,6 +79,13 @@ describe('parseServerConfig', () => {
       BUNDLE,
       { PEREGRINE_PROVIDER: 'tpu' },
       /^PEREGRINE_PROVIDER must be one of cpu, cuda, got "tpu"$/,
+    ],
+    ['an unknown engine', [...BUNDLE, '--engine=tf'], {}, /one of auto, capi, node, got "tf"$/],
+    [
+      'more K/V on the GPU than there is K/V',
+      [...BUNDLE, '--kv-bytes=5', '--gpu-kv-bytes=6'],
+      {},
+      /^--gpu-kv-bytes must be at most --kv-bytes \(5\), which counts it, got 6$/,
     ],
     [
       'a switch that is neither',

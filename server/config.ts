@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util'
 import { show } from '../model/check.js'
+import { ENGINES } from '../model/engine/create.js'
 import { RankError } from '../model/errors.js'
 import { DEMO_BUNDLE } from './commands/demo.js'
 import { choice, integer, type Knob, text, toggle } from './knob.js'
@@ -30,9 +31,21 @@ export const KNOBS = {
   maxCandidates: integer('Most candidates of one request', 20_000, 1, 10_000_000),
   maxBatchRequests: integer('Most requests of one batch', 64, 1, 10_000),
   maxInFlight: integer('Most rankings at once; more are refused with 429', 256, 1, 100_000),
-  kvBytes: integer('Memory for cached K/V', 512 * MiB, 0, 2 ** 44),
-  workers: integer('Engine workers; 0 = from the cores', 0, 0, 1024),
-  threadsPerWorker: integer('Threads of each worker; 0 = from the cores', 0, 0, 1024),
+  kvBytes: integer('Memory for cached K/V, with the share of the GPU', 512 * MiB, 0, 2 ** 44),
+  gpuKvBytes: integer(
+    'Share of it on the GPU, engine capi; 0 = half of what is free after loading',
+    0,
+    0,
+    2 ** 44,
+  ),
+  engine: choice('What runs the model; auto = capi where it runs, else node', 'auto', ENGINES),
+  workers: integer(
+    'Runs at a time; capi on CPUs has at most UV_THREADPOOL_SIZE - 1; 0 = from the cores',
+    0,
+    0,
+    1024,
+  ),
+  threadsPerWorker: integer('Threads of each run; 0 = from the cores', 0, 0, 1024),
   provider: choice('Where inference runs', 'cpu', ['cpu', 'cuda']),
   deviceId: integer('CUDA device', 0, 0, 1023),
   cudaFallback: toggle('Use the CPU when CUDA is missing', false),
@@ -96,6 +109,8 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     maxBatchRequests: pick('maxBatchRequests', KNOBS.maxBatchRequests),
     maxInFlight: pick('maxInFlight', KNOBS.maxInFlight),
     kvBytes: pick('kvBytes', KNOBS.kvBytes),
+    gpuKvBytes: pick('gpuKvBytes', KNOBS.gpuKvBytes),
+    engine: pick('engine', KNOBS.engine),
     workers: pick('workers', KNOBS.workers),
     threadsPerWorker: pick('threadsPerWorker', KNOBS.threadsPerWorker),
     provider: pick('provider', KNOBS.provider),
@@ -108,6 +123,12 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     const { maxBatchRequests, maxInFlight } = config
     throw invalid(
       `--max-batch-requests must be at most --max-in-flight (${maxInFlight}), got ${maxBatchRequests}`,
+    )
+  }
+  if (config.gpuKvBytes > config.kvBytes) {
+    const { gpuKvBytes, kvBytes } = config
+    throw invalid(
+      `--gpu-kv-bytes must be at most --kv-bytes (${kvBytes}), which counts it, got ${gpuKvBytes}`,
     )
   }
   return { config: Object.freeze(config), sources }

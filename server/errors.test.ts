@@ -296,6 +296,7 @@ describe('errors of the service', () => {
       'NOT_READY',
       'OVERLOADED',
       'DEADLINE_EXCEEDED',
+      'CANCELLED',
       'CONFIG_INVALID',
       'WEIGHTS_INVALID',
       'BUNDLE_INVALID',

@@ -15,6 +15,7 @@ export const STATUS = {
   NOT_READY: 503,
   OVERLOADED: 429,
   DEADLINE_EXCEEDED: 504,
+  CANCELLED: 499, // nobody is left to read it: for the log and the metrics, as nginx has it
   CONFIG_INVALID: 500,
   WEIGHTS_INVALID: 500,
   BUNDLE_INVALID: 500,

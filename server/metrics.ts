@@ -1,5 +1,6 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { Ranker, RankResult } from '../falcon/types.js'
+import type { EngineStats } from '../model/engine/engine.js'
 import type { HttpCode } from './errors.js'
 
 export type Stage = 'parse' | 'sequence' | 'history' | 'score' | 'heads' | 'serialize'
@@ -63,6 +64,32 @@ export function createMetrics(
     return ranker()?.stats().engine.restarts
   })
   mirror('kv_evictions_total', 'K/V entries evicted', () => ranker()?.stats().cache.evictions)
+  optional(Gauge, 'kv_gpu_bytes', 'Bytes of K/V on the GPU', ({ kv }) => kv?.gpuBytes)
+  optional(
+    Gauge,
+    'kv_host_bytes',
+    'Bytes of K/V in pinned host memory, behind the GPU’s budget',
+    ({ kv }) => kv?.hostBytes,
+  )
+  optional(
+    Counter,
+    'kv_spills_total',
+    'K/V blocks moved from the GPU to the host',
+    ({ kv }) => kv?.spills,
+  )
+  optional(Counter, 'kv_restores_total', 'K/V blocks moved back', ({ kv }) => kv?.restores)
+  optional(
+    Counter,
+    'one_pass_runs_total',
+    'Runs of one-pass ranking',
+    ({ batches }) => batches?.runs,
+  )
+  optional(
+    Counter,
+    'one_pass_users_total',
+    'Users ranked in one pass, several of them in one run',
+    ({ batches }) => batches?.users,
+  )
   new Gauge({
     name: 'peregrine_model_info',
     help: 'The model that serves',
@@ -101,6 +128,26 @@ export function createMetrics(
       collect() {
         this.reset()
         this.inc(read() ?? 0)
+      },
+    })
+  }
+
+  /** What not every engine has: no sample where it has none. */
+  function optional(
+    Kind: typeof Gauge | typeof Counter,
+    name: string,
+    help: string,
+    read: (stats: EngineStats) => number | undefined,
+  ): void {
+    const metric = new Kind({
+      name: `peregrine_${name}`,
+      help,
+      registers,
+      collect() {
+        metric.remove()
+        const stats = ranker()?.stats().engine
+        const value = stats === undefined ? undefined : read(stats)
+        if (value !== undefined) metric.inc(value)
       },
     })
   }

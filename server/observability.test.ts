@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { request as httpRequest } from 'node:http'
 import { describe, test } from 'node:test'
 import { deferred } from '../model/deferred.js'
+import type { EngineStats } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
-import { appOf, client, resultOf } from '../test/plain-ranker.js'
+import { appOf, client, rankerOf, resultOf } from '../test/plain-ranker.js'
 import { createLogger } from './log.js'
 
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
@@ -186,9 +187,41 @@ describe('/metrics', () => {
     ]) {
       assert.ok(res.body.split('\n').includes(line), `${line}\nnot in\n${res.body}`)
     }
+    assert.doesNotMatch(res.body, /^peregrine_(kv_gpu|kv_host|kv_spills|kv_restores|one_pass)/m)
     const again = await app.inject('/metrics')
     assert.match(again.body, /^peregrine_kv_evictions_total 7$/m, 'read, not added up')
   })
+})
+
+test('/metrics has what only some engines count, where they do', async (t) => {
+  const ranker = rankerOf()
+  const { cache, engine } = ranker.stats()
+  const kv = { gpuBytes: 11, hostBytes: 22, spills: 33, restores: 44 }
+  let more: Partial<EngineStats> = { kv, batches: { runs: 55, users: 66 } }
+  const stats = () => ({ cache, engine: { ...engine, ...more } })
+  const app = await appOf(undefined, { ranker: () => ({ ...ranker, stats }) })
+  t.after(() => app.close())
+  const samples = async () =>
+    (await app.inject('/metrics')).body
+      .split('\n')
+      .filter((line) => /^peregrine_(kv_(gpu|host|spills|restores)|one_pass)/.test(line))
+  const all = [
+    'peregrine_kv_gpu_bytes 11',
+    'peregrine_kv_host_bytes 22',
+    'peregrine_kv_spills_total 33',
+    'peregrine_kv_restores_total 44',
+    'peregrine_one_pass_runs_total 55',
+    'peregrine_one_pass_users_total 66',
+  ]
+  assert.deepEqual(await samples(), all)
+  assert.deepEqual(await samples(), all, 'read, not added up')
+  more = { batches: { runs: 0, users: 0 } }
+  assert.deepEqual(await samples(), [
+    'peregrine_one_pass_runs_total 0',
+    'peregrine_one_pass_users_total 0',
+  ])
+  more = {}
+  assert.deepEqual(await samples(), [])
 })
 
 test('a client that leaves early is counted as 499 and hurts nobody', async (t) => {

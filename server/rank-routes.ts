@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
@@ -98,8 +99,13 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     }
   }
 
-  async function answer({ outcome }: FastifyRequest, ready: Ranker, parsed: Parsed) {
-    const { result, retries } = await rankOnce(ready, parsed)
+  async function answer(
+    { outcome }: FastifyRequest,
+    ready: Ranker,
+    parsed: Parsed,
+    signal: AbortSignal,
+  ) {
+    const { result, retries } = await rankOnce(ready, parsed, signal)
     metrics.ranked(result, retries)
     outcome.candidates += result.candidates
     outcome.historyTokens += result.historyTokens
@@ -113,7 +119,8 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     if (isFault(error)) log.error({ err: error }, 'ranking failed')
     const problem = problemOf(error)
     outcome.failed++
-    metrics.error(problem.code)
+    // The client of the whole batch left: counted once, with the request.
+    if (problem.code !== 'CANCELLED') metrics.error(problem.code)
     return { error: problem }
   }
 
@@ -139,7 +146,7 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     async (request, reply) => {
       const parsed = timed(request, () => parseRank(request.body, limits, nowSec()))
       request.outcome.requests = 1
-      return admitted(reply, 1, (ready) => answer(request, ready, parsed))
+      return admitted(reply, 1, (ready) => answer(request, ready, parsed, clientOf(reply)))
     },
   )
 
@@ -158,12 +165,28 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
       )
       request.outcome.requests = entries.length
       return admitted(reply, entries.length, async (ready) => {
+        const signal = clientOf(reply)
         const results = entries.map(async (entry) => {
           if (entry.kind === 'refused') return failure(request, entry.error)
-          return answer(request, ready, entry.parsed).catch((error) => failure(request, error))
+          return answer(request, ready, entry.parsed, signal).catch((error) =>
+            failure(request, error),
+          )
         })
         return { results: await Promise.all(results) }
       })
     },
   )
+}
+
+/** Aborted when the client is gone before its reply is. */
+function clientOf({ raw }: FastifyReply): AbortSignal {
+  const controller = new AbortController()
+  // One listener for each ranking of a batch.
+  setMaxListeners(0, controller.signal)
+  const onClose = () => {
+    if (!raw.writableFinished) controller.abort()
+  }
+  if (raw.closed) onClose()
+  else raw.once('close', onClose)
+  return controller.signal
 }

@@ -9,14 +9,20 @@ import type { Parsed } from './parse.js'
 export type Ranked = { readonly result: RankResult; readonly retries: 0 | 1 }
 
 /**
- * Ranks one request; a run lost to a crashed worker is tried once more, within the same deadline.
+ * Ranks one request; a run lost to a crashed worker is tried once more, within the same deadline and
+ * as long as its client waits (`signal`).
  * @throws {RankError} with paths as the client wrote the request
  */
-export async function rankOnce(ranker: Ranker, parsed: Parsed): Promise<Ranked> {
+export async function rankOnce(
+  ranker: Ranker,
+  parsed: Parsed,
+  signal?: AbortSignal,
+): Promise<Ranked> {
   checkModel(ranker, parsed.model)
   // Before any work, and not left to the ranker: a bad name must not cost a prefill.
   taskWeights(ranker.model.tasks, undefined, parsed.options.weights)
-  const { input, options, mainHistories } = parsed
+  const { input, mainHistories } = parsed
+  const options = signal === undefined ? parsed.options : { ...parsed.options, signal }
   const startMs = performance.now()
   try {
     return { result: await ranker.rank(input, options), retries: 0 }

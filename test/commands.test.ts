@@ -36,9 +36,15 @@ describe('the commands', () => {
     const exported = peregrine('export', '--from', 'demo/kuairand', '--out', bundle)
     assert.equal(exported.status, 0, exported.stderr)
     assert.match(exported.stdout, /^kuairand-demo@[0-9a-f]{16} fp32, \d+ files in /)
-    const verified = peregrine('verify', bundle)
-    assert.equal(verified.status, 0, verified.stderr)
-    assert.match(verified.stdout, /node\/cpu: 6 test vectors, largest difference \d/)
+    for (const [engine, name] of [
+      ['auto', 'capi'],
+      ['node', 'node'],
+    ] as const) {
+      const verified = peregrine('verify', bundle, '--engine', engine)
+      assert.equal(verified.status, 0, verified.stderr)
+      const line = new RegExp(`^${name}/cpu: 6 test vectors, largest difference \\d`, 'm')
+      assert.match(verified.stdout, line)
+    }
     const ranked = peregrine(
       'rank',
       '--bundle',
@@ -109,6 +115,7 @@ describe('the commands', () => {
     const passed = peregrine('golden', GOLDEN)
     assert.equal(passed.status, 0, passed.stderr)
     assert.match(passed.stdout, /^PASS /m)
+    assert.match(passed.stdout, /^capi\/cpu fp32 /m)
     const failed = peregrine('golden', GOLDEN, '--tolerance', '1e-12')
     assert.equal(failed.status, 1)
     assert.match(failed.stdout, /^FAIL .*tolerance 1e-12$/m)
@@ -150,6 +157,7 @@ describe('the commands', () => {
       [['verify'], /verify needs the folder of a bundle/],
       [['verify', `${folder}/none`], /no such folder/],
       [['verify', folder], /BUNDLE_INVALID: cannot read .*manifest.json/],
+      [['golden', GOLDEN, '--engine', 'tf'], /--engine must be auto or capi or node, got tf/],
       [['golden', GOLDEN, '--provider', 'tpu'], /--provider must be cpu or cuda, got tpu/],
       [
         ['golden', GOLDEN, '--tolerance', 'much'],

@@ -35,11 +35,13 @@ export function createCountingEngine(): CountingEngine {
   return {
     name: 'counting',
     counts,
-    async prefill(history, past) {
+    async prefill(history, past, signal) {
+      signal?.throwIfAborted()
       counts.prefills++
       counts.tokens += history.length
       // The past is read when the worker gets to it, behind what was sent before.
       await new Promise((resolve) => setImmediate(resolve))
+      signal?.throwIfAborted()
       if (failures > 0) {
         failures--
         throw new RankError('WORKER_CRASHED', 'as asked')

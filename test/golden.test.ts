@@ -7,13 +7,13 @@ import { planMicroBatches } from '../falcon/plan.js'
 import { createReference } from '../falcon/reference.js'
 import { largestDifference } from '../falcon/verify.js'
 import { readConfig } from '../model/config.js'
-import { createNodeEngine } from '../model/engine/node/pool.js'
 import { openSafetensors } from '../model/export/safetensors.js'
 import { openWeights } from '../model/export/weights.js'
 import type { Precision } from '../model/manifest.js'
 import { sliceTokens } from '../model/tokens.js'
 import { TOLERANCE } from '../model/vectors.js'
 import { readGolden, tokensDifference, toRankInput } from '../server/commands/golden-case.js'
+import { KINDS, openEngine } from './engines.js'
 import { exportModel, tokensOf } from './fixtures.js'
 
 const ROOT = 'test/golden/paper'
@@ -70,11 +70,15 @@ for (const name of names) {
       }
     })
 
-    for (const precision of ['fp32', 'fp16'] as const) {
+    const engines = KINDS.flatMap((kind) => [
+      { kind, precision: 'fp32' as const },
+      { kind, precision: 'fp16' as const },
+    ])
+    for (const { kind, precision } of engines) {
       const tolerance = TOLERANCE[precision]
-      test(`the engine gives logits, K and V within ${tolerance} in ${precision}`, async (t) => {
+      test(`engine ${kind} gives logits, K and V within ${tolerance} in ${precision}`, async (t) => {
         const model = precision === 'fp32' ? fp32 : exportModel(t, { config, source, precision })
-        const engine = await createNodeEngine({ bundle: model.bundle })
+        const engine = await openEngine(kind, model)
         t.after(() => engine.close())
         const slots = model.vocabulary.layout.slots
         const batched = await engine.rank(cases)

@@ -6,12 +6,12 @@ import { planMicroBatches } from '../falcon/plan.js'
 import { createRanker } from '../falcon/rank.js'
 import { largestDifference } from '../falcon/verify.js'
 import type { Engine } from '../model/engine/engine.js'
-import { createNodeEngine } from '../model/engine/node/pool.js'
 import type { Precision } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import type { RankInput } from '../model/request.js'
 import { sliceTokens } from '../model/tokens.js'
 import { TOLERANCE } from '../model/vectors.js'
+import { KINDS, openEngine } from './engines.js'
 import { exportModel, pickRows, randomRequest, randomTokens, tokensOf } from './fixtures.js'
 
 /**
@@ -23,8 +23,12 @@ const SAME: Record<Precision, number> = { fp32: 1e-6, fp16: 2e-3 }
 
 const SEED = 5
 
-for (const precision of ['fp32', 'fp16'] as const) {
-  describe(`invariants in ${precision}`, () => {
+const PRECISIONS = ['fp32', 'fp16'] as const
+
+for (const { kind, precision } of KINDS.flatMap((kind) =>
+  PRECISIONS.map((precision) => ({ kind, precision })),
+)) {
+  describe(`invariants of engine ${kind} in ${precision}`, () => {
     const model = exportModel({ after }, { precision })
     const { vocabulary, reference, config } = model
     const slots = vocabulary.layout.slots
@@ -32,7 +36,7 @@ for (const precision of ['fp32', 'fp16'] as const) {
     const same = SAME[precision]
     let engine: Engine
     before(async () => {
-      engine = await createNodeEngine({ bundle: model.bundle })
+      engine = await openEngine(kind, model)
     })
     after(() => engine.close())
 

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
 import { bucket } from '../falcon/reference.js'
 import { largestDifference } from '../falcon/verify.js'
-import { createNodeEngine } from '../model/engine/node/pool.js'
 import { randomWeights } from '../model/export/random.js'
 import type { HistoryTokens } from '../model/tokens.js'
+import { KINDS, openEngine } from './engines.js'
 import { exportModel, smallConfig } from './fixtures.js'
 
 /** 31,700 years. Beyond, the float64 logarithm is off by single seconds in 10^13. */
@@ -52,33 +52,35 @@ describe('time buckets', () => {
       length: times.length,
     })
 
-    test('fall into the oracle’s bucket around every edge, between candidate and token and between tokens', async (t) => {
-      const engine = await createNodeEngine({ bundle: model.bundle })
-      t.after(() => engine.close())
-      const start = 7
-      const users = AROUND.flatMap((s) => [
-        { history: history([start]), candidates, queryTime: start + s },
-        { history: history([start, start + s]), candidates, queryTime: start + s },
-        { history: history([start + s, start]), candidates, queryTime: start },
-      ])
-      const ranked = await engine.rank(users)
-      const logits = users.map((user) => {
-        return model.reference(user.history, user.candidates, user.queryTime).logits
-      })
-      for (let i = 1; i < AROUND.length; i++) {
-        if (bucket(AROUND[i] ?? 0) === bucket(AROUND[i - 1] ?? 0)) continue
-        const difference = largestDifference(logits[3 * i] ?? [], logits[3 * i - 3] ?? [])
-        assert.ok(difference > 1e-3, `a wrong bucket would show at s=${AROUND[i]}: ${difference}`)
-      }
-      for (const [u, user] of users.entries()) {
-        const what = `times ${user.history.times}, query ${user.queryTime}`
-        const handle = await engine.prefill(user.history)
-        const scored = await engine.score(handle, user.candidates, user.queryTime)
-        engine.release(handle)
-        for (const got of [scored, ranked[u] ?? []]) {
-          assert.ok(largestDifference(got, logits[u] ?? []) <= 1e-4, what)
+    for (const kind of KINDS) {
+      test(`fall into the oracle’s bucket around every edge, between candidate and token and between tokens (${kind})`, async (t) => {
+        const engine = await openEngine(kind, model)
+        t.after(() => engine.close())
+        const start = 7
+        const users = AROUND.flatMap((s) => [
+          { history: history([start]), candidates, queryTime: start + s },
+          { history: history([start, start + s]), candidates, queryTime: start + s },
+          { history: history([start + s, start]), candidates, queryTime: start },
+        ])
+        const ranked = await engine.rank(users)
+        const logits = users.map((user) => {
+          return model.reference(user.history, user.candidates, user.queryTime).logits
+        })
+        for (let i = 1; i < AROUND.length; i++) {
+          if (bucket(AROUND[i] ?? 0) === bucket(AROUND[i - 1] ?? 0)) continue
+          const difference = largestDifference(logits[3 * i] ?? [], logits[3 * i - 3] ?? [])
+          assert.ok(difference > 1e-3, `a wrong bucket would show at s=${AROUND[i]}: ${difference}`)
         }
-      }
-    })
+        for (const [u, user] of users.entries()) {
+          const what = `times ${user.history.times}, query ${user.queryTime}`
+          const handle = await engine.prefill(user.history)
+          const scored = await engine.score(handle, user.candidates, user.queryTime)
+          engine.release(handle)
+          for (const got of [scored, ranked[u] ?? []]) {
+            assert.ok(largestDifference(got, logits[u] ?? []) <= 1e-4, what)
+          }
+        }
+      })
+    }
   })
 })

@@ -1,7 +1,9 @@
 import { RankError } from '../errors.js'
 import type { Bundle } from '../manifest.js'
+import type { CapiEngineOptions } from './capi/engine.js'
 import type { Engine, EngineEvent } from './engine.js'
 import { createNodeEngine } from './node/pool.js'
+import { chooseThreads, type EngineKind } from './threads.js'
 
 export const ENGINES = ['auto', 'capi', 'node'] as const
 /** `auto`: `capi` where it runs, else `node`. */
@@ -11,7 +13,7 @@ export type EngineOptions = {
   readonly bundle: Bundle
   /** `auto` when absent. */
   readonly engine?: EngineChoice
-  /** Runs at a time; 1 when absent, as `threadsPerWorker`: the least that runs. */
+  /** Runs at a time; chosen for the engine that runs when 0 or absent, as `threadsPerWorker`. */
   readonly workers?: number
   readonly threadsPerWorker?: number
   /** `cpu` when absent. */
@@ -19,20 +21,23 @@ export type EngineOptions = {
   readonly deviceId?: number
   /** Use the CPU when the CUDA provider is missing, instead of failing. */
   readonly cudaFallback?: boolean
-  /** K/V on the GPU, in bytes; the least recently used beyond it goes to pinned host memory. */
+  /**
+   * K/V on the GPU, in bytes; the least recently used beyond it goes to pinned host memory. Half of
+   * what is free after loading when 0 or absent.
+   */
   readonly gpuKvBytes?: number
   readonly onEvent?: (event: EngineEvent) => void
 }
 
 /**
- * The engine asked for.
+ * The engine asked for; the event `engine` says which one it became.
  * @throws {RankError} MODEL_CONTRACT, ENGINE_UNAVAILABLE
  */
 export async function createEngine(options: EngineOptions): Promise<Engine> {
   const { engine = 'auto', onEvent = () => {} } = options
-  if (engine === 'node') return createNodeEngine(options)
+  if (engine === 'node') return start('node', options)
   try {
-    return await createCapi(options)
+    return await start('capi', options)
   } catch (error) {
     if (!isUnavailable(error)) throw error
     if (options.provider === 'cuda' && options.cudaFallback) {
@@ -41,12 +46,21 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
     }
     if (engine === 'capi') throw error
     onEvent({ kind: 'engineFallback', warning: `engine node instead of capi: ${error.message}` })
-    return createNodeEngine(options)
+    return start('node', options)
   }
 }
 
+async function start(kind: EngineKind, options: EngineOptions): Promise<Engine> {
+  const { gpuKvBytes = 0, onEvent = () => {}, provider = 'cpu', ...rest } = options
+  const threads = chooseThreads(kind, provider, rest.workers ?? 0, rest.threadsPerWorker ?? 0)
+  const all = { ...rest, ...threads, provider, onEvent, ...(gpuKvBytes > 0 ? { gpuKvBytes } : {}) }
+  const engine = await (kind === 'capi' ? createCapi(all) : createNodeEngine(all))
+  onEvent({ kind: 'engine', name: engine.name, ...threads })
+  return engine
+}
+
 /** Loaded only when it is wanted: koffi's own library is not there for every platform. */
-async function createCapi(options: EngineOptions): Promise<Engine> {
+async function createCapi(options: CapiEngineOptions): Promise<Engine> {
   let capi: typeof import('./capi/engine.js')
   try {
     capi = await import('./capi/engine.js')

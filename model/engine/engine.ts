@@ -94,6 +94,13 @@ export type EngineStats = {
 
 /** What an engine tells whoever logs; it does not log itself. */
 export type EngineEvent =
+  /** It is there: engine and provider, and the runs at a time that it has. */
+  | {
+      readonly kind: 'engine'
+      readonly name: string
+      readonly workers: number
+      readonly threadsPerWorker: number
+    }
   | { readonly kind: 'provider'; readonly warning: string }
   /** Engine `node` runs where `capi` cannot. */
   | { readonly kind: 'engineFallback'; readonly warning: string }

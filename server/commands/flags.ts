@@ -1,3 +1,4 @@
+import { ENGINES, type EngineChoice } from '../../model/engine/create.js'
 import { RankError } from '../../model/errors.js'
 
 /** A flag's integer. @throws {RankError} INVALID_REQUEST with the range and what was got */
@@ -16,6 +17,13 @@ export function integer(flag: string, text: string, min: number, max: number): n
 export function providerFlag(value: string): 'cpu' | 'cuda' {
   if (value === 'cpu' || value === 'cuda') return value
   throw new RankError('INVALID_REQUEST', `--provider must be cpu or cuda, got ${value}`)
+}
+
+/** @throws {RankError} INVALID_REQUEST */
+export function engineFlag(value: string): EngineChoice {
+  const engine = ENGINES.find((name) => name === value)
+  if (engine !== undefined) return engine
+  throw new RankError('INVALID_REQUEST', `--engine must be ${ENGINES.join(' or ')}, got ${value}`)
 }
 
 /** A flag's number above 0. @throws {RankError} INVALID_REQUEST */

@@ -5,8 +5,8 @@ import { getFloat16 } from '@petamoriken/float16'
 import { planMicroBatches } from '../../falcon/plan.js'
 import { createReference } from '../../falcon/reference.js'
 import { largestDifference } from '../../falcon/verify.js'
+import { createEngine } from '../../model/engine/create.js'
 import type { Engine, KvPages } from '../../model/engine/engine.js'
-import { createNodeEngine } from '../../model/engine/node/pool.js'
 import { RankError } from '../../model/errors.js'
 import { openSafetensors } from '../../model/export/safetensors.js'
 import { openWeights } from '../../model/export/weights.js'
@@ -15,11 +15,12 @@ import { buildCandidates, buildHistory } from '../../model/sequence.js'
 import { type HistoryTokens, sliceTokens } from '../../model/tokens.js'
 import { TOLERANCE } from '../../model/vectors.js'
 import { exportBundle, needFolder, parsePrecision } from './export.js'
-import { positive, providerFlag } from './flags.js'
+import { engineFlag, positive, providerFlag } from './flags.js'
 import { type GoldenRequest, readGolden, tokensDifference, toRankInput } from './golden-case.js'
 
-export const GOLDEN_HELP = `peregrine golden DIR [--precision fp32|fp16] [--provider cpu|cuda] [--tolerance X]
-    exports a golden case, runs its requests through every engine, compares with expected.safetensors`
+export const GOLDEN_HELP = `peregrine golden DIR [--precision fp32|fp16] [--provider cpu|cuda] [--engine auto|capi|node]
+                     [--tolerance X]
+    exports a golden case, runs its requests through every route of the engine, compares with expected.safetensors`
 
 /** K/V and logits that a case expects of one request. */
 type Expected = {
@@ -42,12 +43,14 @@ export async function goldenCommand(args: string[]): Promise<number> {
     options: {
       precision: { type: 'string', default: 'fp32' },
       provider: { type: 'string', default: 'cpu' },
+      engine: { type: 'string', default: 'auto' },
       tolerance: { type: 'string' },
     },
   })
   const folder = needFolder(positionals[0], `golden needs the folder of a case\n${GOLDEN_HELP}`)
   const precision = parsePrecision(values.precision)
   const provider = providerFlag(values.provider)
+  const choice = engineFlag(values.engine)
   const tolerance =
     values.tolerance === undefined
       ? TOLERANCE[precision]
@@ -59,7 +62,7 @@ export async function goldenCommand(args: string[]): Promise<number> {
     const cases = readCases(folder, bundle)
     const report = (line: string) => process.stdout.write(`${line}\n`)
     let worst = compareOracle(folder, bundle, cases, report)
-    const engine = await createNodeEngine({ bundle, provider })
+    const engine = await createEngine({ bundle, provider, engine: choice, workers: 1 })
     try {
       worst = Math.max(worst, await compareEngine(engine, cases, precision, report))
     } finally {

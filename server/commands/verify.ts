@@ -1,11 +1,11 @@
 import { parseArgs } from 'node:util'
 import { verifyBundle } from '../../falcon/verify.js'
-import { createNodeEngine } from '../../model/engine/node/pool.js'
+import { createEngine } from '../../model/engine/create.js'
 import { openBundle } from '../../model/manifest.js'
 import { needFolder } from './export.js'
-import { providerFlag } from './flags.js'
+import { engineFlag, providerFlag } from './flags.js'
 
-export const VERIFY_HELP = `peregrine verify DIR [--provider cpu|cuda]
+export const VERIFY_HELP = `peregrine verify DIR [--provider cpu|cuda] [--engine auto|capi|node]
     checks a bundle: files, hashes, contract, test vectors`
 
 /** Throws at the first fault; prints what was checked otherwise. */
@@ -13,15 +13,20 @@ export async function verifyCommand(args: string[]): Promise<number> {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
-    options: { provider: { type: 'string', default: 'cpu' } },
+    options: {
+      provider: { type: 'string', default: 'cpu' },
+      engine: { type: 'string', default: 'auto' },
+    },
   })
   const folder = needFolder(positionals[0], `verify needs the folder of a bundle\n${VERIFY_HELP}`)
+  const provider = providerFlag(values.provider)
+  const choice = engineFlag(values.engine)
   const bundle = openBundle(folder)
   const { name, version, precision, files } = bundle.manifest
   process.stdout.write(
     `${name}@${version} ${precision}: ${Object.keys(files).length} files match their hashes\n`,
   )
-  const engine = await createNodeEngine({ bundle, provider: providerFlag(values.provider) })
+  const engine = await createEngine({ bundle, provider, engine: choice, workers: 1 })
   try {
     const { cases, maxDifference, tolerance } = await verifyBundle(engine, bundle)
     process.stdout.write(

@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads'
-import { deferred, pause } from '../../deferred.js'
+import { deferred, pause, unlessAborted } from '../../deferred.js'
 import { fromWire, RankError } from '../../errors.js'
 import type { Bundle } from '../../manifest.js'
 import type { Engine, EngineEvent, KvHandle, WarmUp } from '../engine.js'
@@ -165,18 +165,25 @@ export async function createNodeEngine(
     thread: Thread,
     job: Extract<Job, { kind: K }>,
     cost: number,
-  ): Promise<Answer[K]> =>
-    new Promise((resolve, reject) => {
-      if (thread.state !== 'ready') {
-        reject(new RankError('WORKER_CRASHED', `inference worker ${thread.index} is gone`))
-        return
-      }
-      const id = nextId++
+    signal?: AbortSignal,
+  ): Promise<Answer[K]> => {
+    if (thread.state !== 'ready') {
+      const message = `inference worker ${thread.index} is gone`
+      return Promise.reject(new RankError('WORKER_CRASHED', message))
+    }
+    const id = nextId++
+    const answer = new Promise<Answer[K]>((resolve, reject) => {
       // The worker answers a job of kind K with Answer[K]: the one place that this is taken on trust.
       thread.jobs.set(id, { cost, resolve: resolve as Pending['resolve'], reject })
-      thread.load += cost
-      post(thread, { kind: 'job', id, job })
     })
+    thread.load += cost
+    post(thread, { kind: 'job', id, job })
+    return unlessAborted(answer, signal).catch((error: unknown) => {
+      // It counts as pending until the worker has dropped it, or done it: nothing stops a run.
+      if (signal?.aborted && thread.state === 'ready') post(thread, { kind: 'cancel', id })
+      throw error
+    })
+  }
 
   const leastLoaded = (): Thread => {
     const alive = threads.filter(({ state }) => state === 'ready')
@@ -225,21 +232,28 @@ export async function createNodeEngine(
         history: owned(history),
         ...(holder === undefined ? {} : { past: { handle: holder.id, tokens: kept } }),
       }
-      const { bytes } = await send(thread, job, history.length)
-      return keep(thread, id, kept + history.length, bytes)
+      try {
+        const { bytes } = await send(thread, job, history.length, signal)
+        return keep(thread, id, kept + history.length, bytes)
+      } catch (error) {
+        // A prefill that was cancelled while it ran still makes its K/V, before it reads this.
+        if (signal?.aborted && thread.state === 'ready')
+          post(thread, { kind: 'release', handle: id })
+        throw error
+      }
     },
     async score(handle, candidates, queryTime, signal) {
       signal?.throwIfAborted()
       const { thread, id } = holderOf(handle)
       const job = { kind: 'score', handle: id, candidates: candidates.slice(), queryTime } as const
-      const { logits } = await send(thread, job, candidates.length / slots)
+      const { logits } = await send(thread, job, candidates.length / slots, signal)
       return logits
     },
     async rank(users, signal) {
       signal?.throwIfAborted()
       const cost = users.reduce((sum, u) => sum + u.history.length + u.candidates.length / slots, 0)
       const job = { kind: 'rank', users } as const
-      const { logits } = await send(leastLoaded(), job, cost)
+      const { logits } = await send(leastLoaded(), job, cost, signal)
       return logits
     },
     async exportKv(handle) {

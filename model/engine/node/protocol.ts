@@ -47,6 +47,8 @@ export type Answer = {
 
 export type ToWorker =
   | { readonly kind: 'job'; readonly id: number; readonly job: Job }
+  /** Drops a job that still waits; one that runs goes on. */
+  | { readonly kind: 'cancel'; readonly id: number }
   | { readonly kind: 'release'; readonly handle: number }
   | { readonly kind: 'close' }
 

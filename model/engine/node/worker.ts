@@ -2,7 +2,7 @@
 // because stopping a thread inside an inference aborts the whole process.
 import { setPriority } from 'node:os'
 import { parentPort, workerData } from 'node:worker_threads'
-import { toWire } from '../../errors.js'
+import { RankError, toWire } from '../../errors.js'
 import type { FromWorker, Job, ToWorker, WorkerOptions } from './protocol.js'
 import { createRunner } from './runner.js'
 import { createSessions, type Sessions } from './sessions.js'
@@ -29,8 +29,11 @@ async function main(): Promise<void> {
   }
   const runner = createRunner(sessions, options.manifest)
   let queue = Promise.resolve()
+  /** Jobs behind the one that runs. */
+  const waiting = new Set<number>()
   const runJob = async (id: number, job: Job) => {
     try {
+      if (!waiting.delete(id)) throw new RankError('CANCELLED', 'dropped before it ran')
       const answer = await runner.run(job)
       post({ kind: 'done', id, answer }, transferables(answer))
     } catch (error) {
@@ -42,6 +45,11 @@ async function main(): Promise<void> {
     parentPort?.close()
   }
   parentPort?.on('message', (message: ToWorker) => {
+    if (message.kind === 'job') waiting.add(message.id)
+    if (message.kind === 'cancel') {
+      waiting.delete(message.id)
+      return
+    }
     queue = queue.then(() => {
       switch (message.kind) {
         case 'job':
