@@ -1,6 +1,6 @@
 import { RankError } from '../../errors.js'
 import type { TensorMemory } from './memory.js'
-import { loadLibrary } from './native.js'
+import { callAsync, loadLibrary } from './native.js'
 import type { Ort, Pointer } from './ort.js'
 
 /** CUDA's runtime, by the name that the provider's own build of it asks for. */
@@ -61,18 +61,8 @@ export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): 
   const providerOptions = createProviderOptions(ort, memoryLimitBytes)
   const info = ort.CreateMemoryInfo('Cuda', 0, DEVICE, 0)
 
-  const copyBytes = (to: Address, from: Address, bytes: number): Promise<void> =>
-    new Promise((resolve, reject) => {
-      memcpy.async(to, from, bytes, MEMCPY_DEFAULT, (error: unknown, code: number) => {
-        try {
-          if (error) throw error
-          check(code)
-          resolve()
-        } catch (thrown) {
-          reject(thrown)
-        }
-      })
-    })
+  const copyBytes = async (to: Address, from: Address, bytes: number): Promise<void> =>
+    check(await callAsync(memcpy, to, from, bytes, MEMCPY_DEFAULT))
   const copies = {
     copy: (to: Pointer, from: Pointer, bytes: number) => copyBytes(to, from, bytes),
     async read(from: Pointer, bytes: number) {

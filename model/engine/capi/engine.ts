@@ -38,6 +38,8 @@ export type CapiEngineOptions = {
   readonly gpuMemoryBytes?: number
   /** Most users of one-pass ranking in one run. */
   readonly maxBatchUsers?: number
+  /** ONNX Runtime's shared library, 1.29 or later; onnxruntime-node's own when absent. */
+  readonly library?: string
   readonly onEvent?: (event: EngineEvent) => void
 }
 
@@ -53,7 +55,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
   const { onEvent = () => {} } = options
   const { manifest } = bundle
   const { slots } = manifest.embedding
-  const ort = loadOrt(findLibrary())
+  const ort = loadOrt(options.library ?? findLibrary())
   /** What close() undoes, last made first undone. */
   const cleanups: (() => void | Promise<void>)[] = []
   const cleanUp = async () => {
@@ -112,7 +114,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
       const handles = new WeakMap<KvHandle, Held>()
       // The net under forgotten releases, not the way to release.
       const collected = new FinalizationRegistry((held: Held) => {
-        if (held.isReleased) return
+        if (held.isReleased || closing !== undefined) return
         held.isReleased = true
         onEvent({ kind: 'leakedHandle', tokens: held.entry.tokens })
         store.release(held.entry)
@@ -144,17 +146,22 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
         entry: KvEntry,
         work: (options: Pointer) => Promise<T>,
         signal: AbortSignal | undefined,
+        drop?: (result: T) => void,
       ): Promise<T> => {
         store.hold(entry)
         let hasStarted = false
-        const job = scheduler.submit(async (runOptions) => {
-          hasStarted = true
-          try {
-            return await work(runOptions)
-          } finally {
-            store.release(entry)
-          }
-        }, signal)
+        const job = scheduler.submit(
+          async (runOptions) => {
+            hasStarted = true
+            try {
+              return await work(runOptions)
+            } finally {
+              store.release(entry)
+            }
+          },
+          signal,
+          drop,
+        )
         try {
           return await job
         } finally {
@@ -177,9 +184,11 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
         async prefill(history, past, signal) {
           const from = past === undefined ? undefined : pastOf(past, entryOf)
           const work = (runOptions: Pointer) => runner.prefill(history, from, runOptions, signal)
+          // Aborted too late to stop it: nobody will get a handle to release.
+          const drop = (entry: KvEntry) => store.abandon(entry, from?.tokens ?? 0)
           const entry = await (from === undefined
-            ? scheduler.submit(work, signal)
-            : holding(from.entry, work, signal))
+            ? scheduler.submit(work, signal, drop)
+            : holding(from.entry, work, signal, drop))
           return keep(entry)
         },
         async score(handle, candidates, queryTime, signal) {
