@@ -252,6 +252,23 @@ export function engineSuite(name: string, create: CreateEngine): void {
       assert.equal(closing.stats().workers, 0)
     })
 
+    test('takes and gives float16 K/V in two bytes each', async (t) => {
+      const half = exportModel(t, { precision: 'fp16', config: smallConfig() })
+      const engine = await open(t, half)
+      const { history, candidates, queryTime } = randomTokens(half, createRandom(1), {
+        events: 12,
+        candidates: 4,
+      })
+      const whole = await engine.prefill(history)
+      const pages = await engine.exportKv(whole)
+      assert.equal(pages.layers[0]?.k.byteLength, history.length * 2 * 6 * 2)
+      const imported = await engine.importKv(pages)
+      assert.deepEqual(
+        await engine.score(imported, candidates, queryTime),
+        await engine.score(whole, candidates, queryTime),
+      )
+    })
+
     test('warms up without keeping anything', async () => {
       await engine.warmUp({ historyTokens: [66, 2, 0], candidates: [8, 1] })
       assert.equal(engine.stats().pendingJobs, 0)

@@ -3,7 +3,7 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } fr
 import { tmpdir } from 'node:os'
 import { createReference } from '../falcon/reference.js'
 import { type HstuConfig, parseConfig } from '../model/config.js'
-import { writeBundle } from '../model/export/bundle.js'
+import { type Oracle, writeBundle } from '../model/export/bundle.js'
 import { randomWeights } from '../model/export/random.js'
 import type { WeightSource } from '../model/export/weights.js'
 import {
@@ -81,6 +81,8 @@ export type ModelOptions = {
   readonly seed?: number
   readonly precision?: Precision
   readonly source?: WeightSource
+  /** Who answers the bundle's test vectors: the float64 reference, which takes seconds for wide models. */
+  readonly oracle?: Oracle
 }
 
 /** Exports a model with random weights into a temporary folder and opens the bundle. */
@@ -88,8 +90,9 @@ export function exportModel(scope: Scope, options: ModelOptions = {}): ModelFixt
   const { config = smallConfig(), seed = 7, precision = 'fp32' } = options
   const source = options.source ?? randomWeights(config, seed)
   const reference = createReference(source, config)
+  const { oracle = reference } = options
   const folder = tempFolder(scope)
-  writeBundle({ config, source, folder, out: `${folder}/bundle`, precision, oracle: reference })
+  writeBundle({ config, source, folder, out: `${folder}/bundle`, precision, oracle })
   const bundle = openBundle(`${folder}/bundle`)
   return { config, source, bundle, vocabulary: bundle.vocabulary, reference }
 }

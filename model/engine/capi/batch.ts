@@ -15,9 +15,14 @@ export type BatchOptions<I, O> = {
   readonly run: (inputs: readonly I[], options: Pointer) => Promise<readonly O[]>
 }
 
+/** A run to come or under way, and how many still want its results. */
+type Run = { readonly stop: AbortController; wanted: number }
+
 type Member<I, O> = {
   readonly input: I
   readonly key: string
+  /** Its own until another's run takes it along. */
+  run: Run
   resolve(output: O): void
   reject(error: unknown): void
 }
@@ -29,13 +34,40 @@ type Member<I, O> = {
 export function createBatcher<I, O>(options: BatchOptions<I, O>): Batcher<I, O> {
   const { scheduler, key, limit, run } = options
   const waiting: Member<I, O>[] = []
+  const remove = (member: Member<I, O>) => {
+    const place = waiting.indexOf(member)
+    if (place !== -1) waiting.splice(place, 1)
+  }
 
+  /** The first of its key, whose turn it is, and who may share its run. */
   const take = (first: Member<I, O>): Member<I, O>[] => {
-    const batch = waiting.filter((each) => each.key === first.key).slice(0, limit())
-    // The first one's turn has come, also where the limit would leave it out.
-    if (!batch.includes(first)) batch[0] = first
-    for (const member of batch) waiting.splice(waiting.indexOf(member), 1)
+    const batch = waiting.filter((each) => each.key === first.key).slice(0, Math.max(1, limit()))
+    for (const member of batch) {
+      remove(member)
+      if (member === first) continue
+      // Its own turn in the scheduler's queue is for nothing now.
+      member.run.stop.abort()
+      member.run = first.run
+      first.run.wanted++
+    }
     return batch
+  }
+
+  const start = async (first: Member<I, O>, runOptions: Pointer) => {
+    const batch = take(first)
+    try {
+      const outputs = await run(
+        batch.map((each) => each.input),
+        runOptions,
+      )
+      batch.forEach((each, i) => {
+        const output = outputs[i]
+        if (output === undefined) each.reject(new Error('a batch lost an output'))
+        else each.resolve(output)
+      })
+    } catch (error) {
+      for (const each of batch) each.reject(error)
+    }
   }
 
   return {
@@ -46,15 +78,17 @@ export function createBatcher<I, O>(options: BatchOptions<I, O>): Batcher<I, O> 
           return
         }
         const onAbort = () => {
-          const place = waiting.indexOf(member)
-          if (place !== -1) waiting.splice(place, 1)
+          remove(member)
           reject(signal?.reason)
+          member.run.wanted--
+          if (member.run.wanted === 0) member.run.stop.abort()
         }
-        signal?.addEventListener('abort', onAbort, { once: true })
         const settled = () => signal?.removeEventListener('abort', onAbort)
+        const own: Run = { stop: new AbortController(), wanted: 1 }
         const member: Member<I, O> = {
           input,
           key: key(input),
+          run: own,
           resolve(output) {
             settled()
             resolve(output)
@@ -64,27 +98,16 @@ export function createBatcher<I, O>(options: BatchOptions<I, O>): Batcher<I, O> 
             reject(error)
           },
         }
+        signal?.addEventListener('abort', onAbort, { once: true })
         waiting.push(member)
         scheduler
-          .submit(async (runOptions) => {
-            // Taken by the run of an earlier one, or cancelled.
-            if (!waiting.includes(member)) return
-            const batch = take(member)
-            try {
-              const outputs = await run(
-                batch.map((each) => each.input),
-                runOptions,
-              )
-              batch.forEach((each, i) => {
-                const output = outputs[i]
-                if (output === undefined) each.reject(new Error('a batch lost an output'))
-                else each.resolve(output)
-              })
-            } catch (error) {
-              for (const each of batch) each.reject(error)
-            }
+          .submit((runOptions) => start(member, runOptions), own.stop.signal)
+          .catch((error) => {
+            // Stopped: the member was taken along by another, or nobody wants the run any more.
+            if (own.stop.signal.aborted) return
+            remove(member)
+            member.reject(error)
           })
-          .catch(member.reject)
       }),
   }
 }

@@ -17,7 +17,7 @@ export type Block = {
   runs: number
   /** Order of last uses. */
   lastUse: number
-  /** Told when the block moved: OrtValues over the old address are no longer valid. */
+  /** Told when the block moved or went: OrtValues over the old address are no longer valid. */
   readonly onMove: Set<() => void>
 }
 
@@ -168,7 +168,10 @@ export function createBlocks({ home, overflow, homeBytes: budget = Infinity }: B
     /** Frees what is left, when no run is under way. */
     async close(): Promise<void> {
       await lastMove
-      for (const block of all) free(block)
+      for (const block of all) {
+        for (const told of block.onMove) told()
+        free(block)
+      }
     },
   }
 }

@@ -1,6 +1,6 @@
 import { RankError } from '../../errors.js'
 import type { TensorMemory } from './memory.js'
-import { loadLibrary } from './native.js'
+import { callAsync, loadLibrary } from './native.js'
 import type { Ort, Pointer } from './ort.js'
 
 /** CUDA's runtime, by the name that the provider's own build of it asks for. */
@@ -66,18 +66,8 @@ export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): 
   const graph = createProviderOptions(ort, memoryLimitBytes, { enable_cuda_graph: '1' })
   const info = ort.CreateMemoryInfo('Cuda', 0, DEVICE, 0)
 
-  const copyBytes = (to: Address, from: Address, bytes: number): Promise<void> =>
-    new Promise((resolve, reject) => {
-      memcpy.async(to, from, bytes, MEMCPY_DEFAULT, (error: unknown, code: number) => {
-        try {
-          if (error) throw error
-          check(code)
-          resolve()
-        } catch (thrown) {
-          reject(thrown)
-        }
-      })
-    })
+  const copyBytes = async (to: Address, from: Address, bytes: number): Promise<void> =>
+    check(await callAsync(memcpy, to, from, bytes, MEMCPY_DEFAULT))
   const copies = {
     copy: (to: Pointer, from: Pointer, bytes: number) => copyBytes(to, from, bytes),
     async read(from: Pointer, bytes: number) {
@@ -122,25 +112,14 @@ export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): 
       ...copies,
       device: 'cpu',
       info,
-      allocate: (bytes) =>
-        // Locking pages takes milliseconds: not on the calling thread.
-        new Promise((resolve, reject) => {
-          const address = new BigUint64Array(1)
-          hostAlloc.async(
-            ...[address, bytes, HOST_ALLOC_PORTABLE],
-            (error: unknown, code: number) => {
-              try {
-                if (error) throw error
-                check(code)
-                resolve(address[0] ?? 0n)
-              } catch (thrown) {
-                reject(thrown)
-              }
-            },
-          )
-        }),
+      // Locking pages takes milliseconds: not on the calling thread.
+      async allocate(bytes) {
+        const address = new BigUint64Array(1)
+        check(await callAsync<number>(hostAlloc, address, bytes, HOST_ALLOC_PORTABLE))
+        return address[0] ?? 0n
+      },
       free: (address) => {
-        freeHost.async(address, () => {})
+        void callAsync(freeHost, address)
       },
     },
     close() {

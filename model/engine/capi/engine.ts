@@ -29,6 +29,8 @@ export type CapiEngineOptions = {
   readonly maxBatchUsers?: number
   /** Threads with captured CUDA graphs. */
   readonly lanes?: number
+  /** ONNX Runtime's shared library, 1.29 or later; onnxruntime-node's own when absent. */
+  readonly library?: string
   readonly onEvent?: (event: EngineEvent) => void
 }
 
@@ -48,6 +50,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     deviceId: options.deviceId ?? 0,
     gpuKvBytes: options.gpuKvBytes ?? 0,
     gpuMemoryBytes: options.gpuMemoryBytes ?? 0,
+    library: options.library,
   })
   const { blocks, store, runner, scheduler, none } = opened
   const handles = new WeakMap<KvHandle, Held>()
@@ -91,17 +94,22 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     entry: KvEntry,
     work: (options: Pointer) => Promise<T>,
     signal?: AbortSignal,
+    drop?: (result: T) => void,
   ): Promise<T> => {
     store.hold(entry)
     let hasStarted = false
-    const job = scheduler.submit(async (runOptions) => {
-      hasStarted = true
-      try {
-        return await work(runOptions)
-      } finally {
-        store.release(entry)
-      }
-    }, signal)
+    const job = scheduler.submit(
+      async (runOptions) => {
+        hasStarted = true
+        try {
+          return await work(runOptions)
+        } finally {
+          store.release(entry)
+        }
+      },
+      signal,
+      drop,
+    )
     try {
       return await job
     } finally {
@@ -125,10 +133,12 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     async prefill(history, past, signal) {
       const from = past === undefined ? undefined : pastOf(past)
       const work = (runOptions: Pointer) => runner.prefill(history, from, runOptions, signal)
+      // Aborted too late to stop it: nobody will get a handle to release.
+      const drop = (entry: KvEntry) => store.abandon(entry, from?.tokens ?? 0)
       return keep(
         await (from === undefined
-          ? scheduler.submit(work, signal)
-          : holding(from.entry, work, signal)),
+          ? scheduler.submit(work, signal, drop)
+          : holding(from.entry, work, signal, drop)),
       )
     },
     async score(handle, candidates, queryTime, signal) {

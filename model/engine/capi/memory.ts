@@ -1,5 +1,5 @@
 import { RankError } from '../../errors.js'
-import { loadLibrary } from './native.js'
+import { callAsync, loadLibrary } from './native.js'
 import type { Ort, Pointer } from './ort.js'
 
 /** OrtMemoryInfo's constants: a device allocator behind its arena, its default memory. */
@@ -46,14 +46,12 @@ export function hostMemory(ort: Ort): TensorMemory & { close(): void } {
 }
 
 /** Off the event loop: a user's K/V can be 100 MB. */
-function copyBytes(
+async function copyBytes(
   to: Pointer | Uint8Array,
   from: Pointer | Uint8Array,
   bytes: number,
 ): Promise<void> {
-  return new Promise((resolve, reject) => {
-    memcpy.async(to, from, bytes, (error: unknown) => (error ? reject(error) : resolve()))
-  })
+  await callAsync(memcpy, to, from, bytes)
 }
 
 /** A file's bytes as memory that all processes share and that nothing may write to. */

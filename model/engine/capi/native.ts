@@ -17,3 +17,24 @@ export function loadLibrary(path: string | null): ReturnType<typeof koffi.load> 
   libraries.set(path, library)
   return library
 }
+
+/** Whatever koffi made of a C function. */
+type ForeignFunction = { async(...args: readonly unknown[]): unknown }
+
+/** Arguments of calls under way. */
+const inFlight = new Set<readonly unknown[]>()
+
+/**
+ * Calls a C function on a thread of libuv's pool. Arrays among the arguments stay until it is done:
+ * koffi keeps only their addresses.
+ */
+export function callAsync<T>(call: ForeignFunction, ...args: readonly unknown[]): Promise<T> {
+  inFlight.add(args)
+  return new Promise((resolve, reject) => {
+    call.async(...args, (error: unknown, result: T) => {
+      inFlight.delete(args)
+      if (error) reject(error)
+      else resolve(result)
+    })
+  })
+}

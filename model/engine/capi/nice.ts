@@ -1,5 +1,5 @@
 import { setPriority } from 'node:os'
-import { loadLibrary } from './native.js'
+import { callAsync, loadLibrary } from './native.js'
 
 /** Below the main thread: with every core inferring, the event loop is still scheduled at once. */
 const NICENESS = 5
@@ -13,10 +13,7 @@ const MAX_ROUNDS = 100
  */
 export async function niceThreads(): Promise<void> {
   const gettid = loadLibrary(null).func('gettid', 'int', [])
-  const ask = () =>
-    new Promise<number>((resolve, reject) => {
-      gettid.async((error: unknown, id: number) => (error ? reject(error) : resolve(id)))
-    })
+  const ask = () => callAsync<number>(gettid)
   const ids = new Set<number>()
   for (let round = 0; round < MAX_ROUNDS && ids.size < POOL_THREADS; round++) {
     for (const id of await Promise.all(Array.from({ length: POOL_THREADS }, ask))) ids.add(id)

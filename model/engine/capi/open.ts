@@ -25,6 +25,7 @@ export type OpenOptions = {
   readonly deviceId: number
   readonly gpuKvBytes: number
   readonly gpuMemoryBytes: number
+  readonly library: string | undefined
 }
 
 /** Everything native that an engine is made of. */
@@ -50,7 +51,7 @@ export type Opened = {
 export async function open(options: OpenOptions): Promise<Opened> {
   const { bundle, workers, threadsPerWorker, provider } = options
   const { manifest } = bundle
-  const library = findLibrary()
+  const library = options.library ?? findLibrary()
   const ort = loadOrt(library)
   const cleanups: (() => void | Promise<void>)[] = []
   const close = async () => {

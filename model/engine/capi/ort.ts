@@ -1,6 +1,6 @@
 import koffi from 'koffi'
 import { RankError } from '../../errors.js'
-import { loadLibrary } from './native.js'
+import { callAsync, loadLibrary } from './native.js'
 
 /** An address in this process; 0n is null. */
 export type Pointer = bigint
@@ -228,46 +228,19 @@ function bind(path: string): Ort {
   return {
     ...typed,
     version,
-    run: ({ session, options, inputNames, inputs, outputNames, outputs }) =>
-      new Promise((resolve, reject) => {
-        run.async(
-          ...[session, options, inputNames, inputs, inputs.length, outputNames],
-          ...[outputs.length, outputs],
-          (error: unknown, status: Pointer | null) => {
-            try {
-              if (error) throw error
-              check(status)
-              resolve()
-            } catch (thrown) {
-              reject(thrown)
-            }
-          },
-        )
-      }),
-    createSession: (env, path, options, container) =>
-      new Promise((resolve, reject) => {
-        const session = new BigUint64Array(1)
-        create.async(
-          ...[env, path, options, container, session],
-          (error: unknown, status: Pointer | null) => {
-            try {
-              if (error) throw error
-              check(status)
-              live++
-              resolve(session[0] ?? 0n)
-            } catch (thrown) {
-              reject(thrown)
-            }
-          },
-        )
-      }),
+    async run({ session, options, inputNames, inputs, outputNames, outputs }) {
+      const values = [inputNames, inputs, inputs.length, outputNames, outputs.length, outputs]
+      check(await callAsync(run, session, options, ...values))
+    },
+    async createSession(env, path, options, container) {
+      const session = new BigUint64Array(1)
+      check(await callAsync(create, env, path, options, container, session))
+      live++
+      return session[0] ?? 0n
+    },
     runNow({ session, options, inputNames, inputs, outputNames, outputs }) {
-      check(
-        run(
-          ...[session, options, inputNames, inputs, inputs.length, outputNames],
-          ...[outputs.length, outputs],
-        ),
-      )
+      const values = [inputNames, inputs, inputs.length, outputNames, outputs.length, outputs]
+      check(run(session, options, ...values))
     },
     live: () => live,
   }

@@ -5,7 +5,8 @@ import { checkContract, type FoundValue, type GraphSignature } from '../contract
 import { type Ort, OrtError, type Pointer, type RunArguments } from './ort.js'
 import type { SharedWeights } from './weights.js'
 
-const LOG_ERRORS = 3
+/** Fatal ones only: what fails is thrown as well, and a terminated run is no error. */
+const LOG_LEVEL = 4
 /** Of ONNX's TensorProto.DataType. */
 export const ELEMENT = { float32: 1, int32: 6, int64: 7, float16: 10 } as const
 const ELEMENT_NAMES = new Map<number, string>(
@@ -42,7 +43,7 @@ export type SessionSource = {
 
 /** ONNX Runtime's environment: needed before anything else of it. The caller releases it last. */
 export function createEnv(ort: Ort): Pointer {
-  return ort.CreateEnv(LOG_ERRORS, 'peregrine')
+  return ort.CreateEnv(LOG_LEVEL, 'peregrine')
 }
 
 /**
@@ -90,7 +91,7 @@ export async function createSessions<Name extends GraphName>(
 
 function createOptions(ort: Ort, weights: SharedWeights, options: SessionOptions): Pointer {
   const pointer = ort.CreateSessionOptions()
-  ort.SetSessionLogSeverityLevel(pointer, LOG_ERRORS)
+  ort.SetSessionLogSeverityLevel(pointer, LOG_LEVEL)
   ort.SetIntraOpNumThreads(pointer, options.intraOpThreads)
   ort.SetInterOpNumThreads(pointer, 1)
   // A pattern is kept per input shape, and a service sees every pair of lengths there is.

@@ -47,7 +47,7 @@ export function shareWeights(
     for (const [name, place] of externalTensors(folder, file)) {
       const other = places.get(name)
       if (other !== undefined && JSON.stringify(other) !== JSON.stringify(place)) {
-        throw invalid(`${file}: initializer ${name} lies elsewhere than in the other graphs`)
+        throw invalid(`${folder}/${file}: initializer ${name} lies elsewhere than it did before`)
       }
       places.set(name, place)
     }
@@ -62,29 +62,19 @@ export function shareWeights(
   }
   try {
     for (const file of new Set([...places.values()].map((place) => place.file))) {
-      const fd = openSync(`${folder}/${file}`, 'r')
-      try {
-        const { size } = fstatSync(fd)
-        const mapped = mapFile(fd, size)
-        releases.push(mapped.unmap)
-        const { address, free } = upload(mapped.address, size)
-        releases.push(free)
-        bytes += size
-        for (const [name, place] of places) {
-          if (place.file !== file) continue
-          if (place.offset + place.length > size) {
-            throw invalid(`initializer ${name} ends at ${place.offset + place.length} of ${size}`)
-          }
-          const at = address + BigInt(place.offset)
-          const dims = BigInt64Array.from(place.dims, BigInt)
-          const { length, type } = place
-          values.set(
-            name,
-            ort.CreateTensorWithDataAsOrtValue(memory.info, at, length, dims, dims.length, type),
-          )
-        }
-      } finally {
-        closeSync(fd)
+      const own = [...places].filter(([, place]) => place.file === file)
+      const mapped = mapWeights(folder, file, own)
+      releases.push(mapped.unmap)
+      const { address, free } = upload(mapped.address, mapped.bytes)
+      releases.push(free)
+      bytes += mapped.bytes
+      for (const [name, { offset, length, dims, type }] of own) {
+        const at = address + BigInt(offset)
+        const shape = BigInt64Array.from(dims, BigInt)
+        values.set(
+          name,
+          ort.CreateTensorWithDataAsOrtValue(memory.info, at, length, shape, shape.length, type),
+        )
       }
     }
     return { values, bytes, release }
@@ -94,7 +84,34 @@ export function shareWeights(
   }
 }
 
-function externalTensors(folder: string, file: string): Map<string, Place> {
+/** The whole file in memory, when it is one and every tensor ends within it. */
+function mapWeights(folder: string, file: string, places: readonly (readonly [string, Place])[]) {
+  const fd = openWeights(`${folder}/${file}`)
+  try {
+    const stat = fstatSync(fd)
+    if (!stat.isFile()) throw invalid(`${folder}/${file} must be a file`)
+    for (const [name, { offset, length }] of places) {
+      if (offset + length <= stat.size) continue
+      throw invalid(
+        `${folder}/${file}: initializer ${name} must end within ${stat.size} bytes, ends at ${offset + length}`,
+      )
+    }
+    return { ...mapFile(fd, stat.size), bytes: stat.size }
+  } finally {
+    closeSync(fd)
+  }
+}
+
+function openWeights(path: string): number {
+  try {
+    return openSync(path, 'r')
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new RankError('MODEL_CONTRACT', `weights do not open: ${why}`, { cause })
+  }
+}
+
+function externalTensors(folder: string, file: string): (readonly [string, Place])[] {
   let initializers: readonly TensorProto[]
   try {
     const model = fromBinary(ModelProtoSchema, readFileSync(`${folder}/${file}`))
@@ -103,7 +120,7 @@ function externalTensors(folder: string, file: string): Map<string, Place> {
     const why = cause instanceof Error ? cause.message : String(cause)
     throw new RankError('MODEL_CONTRACT', `${folder}/${file} does not load: ${why}`, { cause })
   }
-  const places = new Map<string, Place>()
+  const places: (readonly [string, Place])[] = []
   for (const { name, dims, dataType, dataLocation, externalData } of initializers) {
     // Vectors are not worth sharing, and float16 layer norms refuse to share what they pack.
     if (dataLocation !== TensorProto_DataLocation.EXTERNAL || dims.length < 2) continue
@@ -116,19 +133,20 @@ function externalTensors(folder: string, file: string): Map<string, Place> {
       length: Number(entry('length')),
     }
     const elements = place.dims.reduce((product, dim) => product * dim, 1)
-    const isWhole = [place.offset, place.length].every((x) => Number.isSafeInteger(x) && x >= 0)
-    const width = ELEMENT_BYTES.get(place.type)
-    if (
-      !isWhole ||
-      !isSafe(place.file) ||
-      width === undefined ||
-      elements * width !== place.length
-    ) {
+    const width = ELEMENT_BYTES.get(place.type) ?? Number.NaN
+    const isThere =
+      place.dims.every((dim) => dim > 0) &&
+      Number.isSafeInteger(place.length) &&
+      place.length === elements * width &&
+      Number.isSafeInteger(place.offset) &&
+      place.offset >= 0 &&
+      place.offset % width === 0
+    if (!isThere || !isSafe(place.file)) {
       throw invalid(
-        `${folder}/${file}: initializer ${name} of ${place.dims.join('x')} must be ${elements * (width ?? 4)} bytes in a file of the bundle, got ${place.length} at ${entry('offset')} of ${entry('location')}`,
+        `${folder}/${file}: initializer ${name} of ${place.dims.join('x')} must be ${elements * width} aligned bytes in a file of the bundle, got ${entry('length')} at ${entry('offset')} of ${entry('location')}`,
       )
     }
-    places.set(name, place)
+    places.push([name, place])
   }
   return places
 }

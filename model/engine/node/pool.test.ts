@@ -1,16 +1,10 @@
 import assert from 'node:assert/strict'
-import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import type { Worker } from 'node:worker_threads'
 import { engineSuite } from '../../../test/engine-suite.js'
-import {
-  copyBundle,
-  exportModel,
-  type Json,
-  randomTokens,
-  reseal,
-  smallConfig,
-} from '../../../test/fixtures.js'
+import { copyBundle, exportModel, randomTokens, reseal } from '../../../test/fixtures.js'
+import { hostileGraphs } from '../../../test/hostile-graphs.js'
 import { type Bundle, openBundle } from '../../manifest.js'
 import { createRandom } from '../../random.js'
 import type { EngineEvent } from '../engine.js'
@@ -24,7 +18,9 @@ const OPTIONS: Omit<NodeEngineOptions, 'bundle'> = {
   cudaFallback: false,
 }
 
-engineSuite('node', (bundle: Bundle) => createNodeEngine({ ...OPTIONS, bundle }))
+const create = (bundle: Bundle) => createNodeEngine({ ...OPTIONS, bundle })
+engineSuite('node', create)
+hostileGraphs('node', create)
 
 describe('createNodeEngine: crashes', () => {
   const model = exportModel({ after })
@@ -219,115 +215,3 @@ describe('createNodeEngine: providers', () => {
     await assert.rejects(engine, { code: 'MODEL_CONTRACT' })
   })
 })
-
-describe('createNodeEngine: hostile graphs', () => {
-  const model = exportModel({ after })
-  const start = (folder: string) =>
-    createNodeEngine({ ...OPTIONS, bundle: openBundle(folder), workers: 1 })
-
-  const files: readonly (readonly [string, (bytes: Buffer) => Buffer])[] = [
-    ['an empty file', () => Buffer.alloc(0)],
-    ['text', () => Buffer.from('{"not": "onnx"}')],
-    ['zeros', () => Buffer.alloc(4096)],
-    ['random bytes', (b) => Buffer.from(b.map((x, i) => (x * 31 + i * 7) & 255))],
-    ['a graph cut in half', (b) => b.subarray(0, b.length >> 1)],
-    ['a graph without its last byte', (b) => b.subarray(0, b.length - 1)],
-    ['a graph twice', (b) => Buffer.concat([b, b])],
-    ['an unknown op', (b) => swap(b, 'LayerNormalization', 'LayerAbnormalitatio')],
-    ['weights in another file', (b) => swap(b, 'weights.bin', 'weights.xyz')],
-    ['weights outside the bundle', (b) => swap(b, 'weights.bin', '../shadow.b')],
-  ]
-  files.forEach(([name, change], i) => {
-    const graph = (['prefill', 'score', 'rank'] as const)[i % 3] ?? 'rank'
-    test(`refuses ${name} as ${graph}.onnx with MODEL_CONTRACT`, async (t) => {
-      const folder = copyBundle(t, model.bundle)
-      const file = `${folder}/${graph}.onnx`
-      writeFileSync(file, change(readFileSync(file)))
-      reseal(folder)
-      await assert.rejects(start(folder), {
-        code: 'MODEL_CONTRACT',
-        message: new RegExp(`${graph}\\.onnx`),
-      })
-    })
-  })
-
-  test('refuses a weight file that ends too early, with MODEL_CONTRACT', async (t) => {
-    const folder = copyBundle(t, model.bundle)
-    const bytes = readFileSync(`${folder}/weights.bin`)
-    writeFileSync(`${folder}/weights.bin`, bytes.subarray(0, bytes.length - 64))
-    reseal(folder)
-    await assert.rejects(start(folder), { code: 'MODEL_CONTRACT' })
-  })
-
-  test('refuses a graph whose inputs or outputs are not the manifest’s, naming both', async (t) => {
-    const changes: readonly (readonly [(manifest: Json) => void, RegExp])[] = [
-      [
-        (m) => m.graphs.prefill.inputs.pop(),
-        /prefill\.onnx must have the inputs .+, got .+past_v\.1/,
-      ],
-      [(m) => m.graphs.score.outputs.push({ name: 'x', type: 'float32', dims: [] }), /outputs/],
-      [
-        (m) => {
-          m.graphs.score.inputs[0].type = 'int64'
-        },
-        /input rows must be int64 \(m, 3\), got int32 \(m, 3\)/,
-      ],
-      [
-        (m) => {
-          m.graphs.rank.outputs[0].dims = ['users', 'm', 4]
-        },
-        /output logits must be float32 \(users, m, 4\), got float32 \(users, m, 3\)/,
-      ],
-      [
-        (m) => {
-          m.graphs.rank.file = 'score.onnx'
-        },
-        /score\.onnx must have the inputs/,
-      ],
-    ]
-    for (const [change, message] of changes) {
-      const folder = copyBundle(t, model.bundle)
-      reseal(folder, change)
-      await assert.rejects(start(folder), { code: 'MODEL_CONTRACT', message })
-    }
-  })
-
-  test('answers MODEL_CONTRACT, not a crash, when config and graph disagree in a run', async (t) => {
-    const folder = copyBundle(t, model.bundle)
-    reseal(folder, (manifest) => {
-      manifest.config.dqk = 7
-    })
-    const engine = await start(folder)
-    t.after(() => engine.close())
-    const { history } = randomTokens(model, createRandom(1), { events: 2, candidates: 2 })
-    await assert.rejects(engine.prefill(history), { code: 'MODEL_CONTRACT' })
-    assert.equal(engine.stats().workers, 1)
-  })
-})
-
-describe('createNodeEngine: float16', () => {
-  test('takes and gives float16 K/V on this Node version', async (t) => {
-    const half = exportModel(t, { precision: 'fp16', config: smallConfig() })
-    const engine = await createNodeEngine({ ...OPTIONS, bundle: half.bundle, workers: 1 })
-    t.after(() => engine.close())
-    const { history, candidates, queryTime } = randomTokens(half, createRandom(1), {
-      events: 12,
-      candidates: 4,
-    })
-    const whole = await engine.prefill(history)
-    const pages = await engine.exportKv(whole)
-    assert.equal(pages.layers[0]?.k.byteLength, history.length * 2 * 6 * 2)
-    const imported = await engine.importKv(pages)
-    assert.deepEqual(
-      await engine.score(imported, candidates, queryTime),
-      await engine.score(whole, candidates, queryTime),
-    )
-  })
-})
-
-/** Replaces text of equal length, so that the protobuf's lengths still fit. */
-function swap(bytes: Buffer, from: string, to: string): Buffer {
-  assert.ok(bytes.includes(from))
-  const text = bytes.toString('latin1').replaceAll(from, to.slice(0, from.length))
-  return Buffer.from(text, 'latin1')
-}
