@@ -1,8 +1,16 @@
 import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { setImmediate } from 'node:timers/promises'
-import { exportModel, randomTokens, smallConfig } from '../../../test/fixtures.js'
+import {
+  copyBundle,
+  exportModel,
+  randomTokens,
+  reseal,
+  smallConfig,
+} from '../../../test/fixtures.js'
 import { collectGarbage } from '../../../test/gc.js'
+import { openBundle } from '../../manifest.js'
 import { createRandom } from '../../random.js'
 import { sliceTokens } from '../../tokens.js'
 import type { Engine, EngineEvent } from '../engine.js'
@@ -116,6 +124,28 @@ describe('engine capi: leaks', () => {
     collectGarbage()
     await setImmediate()
     assert.equal(ort.live(), before)
+  })
+
+  test('leaves nothing of an engine that does not start, at whatever graph', async (t) => {
+    const before = ort.live()
+    for (const graph of ['prefill', 'score', 'rank']) {
+      const changes: ((folder: string) => void)[] = [
+        (folder) => writeFileSync(`${folder}/${graph}.onnx`, 'no graph'),
+        (folder) => writeFileSync(`${folder}/${graph}.onnx`, ''),
+        (folder) =>
+          reseal(folder, (manifest) => {
+            manifest.graphs[graph].inputs[0].type = 'int64'
+          }),
+      ]
+      for (const change of changes) {
+        const folder = copyBundle(t, model.bundle)
+        change(folder)
+        reseal(folder)
+        const bundle = openBundle(folder)
+        await assert.rejects(createCapiEngine({ bundle }), { code: 'MODEL_CONTRACT' })
+        assert.equal(ort.live(), before, graph)
+      }
+    }
   })
 
   test('releases a handle that was dropped, and says that it leaked', async (t) => {
