@@ -21,6 +21,8 @@ export type EngineOptions = {
   readonly cudaFallback?: boolean
   /** K/V on the GPU, in bytes; the least recently used beyond it goes to pinned host memory. */
   readonly gpuKvBytes?: number
+  /** ONNX Runtime's shared library for `capi`, 1.29 or later; onnxruntime-node's own when absent. */
+  readonly library?: string
   readonly onEvent?: (event: EngineEvent) => void
 }
 
@@ -31,11 +33,14 @@ export type EngineOptions = {
 export async function createEngine(options: EngineOptions): Promise<Engine> {
   const { engine = 'auto', onEvent = () => {} } = options
   if (engine === 'node') return createNodeEngine(options)
+  let capi: Capi | undefined
   try {
-    return await createCapi(options)
+    capi = await loadCapi(options.library)
+    return await capi.createCapiEngine(options)
   } catch (error) {
     if (!isUnavailable(error)) throw error
-    if (options.provider === 'cuda' && options.cudaFallback) {
+    // Where the library itself is missing the CPU does not help, and `node` may have CUDA.
+    if (capi !== undefined && options.provider === 'cuda' && options.cudaFallback) {
       onEvent({ kind: 'provider', warning: `${error.message}; running on the CPU` })
       return createEngine({ ...options, provider: 'cpu' })
     }
@@ -45,16 +50,21 @@ export async function createEngine(options: EngineOptions): Promise<Engine> {
   }
 }
 
+type Capi = typeof import('./capi/engine.js')
+
 /** Loaded only when it is wanted: koffi's own library is not there for every platform. */
-async function createCapi(options: EngineOptions): Promise<Engine> {
-  let capi: typeof import('./capi/engine.js')
-  try {
-    capi = await import('./capi/engine.js')
-  } catch (cause) {
+async function loadCapi(library: string | undefined): Promise<Capi> {
+  const modules = [
+    import('./capi/engine.js'),
+    import('./capi/library.js'),
+    import('./capi/ort.js'),
+  ] as const
+  const [capi, { findLibrary }, { loadOrt }] = await Promise.all(modules).catch((cause) => {
     const why = cause instanceof Error ? cause.message : String(cause)
     throw new RankError('ENGINE_UNAVAILABLE', `engine capi does not load: ${why}`, { cause })
-  }
-  return capi.createCapiEngine(options)
+  })
+  loadOrt(library ?? findLibrary())
+  return capi
 }
 
 function isUnavailable(error: unknown): error is RankError {
