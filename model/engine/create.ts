@@ -26,6 +26,8 @@ export type EngineOptions = {
    * what is free after loading when 0 or absent.
    */
   readonly gpuKvBytes?: number
+  /** ONNX Runtime's shared library for `capi`, 1.29 or later; onnxruntime-node's own when absent. */
+  readonly library?: string
   readonly onEvent?: (event: EngineEvent) => void
 }
 
@@ -35,40 +37,52 @@ export type EngineOptions = {
  */
 export async function createEngine(options: EngineOptions): Promise<Engine> {
   const { engine = 'auto', onEvent = () => {} } = options
-  if (engine === 'node') return start('node', options)
+  if (engine === 'node') return start('node', createNodeEngine, options)
+  let capi: Capi | undefined
   try {
-    return await start('capi', options)
+    capi = await loadCapi(options.library)
+    return await start('capi', capi.createCapiEngine, options)
   } catch (error) {
     if (!isUnavailable(error)) throw error
-    if (options.provider === 'cuda' && options.cudaFallback) {
+    // Where the library itself is missing the CPU does not help, and `node` may have CUDA.
+    if (capi !== undefined && options.provider === 'cuda' && options.cudaFallback) {
       onEvent({ kind: 'provider', warning: `${error.message}; running on the CPU` })
       return createEngine({ ...options, provider: 'cpu' })
     }
     if (engine === 'capi') throw error
     onEvent({ kind: 'engineFallback', warning: `engine node instead of capi: ${error.message}` })
-    return start('node', options)
+    return start('node', createNodeEngine, options)
   }
 }
 
-async function start(kind: EngineKind, options: EngineOptions): Promise<Engine> {
+async function start(
+  kind: EngineKind,
+  create: (options: CapiEngineOptions) => Promise<Engine>,
+  options: EngineOptions,
+): Promise<Engine> {
   const { gpuKvBytes = 0, onEvent = () => {}, provider = 'cpu', ...rest } = options
   const threads = chooseThreads(kind, provider, rest.workers ?? 0, rest.threadsPerWorker ?? 0)
-  const all = { ...rest, ...threads, provider, onEvent, ...(gpuKvBytes > 0 ? { gpuKvBytes } : {}) }
-  const engine = await (kind === 'capi' ? createCapi(all) : createNodeEngine(all))
+  const budget = gpuKvBytes > 0 ? { gpuKvBytes } : {}
+  const engine = await create({ ...rest, ...threads, provider, onEvent, ...budget })
   onEvent({ kind: 'engine', name: engine.name, ...threads })
   return engine
 }
 
+type Capi = typeof import('./capi/engine.js')
+
 /** Loaded only when it is wanted: koffi's own library is not there for every platform. */
-async function createCapi(options: CapiEngineOptions): Promise<Engine> {
-  let capi: typeof import('./capi/engine.js')
-  try {
-    capi = await import('./capi/engine.js')
-  } catch (cause) {
+async function loadCapi(library: string | undefined): Promise<Capi> {
+  const modules = [
+    import('./capi/engine.js'),
+    import('./capi/library.js'),
+    import('./capi/ort.js'),
+  ] as const
+  const [capi, { findLibrary }, { loadOrt }] = await Promise.all(modules).catch((cause) => {
     const why = cause instanceof Error ? cause.message : String(cause)
     throw new RankError('ENGINE_UNAVAILABLE', `engine capi does not load: ${why}`, { cause })
-  }
-  return capi.createCapiEngine(options)
+  })
+  loadOrt(library ?? findLibrary())
+  return capi
 }
 
 function isUnavailable(error: unknown): error is RankError {

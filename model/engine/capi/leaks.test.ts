@@ -1,8 +1,16 @@
 import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { setImmediate } from 'node:timers/promises'
-import { exportModel, randomTokens, smallConfig } from '../../../test/fixtures.js'
+import {
+  copyBundle,
+  exportModel,
+  randomTokens,
+  reseal,
+  smallConfig,
+} from '../../../test/fixtures.js'
 import { collectGarbage } from '../../../test/gc.js'
+import { openBundle } from '../../manifest.js'
 import { createRandom } from '../../random.js'
 import { sliceTokens } from '../../tokens.js'
 import type { Engine, EngineEvent } from '../engine.js'
@@ -11,15 +19,16 @@ import { findLibrary } from './library.js'
 import { loadOrt } from './ort.js'
 
 const RUNS = 100_000
-const WARM_UP_RUNS = 10_000
+const WARM_UP_RUNS = 20_000
 const MIXED_STEPS = 4000
-/** A leaked OrtValue per run would be 30 MB, a leaked history of 8 tokens 200 MB. */
-const RSS_MARGIN_BYTES = 24 * 2 ** 20
+/** A leaked OrtValue per run would be 30 MB, a leaked array or promise 10 MB. */
+const NATIVE_MARGIN_BYTES = 16 * 2 ** 20
+const HEAP_MARGIN_BYTES = 4 * 2 ** 20
 
+const ort = loadOrt(findLibrary())
 const config = smallConfig({ layers: 1, heads: 1, dModel: 4, dqk: 2, dv: 2, headHidden: 2 })
 
 describe('engine capi: leaks', () => {
-  const ort = loadOrt(findLibrary())
   const model = exportModel({ after }, { config })
   const { history, candidates, queryTime } = randomTokens(model, createRandom(41), {
     events: 6,
@@ -44,13 +53,13 @@ describe('engine capi: leaks', () => {
       await Promise.all([call(), call(), call(), call()])
     }
     await scores(WARM_UP_RUNS)
-    collectGarbage()
-    const before = { live: ort.live(), rss: process.memoryUsage.rss() }
+    const before = measure()
     await scores(RUNS)
-    collectGarbage()
-    assert.equal(ort.live(), before.live)
-    const grown = process.memoryUsage.rss() - before.rss
-    assert.ok(grown < RSS_MARGIN_BYTES, `grew by ${grown} bytes`)
+    const now = measure()
+    assert.equal(now.live, before.live)
+    assert.ok(now.heap - before.heap < HEAP_MARGIN_BYTES, `${before.heap} to ${now.heap} bytes`)
+    const [from, to] = [before.native, now.native]
+    assert.ok(to - from < NATIVE_MARGIN_BYTES, `${from} to ${to} bytes`)
   })
 
   test('holds nothing after runs that end well, fail and are aborted, in any mix', async (t) => {
@@ -118,6 +127,28 @@ describe('engine capi: leaks', () => {
     assert.equal(ort.live(), before)
   })
 
+  test('leaves nothing of an engine that does not start, at whatever graph', async (t) => {
+    const before = ort.live()
+    for (const graph of ['prefill', 'score', 'rank']) {
+      const changes: ((folder: string) => void)[] = [
+        (folder) => writeFileSync(`${folder}/${graph}.onnx`, 'no graph'),
+        (folder) => writeFileSync(`${folder}/${graph}.onnx`, ''),
+        (folder) =>
+          reseal(folder, (manifest) => {
+            manifest.graphs[graph].inputs[0].type = 'int64'
+          }),
+      ]
+      for (const change of changes) {
+        const folder = copyBundle(t, model.bundle)
+        change(folder)
+        reseal(folder)
+        const bundle = openBundle(folder)
+        await assert.rejects(createCapiEngine({ bundle }), { code: 'MODEL_CONTRACT' })
+        assert.equal(ort.live(), before, graph)
+      }
+    }
+  })
+
   test('releases a handle that was dropped, and says that it leaked', async (t) => {
     const events: EngineEvent[] = []
     const engine = await open((event) => events.push(event))
@@ -140,6 +171,13 @@ describe('engine capi: leaks', () => {
     await engine.score(await engine.prefill(history), candidates, queryTime)
   }
 })
+
+/** What is held without V8's heap, which grows and shrinks as it likes, and what of that is in use. */
+function measure() {
+  collectGarbage()
+  const { rss, heapTotal, heapUsed } = process.memoryUsage()
+  return { live: ort.live(), heap: heapUsed, native: rss - heapTotal }
+}
 
 /** Aborted runs hold their slot a little longer than their promise. */
 async function drained(engine: Engine): Promise<void> {
