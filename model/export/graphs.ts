@@ -1,21 +1,18 @@
 import { blockOf, type HstuConfig } from '../config.js'
 import { embeddingLayout } from '../embedding.js'
 import type { GraphName } from '../manifest.js'
+import { positionRow, timeBucket } from './bias.js'
 import {
   attentionAttributes,
-  castTo,
   type FunctionShape,
   gateAttributes,
   hstuAttention,
   hstuCausalAttention,
   hstuGate,
-  lengthOf,
-  ones,
-  positionBias,
-  silu,
-  timeBucket,
+  splitUvqk,
 } from './functions.js'
 import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
+import { castTo, lengthOf, ones, silu } from './ops.js'
 import type { WeightFile, WeightType } from './weight-file.js'
 
 const FUNCTION = { domain: 'peregrine' } as const
@@ -58,13 +55,13 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
     let x = g.op('Add', [embedItems(g, rows), embedActions(g, actions, shape)])
     past.forEach(({ k, v }, i) => {
       const uvqk = projectUvqk(g, x, i, shape)
-      const parts = splitUvqk(g, uvqk, config)
-      g.output(`k.${i}`, parts.k, type, ['n', config.heads * config.dqk])
-      g.output(`v.${i}`, parts.v, type, ['n', config.heads * config.dv])
+      const [, newV, , newK] = splitUvqk(g, uvqk, config)
+      g.output(`k.${i}`, newK, type, ['n', config.heads * config.dqk])
+      g.output(`v.${i}`, newV, type, ['n', config.heads * config.dv])
       if (i < config.layers - 1) {
         const attended = g.op(
           'HstuCausalAttention',
-          [uvqk, k, v, ...(shape.block.rab ? [...biasTables(g, i), times, newTimes] : [])],
+          [uvqk, k, v, times, newTimes, ...(shape.block.rab ? biasTables(g, i) : [])],
           { ...FUNCTION, attributes: attentionAttributes(shape) },
         )
         x = finishLayer(g, x, uvqk, attended, i, shape)
@@ -87,10 +84,10 @@ function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): 
     const queryTime = g.input('query_time', 'int64', [1])
     const distance = () => {
       const length = lengthOf(g, times, 0)
-      const one = g.scalar(1, 'int64')
+      const one = g.scalar(1, 'int32')
       return g.op('Sub', [
         length,
-        g.op('Range', [g.scalar(0, 'int64'), g.op('Add', [length, one]), one]),
+        g.op('Range', [g.scalar(0, 'int32'), g.op('Add', [length, one]), one]),
       ])
     }
     const rab = shape.block.rab ? candidateBias(g, times, queryTime, distance(), config) : undefined
@@ -134,11 +131,11 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
     const tokensFirst = (x: string, perm: bigint[]) =>
       g.op('Transpose', [x], { attributes: { perm } })
 
-    const one = g.scalar(1, 'int64')
-    const range = g.op('Range', [g.scalar(0, 'int64'), lengthOf(g, times, 1), one])
-    const lengthColumn = g.op('Unsqueeze', [lengths, g.ints([1])])
+    const one = g.scalar(1, 'int32')
+    const range = g.op('Range', [g.scalar(0, 'int32'), lengthOf(g, times, 1), one])
+    const lengthColumn = castTo(g, g.op('Unsqueeze', [lengths, g.ints([1])]), 'int32')
     const remaining = g.op('Sub', [lengthColumn, range]) // (users, n): > 0 for real tokens
-    const isReal = castTo(g, g.op('Greater', [remaining, g.scalar(0, 'int64')]), type)
+    const isReal = castTo(g, g.op('Greater', [remaining, g.scalar(0, 'int32')]), type)
     const valid = g.op('Unsqueeze', [tokensFirst(isReal, [1n, 0n]), g.ints([2])]) // (n, users, 1)
     const own = g.op('Sub', [lengthColumn, lengthColumn])
     const distance = g.op('Concat', [remaining, own], { attributes: { axis: 1n } })
@@ -152,7 +149,7 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
     let y = embedItems(g, tokensFirst(candidateRows, [1n, 0n, 2n]))
     for (let i = 0; i < config.layers; i++) {
       const historyUvqk = projectUvqk(g, x, i, shape)
-      const { k, v } = splitUvqk(g, historyUvqk, config)
+      const [, v, , k] = splitUvqk(g, historyUvqk, config)
       const uvqk = projectUvqk(g, y, i, shape)
       const attributes = attentionAttributes(shape)
       const attended = g.op(
@@ -164,7 +161,7 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
       if (i < config.layers - 1) {
         const history = g.op(
           'HstuCausalAttention',
-          [historyUvqk, ...(rab ? [...biasTables(g, i), times, times] : [])],
+          [historyUvqk, times, times, ...(rab ? biasTables(g, i) : [])],
           { ...FUNCTION, attributes },
         )
         x = finishLayer(g, x, historyUvqk, history, i, shape)
@@ -208,12 +205,6 @@ function projectUvqk(
   return block.silu === 'uvqk' ? silu(g, uvqk) : uvqk
 }
 
-function splitUvqk(g: GraphBuilder, uvqk: string, { heads, dqk, dv }: HstuConfig) {
-  const sizes = g.ints([heads * dv, heads * dv, heads * dqk, heads * dqk])
-  const [, v = '', , k = ''] = g.opN('Split', [uvqk, sizes], 4, { attributes: { axis: -1n } })
-  return { k, v }
-}
-
 function finishLayer(
   g: GraphBuilder,
   x: string,
@@ -252,7 +243,7 @@ function layerNorm(g: GraphBuilder, inputs: readonly string[], config: HstuConfi
 
 /**
  * Relative bias that all candidates of a request share, per layer: ([users,] n+1), the self term last.
- * `distance` ([users,] n+1) int64 token distances; `times` ([users,] n), `query` ([users,] 1).
+ * `distance` ([users,] n+1) int32 token distances; `times` ([users,] n), `query` ([users,] 1).
  */
 function candidateBias(
   g: GraphBuilder,
@@ -263,10 +254,11 @@ function candidateBias(
 ): (layer: number) => string {
   const all = g.op('Concat', [times, query], { attributes: { axis: -1n } })
   const bucket = timeBucket(g, g.op('Sub', [query, all]))
+  const position = positionRow(g, distance, config)
   return (layer) => {
     const [positionTable, timeTable] = biasTables(g, layer)
     return g.op('Add', [
-      positionBias(g, distance, config.positions, positionTable),
+      g.op('Gather', [positionTable, position]),
       g.op('Gather', [timeTable, bucket]),
     ])
   }
