@@ -121,7 +121,7 @@ export function hstuGate({ config, block, type }: FunctionShape): FunctionProto 
     (f) => {
       const width = config.heads * config.dv
       // The attention's own split: ONNX Runtime finds the two equal and keeps one.
-      let [u] = splitUvqk(f, 'uvqk', config)
+      let { u } = splitUvqk(f, 'uvqk', config)
       if (block.silu === 'u') u = silu(f, u)
       const affine = block.normAttnAffine ? ['gamma', 'beta'] : [ones(f, width, type)]
       const norm = f.op('LayerNormalization', ['a', ...affine], {
@@ -155,22 +155,18 @@ function heads(
 }
 
 /** uvqk -> u, v, q, k, each (tokens, [users,] heads·width) */
-export function splitUvqk(
-  f: NodeBuilder,
-  uvqk: string,
-  { heads: h, dqk, dv }: HstuConfig,
-): [string, string, string, string] {
+export function splitUvqk(f: NodeBuilder, uvqk: string, { heads: h, dqk, dv }: HstuConfig) {
   const sizes = f.ints([h * dv, h * dv, h * dqk, h * dqk])
   const [u = '', v = '', q = '', k = ''] = f.opN('Split', [uvqk, sizes], 4, {
     attributes: { axis: -1n },
   })
-  return [u, v, q, k]
+  return { u, v, q, k }
 }
 
 /** uvqk -> v, q, k, each (tokens, [users,] heads, width) */
 function splitHeads(f: NodeBuilder, uvqk: string, shape: FunctionShape): [string, string, string] {
   const { dqk, dv } = shape.config
-  const [, v, q, k] = splitUvqk(f, uvqk, shape.config)
+  const { v, q, k } = splitUvqk(f, uvqk, shape.config)
   return [heads(f, v, dv, shape), heads(f, q, dqk, shape), heads(f, k, dqk, shape)]
 }
 

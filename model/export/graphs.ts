@@ -53,20 +53,21 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
       g.ints([Number.MAX_SAFE_INTEGER]),
     ])
     let x = g.op('Add', [embedItems(g, rows), embedActions(g, actions, shape)])
-    past.forEach(({ k, v }, i) => {
+    const outputKv = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
+      g.output(`k.${layer}`, k, type, ['n', config.heads * config.dqk])
+      g.output(`v.${layer}`, v, type, ['n', config.heads * config.dv])
+    }
+    past.slice(0, -1).forEach(({ k, v }, i) => {
       const uvqk = projectUvqk(g, x, i, shape)
-      const [, newV, , newK] = splitUvqk(g, uvqk, config)
-      g.output(`k.${i}`, newK, type, ['n', config.heads * config.dqk])
-      g.output(`v.${i}`, newV, type, ['n', config.heads * config.dv])
-      if (i < config.layers - 1) {
-        const attended = g.op(
-          'HstuCausalAttention',
-          [uvqk, k, v, times, newTimes, ...(shape.block.rab ? biasTables(g, i) : [])],
-          { ...FUNCTION, attributes: attentionAttributes(shape) },
-        )
-        x = finishLayer(g, x, uvqk, attended, i, shape)
-      }
+      outputKv(i, splitUvqk(g, uvqk, config))
+      const attended = g.op(
+        'HstuCausalAttention',
+        [uvqk, k, v, times, newTimes, ...(shape.block.rab ? biasTables(g, i) : [])],
+        { ...FUNCTION, attributes: attentionAttributes(shape) },
+      )
+      x = finishLayer(g, x, uvqk, attended, i, shape)
     })
+    outputKv(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
   })
 }
 
@@ -147,26 +148,27 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
       embedActions(g, tokensFirst(actions, [1n, 0n]), shape),
     ])
     let y = embedItems(g, tokensFirst(candidateRows, [1n, 0n, 2n]))
-    for (let i = 0; i < config.layers; i++) {
-      const historyUvqk = projectUvqk(g, x, i, shape)
-      const [, v, , k] = splitUvqk(g, historyUvqk, config)
-      const uvqk = projectUvqk(g, y, i, shape)
-      const attributes = attentionAttributes(shape)
+    const attributes = attentionAttributes(shape)
+    const scoreLayer = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
+      const uvqk = projectUvqk(g, y, layer, shape)
       const attended = g.op(
         'HstuAttention',
-        [uvqk, k, g.op('Mul', [v, valid]), ...(rab ? [rab(i)] : [])],
+        [uvqk, k, g.op('Mul', [v, valid]), ...(rab ? [rab(layer)] : [])],
         { ...FUNCTION, attributes },
       )
-      y = finishLayer(g, y, uvqk, attended, i, shape)
-      if (i < config.layers - 1) {
-        const history = g.op(
-          'HstuCausalAttention',
-          [historyUvqk, times, times, ...(rab ? biasTables(g, i) : [])],
-          { ...FUNCTION, attributes },
-        )
-        x = finishLayer(g, x, historyUvqk, history, i, shape)
-      }
+      y = finishLayer(g, y, uvqk, attended, layer, shape)
     }
+    for (let i = 0; i < config.layers - 1; i++) {
+      const uvqk = projectUvqk(g, x, i, shape)
+      scoreLayer(i, splitUvqk(g, uvqk, config))
+      const attended = g.op(
+        'HstuCausalAttention',
+        [uvqk, times, times, ...(rab ? biasTables(g, i) : [])],
+        { ...FUNCTION, attributes },
+      )
+      x = finishLayer(g, x, uvqk, attended, i, shape)
+    }
+    scoreLayer(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
     const logits = tokensFirst(taskHead(g, y, shape), [1n, 0n, 2n])
     g.output('logits', logits, 'float32', ['users', 'm', config.tasks.length])
   })
@@ -189,20 +191,44 @@ function embedActions(g: GraphBuilder, masks: string, { config, type }: Function
 }
 
 /** LN(x)·W (+ bias), with SiLU where the variant applies it to all four parts. */
-function projectUvqk(
-  g: GraphBuilder,
-  x: string,
-  layer: number,
-  { config, block, type }: FunctionShape,
-) {
-  const prefix = `layers.${layer}`
+function projectUvqk(g: GraphBuilder, x: string, layer: number, shape: FunctionShape): string {
+  return project(g, normIn(g, x, layer, shape), layer, shape)
+}
+
+/** The columns of k and of v alone: u and q of the last layer's history are read by nobody. */
+function projectKv(g: GraphBuilder, x: string, layer: number, shape: FunctionShape) {
+  const { heads, dqk, dv } = shape.config
+  const norm = normIn(g, x, layer, shape)
+  const part = (start: number, end: number) => project(g, norm, layer, shape, [start, end])
+  const width = 2 * heads * (dqk + dv)
+  return { k: part(width - heads * dqk, width), v: part(heads * dv, 2 * heads * dv) }
+}
+
+function normIn(g: GraphBuilder, x: string, layer: number, { config, block, type }: FunctionShape) {
+  const prefix = `layers.${layer}.norm_in`
   const affine = block.normInAffine
-    ? [g.weight(`${prefix}.norm_in.weight`), g.weight(`${prefix}.norm_in.bias`)]
+    ? [g.weight(`${prefix}.weight`), g.weight(`${prefix}.bias`)]
     : [ones(g, config.dModel, type)]
-  const norm = layerNorm(g, [x, ...affine], config)
-  let uvqk = g.op('MatMul', [norm, g.weight(`${prefix}.uvqk.weight`)])
-  if (block.uvqkBias) uvqk = g.op('Add', [uvqk, g.weight(`${prefix}.uvqk.bias`)])
-  return block.silu === 'uvqk' ? silu(g, uvqk) : uvqk
+  return layerNorm(g, [x, ...affine], config)
+}
+
+/** norm·W (+ bias), SiLU; `columns` of W that are not all are cut out when a session loads the graph. */
+function project(
+  g: GraphBuilder,
+  norm: string,
+  layer: number,
+  { block }: FunctionShape,
+  columns?: readonly [number, number],
+): string {
+  const weight = (name: string) => {
+    const whole = g.weight(`layers.${layer}.uvqk.${name}`)
+    if (columns === undefined) return whole
+    const [start, end] = columns
+    return g.op('Slice', [whole, g.ints([start]), g.ints([end]), g.ints([-1])])
+  }
+  let y = g.op('MatMul', [norm, weight('weight')])
+  if (block.uvqkBias) y = g.op('Add', [y, weight('bias')])
+  return block.silu === 'uvqk' ? silu(g, y) : y
 }
 
 function finishLayer(
