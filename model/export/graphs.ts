@@ -1,21 +1,18 @@
 import { blockOf, type HstuConfig } from '../config.js'
 import { embeddingLayout } from '../embedding.js'
 import type { GraphName } from '../manifest.js'
+import { positionRow, timeBucket } from './bias.js'
 import {
   attentionAttributes,
-  castTo,
   type FunctionShape,
   gateAttributes,
   hstuAttention,
   hstuCausalAttention,
   hstuGate,
-  lengthOf,
-  ones,
-  positionBias,
-  silu,
-  timeBucket,
+  splitUvqk,
 } from './functions.js'
 import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
+import { castTo, lengthOf, ones, silu } from './ops.js'
 import type { WeightFile, WeightType } from './weight-file.js'
 
 const FUNCTION = { domain: 'peregrine' } as const
@@ -56,20 +53,21 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
       g.ints([Number.MAX_SAFE_INTEGER]),
     ])
     let x = g.op('Add', [embedItems(g, rows), embedActions(g, actions, shape)])
-    past.forEach(({ k, v }, i) => {
+    const outputKv = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
+      g.output(`k.${layer}`, k, type, ['n', config.heads * config.dqk])
+      g.output(`v.${layer}`, v, type, ['n', config.heads * config.dv])
+    }
+    past.slice(0, -1).forEach(({ k, v }, i) => {
       const uvqk = projectUvqk(g, x, i, shape)
-      const parts = splitUvqk(g, uvqk, config)
-      g.output(`k.${i}`, parts.k, type, ['n', config.heads * config.dqk])
-      g.output(`v.${i}`, parts.v, type, ['n', config.heads * config.dv])
-      if (i < config.layers - 1) {
-        const attended = g.op(
-          'HstuCausalAttention',
-          [uvqk, k, v, ...(shape.block.rab ? [...biasTables(g, i), times, newTimes] : [])],
-          { ...FUNCTION, attributes: attentionAttributes(shape) },
-        )
-        x = finishLayer(g, x, uvqk, attended, i, shape)
-      }
+      outputKv(i, splitUvqk(g, uvqk, config))
+      const attended = g.op(
+        'HstuCausalAttention',
+        [uvqk, k, v, times, newTimes, ...(shape.block.rab ? biasTables(g, i) : [])],
+        { ...FUNCTION, attributes: attentionAttributes(shape) },
+      )
+      x = finishLayer(g, x, uvqk, attended, i, shape)
     })
+    outputKv(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
   })
 }
 
@@ -87,10 +85,10 @@ function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): 
     const queryTime = g.input('query_time', 'int64', [1])
     const distance = () => {
       const length = lengthOf(g, times, 0)
-      const one = g.scalar(1, 'int64')
+      const one = g.scalar(1, 'int32')
       return g.op('Sub', [
         length,
-        g.op('Range', [g.scalar(0, 'int64'), g.op('Add', [length, one]), one]),
+        g.op('Range', [g.scalar(0, 'int32'), g.op('Add', [length, one]), one]),
       ])
     }
     const rab = shape.block.rab ? candidateBias(g, times, queryTime, distance(), config) : undefined
@@ -134,11 +132,11 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
     const tokensFirst = (x: string, perm: bigint[]) =>
       g.op('Transpose', [x], { attributes: { perm } })
 
-    const one = g.scalar(1, 'int64')
-    const range = g.op('Range', [g.scalar(0, 'int64'), lengthOf(g, times, 1), one])
-    const lengthColumn = g.op('Unsqueeze', [lengths, g.ints([1])])
+    const one = g.scalar(1, 'int32')
+    const range = g.op('Range', [g.scalar(0, 'int32'), lengthOf(g, times, 1), one])
+    const lengthColumn = castTo(g, g.op('Unsqueeze', [lengths, g.ints([1])]), 'int32')
     const remaining = g.op('Sub', [lengthColumn, range]) // (users, n): > 0 for real tokens
-    const isReal = castTo(g, g.op('Greater', [remaining, g.scalar(0, 'int64')]), type)
+    const isReal = castTo(g, g.op('Greater', [remaining, g.scalar(0, 'int32')]), type)
     const valid = g.op('Unsqueeze', [tokensFirst(isReal, [1n, 0n]), g.ints([2])]) // (n, users, 1)
     const own = g.op('Sub', [lengthColumn, lengthColumn])
     const distance = g.op('Concat', [remaining, own], { attributes: { axis: 1n } })
@@ -150,26 +148,27 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
       embedActions(g, tokensFirst(actions, [1n, 0n]), shape),
     ])
     let y = embedItems(g, tokensFirst(candidateRows, [1n, 0n, 2n]))
-    for (let i = 0; i < config.layers; i++) {
-      const historyUvqk = projectUvqk(g, x, i, shape)
-      const { k, v } = splitUvqk(g, historyUvqk, config)
-      const uvqk = projectUvqk(g, y, i, shape)
-      const attributes = attentionAttributes(shape)
+    const attributes = attentionAttributes(shape)
+    const scoreLayer = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
+      const uvqk = projectUvqk(g, y, layer, shape)
       const attended = g.op(
         'HstuAttention',
-        [uvqk, k, g.op('Mul', [v, valid]), ...(rab ? [rab(i)] : [])],
+        [uvqk, k, g.op('Mul', [v, valid]), ...(rab ? [rab(layer)] : [])],
         { ...FUNCTION, attributes },
       )
-      y = finishLayer(g, y, uvqk, attended, i, shape)
-      if (i < config.layers - 1) {
-        const history = g.op(
-          'HstuCausalAttention',
-          [historyUvqk, ...(rab ? [...biasTables(g, i), times, times] : [])],
-          { ...FUNCTION, attributes },
-        )
-        x = finishLayer(g, x, historyUvqk, history, i, shape)
-      }
+      y = finishLayer(g, y, uvqk, attended, layer, shape)
     }
+    for (let i = 0; i < config.layers - 1; i++) {
+      const uvqk = projectUvqk(g, x, i, shape)
+      scoreLayer(i, splitUvqk(g, uvqk, config))
+      const attended = g.op(
+        'HstuCausalAttention',
+        [uvqk, times, times, ...(rab ? biasTables(g, i) : [])],
+        { ...FUNCTION, attributes },
+      )
+      x = finishLayer(g, x, uvqk, attended, i, shape)
+    }
+    scoreLayer(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
     const logits = tokensFirst(taskHead(g, y, shape), [1n, 0n, 2n])
     g.output('logits', logits, 'float32', ['users', 'm', config.tasks.length])
   })
@@ -192,26 +191,44 @@ function embedActions(g: GraphBuilder, masks: string, { config, type }: Function
 }
 
 /** LN(x)·W (+ bias), with SiLU where the variant applies it to all four parts. */
-function projectUvqk(
-  g: GraphBuilder,
-  x: string,
-  layer: number,
-  { config, block, type }: FunctionShape,
-) {
-  const prefix = `layers.${layer}`
-  const affine = block.normInAffine
-    ? [g.weight(`${prefix}.norm_in.weight`), g.weight(`${prefix}.norm_in.bias`)]
-    : [ones(g, config.dModel, type)]
-  const norm = layerNorm(g, [x, ...affine], config)
-  let uvqk = g.op('MatMul', [norm, g.weight(`${prefix}.uvqk.weight`)])
-  if (block.uvqkBias) uvqk = g.op('Add', [uvqk, g.weight(`${prefix}.uvqk.bias`)])
-  return block.silu === 'uvqk' ? silu(g, uvqk) : uvqk
+function projectUvqk(g: GraphBuilder, x: string, layer: number, shape: FunctionShape): string {
+  return project(g, normIn(g, x, layer, shape), layer, shape)
 }
 
-function splitUvqk(g: GraphBuilder, uvqk: string, { heads, dqk, dv }: HstuConfig) {
-  const sizes = g.ints([heads * dv, heads * dv, heads * dqk, heads * dqk])
-  const [, v = '', , k = ''] = g.opN('Split', [uvqk, sizes], 4, { attributes: { axis: -1n } })
-  return { k, v }
+/** The columns of k and of v alone: u and q of the last layer's history are read by nobody. */
+function projectKv(g: GraphBuilder, x: string, layer: number, shape: FunctionShape) {
+  const { heads, dqk, dv } = shape.config
+  const norm = normIn(g, x, layer, shape)
+  const part = (start: number, end: number) => project(g, norm, layer, shape, [start, end])
+  const width = 2 * heads * (dqk + dv)
+  return { k: part(width - heads * dqk, width), v: part(heads * dv, 2 * heads * dv) }
+}
+
+function normIn(g: GraphBuilder, x: string, layer: number, { config, block, type }: FunctionShape) {
+  const prefix = `layers.${layer}.norm_in`
+  const affine = block.normInAffine
+    ? [g.weight(`${prefix}.weight`), g.weight(`${prefix}.bias`)]
+    : [ones(g, config.dModel, type)]
+  return layerNorm(g, [x, ...affine], config)
+}
+
+/** norm·W (+ bias), SiLU; `columns` of W that are not all are cut out when a session loads the graph. */
+function project(
+  g: GraphBuilder,
+  norm: string,
+  layer: number,
+  { block }: FunctionShape,
+  columns?: readonly [number, number],
+): string {
+  const weight = (name: string) => {
+    const whole = g.weight(`layers.${layer}.uvqk.${name}`)
+    if (columns === undefined) return whole
+    const [start, end] = columns
+    return g.op('Slice', [whole, g.ints([start]), g.ints([end]), g.ints([-1])])
+  }
+  let y = g.op('MatMul', [norm, weight('weight')])
+  if (block.uvqkBias) y = g.op('Add', [y, weight('bias')])
+  return block.silu === 'uvqk' ? silu(g, y) : y
 }
 
 function finishLayer(
@@ -252,7 +269,7 @@ function layerNorm(g: GraphBuilder, inputs: readonly string[], config: HstuConfi
 
 /**
  * Relative bias that all candidates of a request share, per layer: ([users,] n+1), the self term last.
- * `distance` ([users,] n+1) int64 token distances; `times` ([users,] n), `query` ([users,] 1).
+ * `distance` ([users,] n+1) int32 token distances; `times` ([users,] n), `query` ([users,] 1).
  */
 function candidateBias(
   g: GraphBuilder,
@@ -263,10 +280,11 @@ function candidateBias(
 ): (layer: number) => string {
   const all = g.op('Concat', [times, query], { attributes: { axis: -1n } })
   const bucket = timeBucket(g, g.op('Sub', [query, all]))
+  const position = positionRow(g, distance, config)
   return (layer) => {
     const [positionTable, timeTable] = biasTables(g, layer)
     return g.op('Add', [
-      positionBias(g, distance, config.positions, positionTable),
+      g.op('Gather', [positionTable, position]),
       g.op('Gather', [timeTable, bucket]),
     ])
   }

@@ -1,0 +1,33 @@
+import type { NodeBuilder, TensorType } from './onnx.js'
+
+/** x·sigmoid(x): ONNX Runtime has it as one kernel. */
+export function silu(f: NodeBuilder, x: string): string {
+  return sigmoidGate(f, x, 1)
+}
+
+/** x·sigmoid(alpha·x) */
+export function sigmoidGate(
+  f: NodeBuilder,
+  x: string,
+  alpha: number | { readonly ref: string; readonly type: 'float' },
+): string {
+  return f.op('QuickGelu', [x], { domain: 'com.microsoft', attributes: { alpha } })
+}
+
+/** A vector of ones, for a layer norm without scale. */
+export function ones(f: NodeBuilder, width: number, type: TensorType): string {
+  return f.op('Expand', [castTo(f, f.scalar(1, 'float32'), type, 'float32'), f.ints([width])])
+}
+
+export function castTo(f: NodeBuilder, x: string, type: TensorType, from?: TensorType): string {
+  if (from === type) return x
+  const to = { float32: 1n, int32: 6n, int64: 7n, float16: 10n, float64: 11n }[type]
+  return f.op('Cast', [x], { attributes: { to } })
+}
+
+/** Length of one axis, as an int32 scalar. */
+export function lengthOf(f: NodeBuilder, x: string, axis: number): string {
+  const end = axis === -1 ? {} : { end: BigInt(axis + 1) }
+  const length = f.op('Shape', [x], { attributes: { start: BigInt(axis), ...end } })
+  return castTo(f, f.op('Squeeze', [length, f.ints([0])]), 'int32')
+}
