@@ -93,7 +93,7 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
         rows * width * elementBytes,
       ),
     )
-    await Promise.all(copies)
+    await allDone(copies)
   }
 
   const release = (entry: KvEntry) => {
@@ -239,7 +239,7 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
       const { regions } = layout(block.capacity)
       const parts = pages.layers.flatMap(({ k, v }) => [k, v])
       try {
-        await Promise.all(
+        await allDone(
           parts.map((bytes, r) =>
             block.memory.write(block.address + BigInt(regions[r]?.offset ?? 0), bytes),
           ),
@@ -252,5 +252,12 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
         blocks.endRun(block)
       }
     },
+  }
+}
+
+/** Like Promise.all, but rejects only when none writes any more: the memory may then be freed. */
+async function allDone(copies: readonly Promise<void>[]): Promise<void> {
+  for (const outcome of await Promise.allSettled(copies)) {
+    if (outcome.status === 'rejected') throw outcome.reason
   }
 }
