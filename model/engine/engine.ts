@@ -113,5 +113,12 @@ export type EngineEvent =
       /** Until the next try. */
       readonly pauseMs: number
     }
+  /** CUDA graphs of so many shapes are ready, and how many users share a one-pass run at most. */
+  | {
+      readonly kind: 'captured'
+      readonly shapes: number
+      readonly batchLimit: number
+      readonly ms: number
+    }
   /** A handle was collected as garbage before its release: a bug of whoever held it. */
   | { readonly kind: 'leakedHandle'; readonly tokens: number }

@@ -4,10 +4,10 @@ import { castTo, lengthOf } from './ops.js'
 
 /**
  * Time bucket of whole-second differences: clamp(floor(ln(max(s, 1)) / 0.301), 0, 127), in float64
- * because a float32 logarithm falls in the wrong bucket near the edges. int64 in, int32 out.
+ * because a float32 logarithm falls in the wrong bucket near the edges. float64 in, int32 out.
  */
 export function timeBucket(f: NodeBuilder, seconds: string): string {
-  const s = f.op('Max', [castTo(f, seconds, 'float64'), f.scalar(1, 'float64')])
+  const s = f.op('Max', [seconds, f.scalar(1, 'float64')])
   // Nothing is below 0 here, so that the cast's truncation is the floor.
   const bucket = f.op('Div', [f.op('Log', [s]), f.scalar(0.301, 'float64')])
   return f.op('Min', [castTo(f, bucket, 'int32'), f.scalar(127, 'int32')])
@@ -36,7 +36,7 @@ export function causalBias(
   }
   const bias = f.op('Add', [
     look('pos_w', positionRow(f, distance, config)),
-    look('time_w', timeBucket(f, seconds)),
+    look('time_w', timeBucket(f, castTo(f, seconds, 'float64'))),
   ])
   return batched ? f.op('Unsqueeze', [bias, f.ints([1])]) : bias
 }

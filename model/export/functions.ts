@@ -58,8 +58,8 @@ export function hstuAttention(shape: FunctionShape): FunctionProto {
       const row = f.op('Slice', [bias, f.ints([0]), f.ints([-1]), lastAxis])
       const column = batched ? f.op('Transpose', [row], { attributes: { perm: [1n, 0n] } }) : row
       const own = f.op('Slice', [bias, f.ints([-1]), f.ints([Number.MAX_SAFE_INTEGER]), lastAxis])
-      q = withOnes(f, q, shape)
-      k = withColumn(f, k, f.op('Unsqueeze', [column, f.ints([-1, -2])]), shape)
+      q = pad(f, q, { before: 0, after: biasColumns(type), value: 1 }, shape)
+      k = withBias(f, k, f.op('Unsqueeze', [column, f.ints([-1, -2])]), shape)
       self = f.op('Add', [self, batched ? f.op('Unsqueeze', [own, f.ints([1])]) : own])
     }
     const scores = scoresOf(f, q, k)
@@ -204,20 +204,40 @@ function attributeScalar(
   return castTo(f, f.op('Constant', [], { attributes: { value_float: ref } }), type, 'float32')
 }
 
-/** Appends a column of ones to x (tokens, [users,] H, d). */
-function withOnes(f: NodeBuilder, x: string, { type, batched }: FunctionShape): string {
-  const rank = batched ? 4 : 3
-  const pads = f.ints([...Array.from({ length: 2 * rank - 1 }, () => 0), 1])
-  return f.op('Pad', [x, pads, castTo(f, f.scalar(1, 'float32'), type, 'float32')])
+/** Columns that the bias takes beside a head's own: tensor cores want rows of 16 bytes' multiples. */
+function biasColumns(type: TensorType): number {
+  return type === 'float16' ? 8 : 1
 }
 
-/** Appends one column to x (tokens, [users,] H, d): `value` is (tokens, [users,] 1, 1). */
-function withColumn(
+/**
+ * The bias in the first column behind x (tokens, [users,] H, d), zeros in the others; `bias` is
+ * (tokens, [users,] 1, 1). In float16, which is for GPUs, by padding and a sum: ONNX Runtime's CUDA
+ * kernel for a Concat of unequal parts reads its pointers from host memory at every launch, which a
+ * replayed CUDA graph finds overwritten.
+ */
+function withBias(f: NodeBuilder, x: string, bias: string, shape: FunctionShape): string {
+  const { config, type, batched } = shape
+  if (type !== 'float16') {
+    const perHead = f.ints([1, ...(batched ? [1] : []), config.heads, 1])
+    return f.op('Concat', [x, f.op('Expand', [bias, perHead])], { attributes: { axis: -1n } })
+  }
+  const columns = biasColumns(type)
+  return f.op('Add', [
+    pad(f, x, { before: 0, after: columns, value: 0 }, shape),
+    pad(f, bias, { before: config.dqk, after: columns - 1, value: 0 }, shape),
+  ])
+}
+
+type Padding = { readonly before: number; readonly after: number; readonly value: number }
+
+/** Columns of one value around x (tokens, [users,] heads, width). */
+function pad(
   f: NodeBuilder,
   x: string,
-  value: string,
-  { config, batched }: FunctionShape,
+  { before, after, value }: Padding,
+  { type, batched }: FunctionShape,
 ): string {
-  const perHead = f.op('Expand', [value, f.ints([1, ...(batched ? [1] : []), config.heads, 1])])
-  return f.op('Concat', [x, perHead], { attributes: { axis: -1n } })
+  const others = Array.from({ length: batched ? 3 : 2 }, () => 0)
+  const pads = f.ints([...others, before, ...others, after])
+  return f.op('Pad', [x, pads, castTo(f, f.scalar(value, 'float32'), type, 'float32')])
 }

@@ -83,15 +83,12 @@ function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): 
     const rows = g.input('rows', 'int32', ['m', slots])
     const times = g.input('times', 'int64', ['n'])
     const queryTime = g.input('query_time', 'int64', [1])
+    // n, n-1, …, 0
     const distance = () => {
-      const length = lengthOf(g, times, 0)
-      const one = g.scalar(1, 'int32')
-      return g.op('Sub', [
-        length,
-        g.op('Range', [g.scalar(0, 'int32'), g.op('Add', [length, one]), one]),
-      ])
+      const end = g.scalar(-1, 'int32')
+      return g.op('Range', [lengthOf(g, times, 0), end, end])
     }
-    const rab = shape.block.rab ? candidateBias(g, times, queryTime, distance(), config) : undefined
+    const rab = shape.block.rab ? candidateBias(g, times, queryTime, distance(), shape) : undefined
     let x = embedItems(g, rows)
     for (let i = 0; i < config.layers; i++) {
       const k = g.input(`k.${i}`, type, ['n', config.heads * config.dqk])
@@ -138,10 +135,13 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
     const remaining = g.op('Sub', [lengthColumn, range]) // (users, n): > 0 for real tokens
     const isReal = castTo(g, g.op('Greater', [remaining, g.scalar(0, 'int32')]), type)
     const valid = g.op('Unsqueeze', [tokensFirst(isReal, [1n, 0n]), g.ints([2])]) // (n, users, 1)
-    const own = g.op('Sub', [lengthColumn, lengthColumn])
-    const distance = g.op('Concat', [remaining, own], { attributes: { axis: 1n } })
+    // (users, n+1); what is below 0, padding and the self term at the end, counts as 0.
+    const distance = () => {
+      const end = g.op('Add', [lengthOf(g, times, 1), one])
+      return g.op('Sub', [lengthColumn, g.op('Range', [g.scalar(0, 'int32'), end, one])])
+    }
     const query = g.op('Unsqueeze', [queryTimes, g.ints([1])])
-    const rab = shape.block.rab ? candidateBias(g, times, query, distance, config) : undefined
+    const rab = shape.block.rab ? candidateBias(g, times, query, distance(), shape) : undefined
 
     let x = g.op('Add', [
       embedItems(g, tokensFirst(rows, [1n, 0n, 2n])),
@@ -276,10 +276,11 @@ function candidateBias(
   times: string,
   query: string,
   distance: string,
-  config: HstuConfig,
+  { config, batched }: FunctionShape,
 ): (layer: number) => string {
-  const all = g.op('Concat', [times, query], { attributes: { axis: -1n } })
-  const bucket = timeBucket(g, g.op('Sub', [query, all]))
+  // The self term's difference is the 0 behind the others. No Concat: see functions.ts, withBias.
+  const seconds = castTo(g, g.op('Sub', [query, times]), 'float64')
+  const bucket = timeBucket(g, g.op('Pad', [seconds, g.ints(batched ? [0, 0, 0, 1] : [0, 1])]))
   const position = positionRow(g, distance, config)
   return (layer) => {
     const [positionTable, timeTable] = biasTables(g, layer)

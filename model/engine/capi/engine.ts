@@ -1,8 +1,9 @@
 import { RankError } from '../../errors.js'
 import type { Bundle } from '../../manifest.js'
 import { zeroTokens } from '../../tokens.js'
-import type { Engine, EngineEvent, KvHandle, KvPast, RankUser } from '../engine.js'
+import type { Engine, EngineEvent, KvHandle, KvPast, RankUser, WarmUp } from '../engine.js'
 import { createBatcher } from './batch.js'
+import { chooseBatchLimit } from './batch-limit.js'
 import type { KvEntry } from './kv-store.js'
 import { createLanes, type Lanes } from './lanes.js'
 import { open } from './open.js'
@@ -11,6 +12,8 @@ import type { Pointer } from './ort.js'
 /** Users of one batch are padded to one length: theirs differ by at most this share of a doubling. */
 const BUCKETS_PER_DOUBLING = 4
 const SMALLEST_BUCKET = 64
+/** Requests of the burst that the batch limit is measured by. */
+const BURST = 64
 
 export type CapiEngineOptions = {
   readonly bundle: Bundle
@@ -25,9 +28,9 @@ export type CapiEngineOptions = {
   readonly gpuKvBytes?: number
   /** Limit of each session's arena on the GPU, in bytes; none when absent. */
   readonly gpuMemoryBytes?: number
-  /** Most users of one-pass ranking in one run. */
+  /** Most users of one-pass ranking in one run; measured on a GPU and 1 on a CPU when absent. */
   readonly maxBatchUsers?: number
-  /** Threads with captured CUDA graphs. */
+  /** Threads with captured CUDA graphs; 1 on a GPU and 0 on a CPU when absent. */
   readonly lanes?: number
   /** ONNX Runtime's shared library, 1.29 or later; onnxruntime-node's own when absent. */
   readonly library?: string
@@ -43,7 +46,7 @@ type Held = { readonly entry: KvEntry; isReleased: boolean }
  */
 export async function createCapiEngine(options: CapiEngineOptions): Promise<Engine> {
   const { bundle, workers = 1, threadsPerWorker = 1, provider = 'cpu' } = options
-  const { onEvent = () => {}, maxBatchUsers = 1 } = options
+  const { onEvent = () => {}, lanes: laneCount = provider === 'cuda' ? 1 : 0 } = options
   const { slots } = bundle.manifest.embedding
   const opened = await open({
     ...{ bundle, workers, threadsPerWorker, provider },
@@ -57,6 +60,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
   const batches = { runs: 0, users: 0 }
   let closing: Promise<void> | undefined
   let lanes: Lanes | undefined
+  let batchLimit = options.maxBatchUsers ?? 1
   // The net under forgotten releases, not the way to release.
   const collected = new FinalizationRegistry((held: Held) => {
     if (held.isReleased || closing !== undefined) return
@@ -120,13 +124,24 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     scheduler,
     key: ({ history, candidates }) =>
       `${bucketOf(history.length)} ${bucketOf(candidates.length / slots)}`,
-    limit: () => maxBatchUsers,
+    limit: () => batchLimit,
     run: (users, runOptions) => {
       batches.runs++
       batches.users += users.length
       return runner.rank(users, runOptions)
     },
   })
+
+  /** Milliseconds for requests without events, as one-pass ranking gets them, that come at once. */
+  const burstOf = (shapes: WarmUp) => async (limit: number) => {
+    const history = zeroTokens(Math.min(...shapes.historyTokens), slots)
+    const candidates = new Int32Array(Math.ceil(Math.max(...shapes.candidates) / 2) * slots)
+    batchLimit = limit
+    const start = performance.now()
+    const user = { history, candidates, queryTime: 0 }
+    await Promise.all(Array.from({ length: BURST }, () => batcher.submit(user)))
+    return performance.now() - start
+  }
 
   const engine: Engine = {
     name: `capi/${provider}`,
@@ -190,9 +205,22 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
         for (const m of shapes.candidates) await engine.score(handle, new Int32Array(m * slots), 0)
         engine.release(handle)
       }
-      if (options.lanes === undefined || options.lanes === 0 || lanes !== undefined) return
-      lanes = await createLanes(opened, bundle, shapes, options.lanes)
+      if (provider === 'cuda' && options.maxBatchUsers === undefined) {
+        batchLimit = await chooseBatchLimit(burstOf(shapes))
+      }
+      if (laneCount === 0 || lanes !== undefined) return
+      const start = performance.now()
+      try {
+        lanes = await createLanes(opened, bundle, shapes, laneCount)
+      } catch (error) {
+        // Slower, not wrong: every run can also be a plain one.
+        const why = error instanceof Error ? error.message : String(error)
+        onEvent({ kind: 'provider', warning: `no CUDA graphs: ${why}` })
+        return
+      }
       opened.cleanups.push(lanes.close)
+      const ms = Math.round(performance.now() - start)
+      onEvent({ kind: 'captured', shapes: lanes.shapes, batchLimit, ms })
     },
     stats: () => {
       const { homeBytes, overflowBytes, spills, restores } = blocks.stats()

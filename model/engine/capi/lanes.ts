@@ -13,6 +13,8 @@ const FEWEST_CANDIDATES = 32
 export type Lanes = {
   /** A lane that has nothing to do: runs side by side get more out of a busy GPU than a queue. */
   idle(): Lane | undefined
+  /** Captured graphs, all lanes together. */
+  readonly shapes: number
   /** Jobs of all lanes. */
   pending(): number
   close(): Promise<void>
@@ -26,15 +28,20 @@ export async function createLanes(
   count: number,
 ): Promise<Lanes> {
   const { ort, library, source, cuda, memory, blocks, store } = opened
-  const { config } = bundle.manifest
+  const { config, precision } = bundle.manifest
   const lanes: Lane[] = []
+  let shapes = 0
   const releases: (() => void)[] = []
   const close = async () => {
     await Promise.all(lanes.map((lane) => lane.close()))
     for (const release of releases) release()
   }
-  // K and V of different widths do not lie in one grid.
-  if (config.dqk !== config.dv) return { idle: () => undefined, pending: () => 0, close }
+  // K and V of different widths do not lie in one grid; the float32 graphs are not made to be replayed
+  // (export/functions.ts, withBias).
+  const isMade = cuda === undefined || precision === 'fp16'
+  if (config.dqk !== config.dv || !isMade) {
+    return { shapes: 0, idle: () => undefined, pending: () => 0, close }
+  }
   try {
     for (let i = 0; i < count; i++) {
       const { sessions, release } = await createSessions(source, ['score', 'rank'], {
@@ -50,9 +57,12 @@ export async function createLanes(
         candidates: lengths(FEWEST_CANDIDATES, Math.max(...candidates)),
       })
       lanes.push(lane)
-      await lane.capture(() => {})
+      await lane.capture(() => {
+        shapes++
+      })
     }
     return {
+      shapes,
       idle: () => lanes.find((lane) => lane.pending() === 0),
       pending: () => lanes.reduce((sum, lane) => sum + lane.pending(), 0),
       close,
