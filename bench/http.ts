@@ -4,9 +4,10 @@ import { readdirSync, readFileSync } from 'node:fs'
 import {
   capacity,
   createClient,
-  eventLoopDelay,
+  eventLoopP99Ms,
   type Latencies,
   openLoop,
+  scrape,
   startServer,
   summary,
   timed,
@@ -56,21 +57,21 @@ export async function benchHttp(
     for (let i = 0; i < CLOSED_REQUESTS; i++) single.push(await timed(() => client.post(wide)))
     log(`m = ${SCENARIO_CANDIDATES}, cached: p50 ${quantile(single, 0.5).toFixed(2)} ms`)
     const capacityPerSecond = await capacity(client, bodies, CAPACITY)
-    await eventLoopDelay(port) // forgets what came before
+    await scrape(port) // forgets what came before
     const open = await openLoop(client, bodies, {
       perSecond: capacityPerSecond * LOAD_SHARE,
       seconds: OPEN_SECONDS,
     })
-    const eventLoopP99Ms = await eventLoopDelay(port)
+    const eventLoopMs = eventLoopP99Ms(await scrape(port))
     log(
-      `open loop ${open.offeredPerSecond.toFixed(0)}/s: p50 ${open.p50.toFixed(2)}, p99 ${open.p99.toFixed(2)} ms, event loop p99 ${eventLoopP99Ms.toFixed(1)} ms`,
+      `open loop ${open.offeredPerSecond.toFixed(0)}/s: p50 ${open.p50.toFixed(2)}, p99 ${open.p99.toFixed(2)} ms, event loop p99 ${eventLoopMs.toFixed(1)} ms`,
     )
     client.close()
     return {
       candidates: SCENARIO_CANDIDATES,
       single: summary(single),
       capacityPerSecond,
-      open: { ...open, eventLoopP99Ms },
+      open: { ...open, eventLoopP99Ms: eventLoopMs },
     }
   } finally {
     await server.stop()

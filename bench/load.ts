@@ -145,10 +145,14 @@ export async function startServer(flags: readonly string[]): Promise<Server> {
   throw new Error(`the server did not get ready in ${READY_TRIES / 10} s`)
 }
 
-/** p99 of the event-loop delay since the last scrape, as the server itself reports it. */
-export async function eventLoopDelay(port: number): Promise<number> {
-  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
-  const line = /^nodejs_eventloop_lag_p99_seconds (\S+)/m.exec(text)
+/** The server's metrics; reading them also starts its event-loop figures afresh. */
+export async function scrape(port: number): Promise<string> {
+  return (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+}
+
+/** p99 of the event-loop delay since the scrape before, as the server itself reports it. */
+export function eventLoopP99Ms(metrics: string): number {
+  const line = /^nodejs_eventloop_lag_p99_seconds (\S+)/m.exec(metrics)
   return 1000 * Number(line?.[1] ?? Number.NaN)
 }
 

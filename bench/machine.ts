@@ -45,7 +45,10 @@ function features(): string {
   }
 }
 
+/** BENCH_COMMIT where the code runs without its repository, as on a lent GPU host. */
 function commit(): string {
+  const { BENCH_COMMIT } = process.env
+  if (BENCH_COMMIT !== undefined) return BENCH_COMMIT
   try {
     const hash = execFileSync('git', ['rev-parse', '--short=12', 'HEAD'], {
       encoding: 'utf8',

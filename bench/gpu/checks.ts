@@ -56,7 +56,7 @@ export async function benchEquality(
   for (const [name, create] of Object.entries(ENGINES)) {
     if (name === 'node x 4') continue
     const engine = await create(bundle)
-    await engine.warmUp({ historyTokens: [maxTokens], candidates: [COMPARED_CANDIDATES] })
+    await engine.warmUp({ historyTokens: [maxTokens, 2], candidates: [COMPARED_CANDIDATES] })
     const whole = await engine.prefill(history)
     compare(`${name}: K/V, score`, await engine.score(whole, candidates, QUERY_TIME))
     const split = maxTokens - 37
@@ -95,13 +95,11 @@ export async function benchGrowth(bundle: Bundle, log: (line: string) => void): 
     bundle,
     provider: 'cuda',
     workers: 4,
-    lanes: 1,
-    maxBatchUsers: 4,
     // A third of the users at full length: the rest goes to the host and back.
     gpuKvBytes: (MIXED_USERS / 3) * userBytes,
   })
   try {
-    await engine.warmUp({ historyTokens: [maxTokens], candidates: [1024] })
+    await engine.warmUp({ historyTokens: [maxTokens, 2], candidates: [1024] })
     const held = new Map<number, KvHandle>()
     const one = async () => {
       const who = below(MIXED_USERS)

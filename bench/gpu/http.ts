@@ -3,10 +3,11 @@ import {
   type Client,
   capacity,
   createClient,
-  eventLoopDelay,
+  eventLoopP99Ms,
   type Latencies,
   openLoop,
   type Server,
+  scrape,
   startServer,
   summary,
   timed,
@@ -86,34 +87,33 @@ async function loads(
   log(`one at a time p50 ${single.p50.toFixed(2)} ms, capacity ${capacityPerSecond.toFixed(0)}/s`)
   const results: Load[] = []
   for (const share of LOADS) {
-    await eventLoopDelay(server.port) // forgets what came before
-    const before = await eventLoopSeconds(server.port)
+    // Forgets the event loop's figures so far.
+    const before = eventLoopSeconds(await scrape(server.port))
     const start = performance.now()
     const open = await openLoop(client, bodies, {
       perSecond: capacityPerSecond * share,
       seconds: SECONDS,
     })
     const seconds = (performance.now() - start) / 1000
-    const eventLoopBusy = ((await eventLoopSeconds(server.port)) - before) / seconds
-    const eventLoopP99Ms = await eventLoopDelay(server.port)
-    results.push({ share, ...open, eventLoopP99Ms, eventLoopBusy })
+    const metrics = await scrape(server.port)
+    const eventLoopBusy = (eventLoopSeconds(metrics) - before) / seconds
+    const eventLoopMs = eventLoopP99Ms(metrics)
+    results.push({ share, ...open, eventLoopP99Ms: eventLoopMs, eventLoopBusy })
     log(
-      `${share * 100} %, ${open.offeredPerSecond.toFixed(0)}/s: p50 ${open.p50.toFixed(2)}, p99 ${open.p99.toFixed(2)} ms, ${open.failed} failed; event loop p99 ${eventLoopP99Ms.toFixed(1)} ms, busy ${(100 * eventLoopBusy).toFixed(0)} %`,
+      `${share * 100} %, ${open.offeredPerSecond.toFixed(0)}/s: p50 ${open.p50.toFixed(2)}, p99 ${open.p99.toFixed(2)} ms, ${open.failed} failed; event loop p99 ${eventLoopMs.toFixed(1)} ms, busy ${(100 * eventLoopBusy).toFixed(0)} %`,
     )
   }
   return { single, capacityPerSecond, loads: results }
 }
 
 /** Seconds spent so far in the stages that run on the event loop. */
-async function eventLoopSeconds(port: number): Promise<number> {
-  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
-  const stages = ['parse', 'sequence', 'heads', 'serialize']
-  return stages.reduce((sum, stage) => {
+function eventLoopSeconds(metrics: string): number {
+  return ['parse', 'sequence', 'heads', 'serialize'].reduce((sum, stage) => {
     const line = new RegExp(
       `^peregrine_stage_seconds_sum\\{[^}]*stage="${stage}"[^}]*\\} (\\S+)`,
       'm',
     )
-    return sum + Number(line.exec(text)?.[1] ?? Number.NaN)
+    return sum + Number(line.exec(metrics)?.[1] ?? Number.NaN)
   }, 0)
 }
 

@@ -5,7 +5,8 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { randomConfig } from '../../model/export/random.js'
-import { openBundle } from '../../model/manifest.js'
+import { type Bundle, openBundle } from '../../model/manifest.js'
+import { exportBundle } from '../../server/commands/export.js'
 import { describeMachine } from '../machine.js'
 import { benchEquality, benchGrowth } from './checks.js'
 import { benchGpuHttp } from './http.js'
@@ -35,6 +36,8 @@ const file = `${out}/gpu.json`
 // Sections may come from several calls: a lease can be shorter than the whole.
 const before: Partial<GpuResult> = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {}
 const result: { -readonly [K in keyof GpuResult]?: GpuResult[K] } = before
+
+type Mutable<T> = T extends readonly (infer E)[] ? E[] : T
 
 /** A fault in one section loses no other. */
 async function section(name: string, work: () => Promise<void> | void): Promise<void> {
@@ -67,20 +70,24 @@ const [paper = SHAPES[0]] = SHAPES
 if (paper === undefined) throw new Error('no shapes')
 
 await section('latency', async () => {
-  const latency = []
-  for (const shape of SHAPES) {
-    for (const config of shape === paper
-      ? [stuConfig(shape), randomConfig(shape)]
-      : [stuConfig(shape)]) {
-      const bundle = bundleOf(config, 'fp16')
-      log(`${config.name}`)
-      const engines = []
-      for (const name of Object.keys(ENGINES)) {
-        engines.push(await benchLatency(bundle, name, shape.candidates, log))
-      }
-      latency.push({ shape: shape.name, model: config.name ?? '', engines })
-    }
+  const latency: Mutable<GpuResult['latency']> = []
+  const measure = async (shape: string, bundle: Bundle, m: readonly number[], names: string[]) => {
+    const model = bundle.manifest.name
+    log(model)
+    const engines = []
+    for (const name of names) engines.push(await benchLatency(bundle, name, m, log))
+    latency.push({ shape, model, engines })
   }
+  const all = Object.keys(ENGINES)
+  const usual = all.filter((name) => name !== 'node x 4')
+  for (const shape of SHAPES) {
+    const names = shape === paper ? all : usual
+    await measure(shape.name, bundleOf(stuConfig(shape), 'fp16'), shape.candidates, names)
+  }
+  await measure('paper, rab', bundleOf(randomConfig(paper), 'fp16'), paper.candidates, usual)
+  const demo = `${bundles}/demo-fp16`
+  if (!existsSync(`${demo}/manifest.json`)) exportBundle('demo/kuairand', demo, 'fp16')
+  await measure('demo', openBundle(demo), [100, 500], usual)
   result.latency = latency
 })
 await section('equality', async () => {
