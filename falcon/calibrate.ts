@@ -2,6 +2,7 @@ import type { Engine } from '../model/engine/engine.js'
 import type { Manifest } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import type { HistoryTokens } from '../model/tokens.js'
+import type { Costs } from './policy.js'
 
 const SIZES = [16, 32, 64, 128, 256, 512, 1024, 2048]
 const RUNS = 3
@@ -40,6 +41,36 @@ export async function calibrate(
     engine.release(handle)
   }
   return { microBatchSize: smallestGood(points), points }
+}
+
+/** What the ways to a request's logits cost: the best of a few runs each, on a warm engine. */
+export async function measureCosts(
+  engine: Engine,
+  manifest: Manifest,
+  microBatchSize: number,
+): Promise<Costs> {
+  const random = createRandom(1)
+  const history = randomHistory(manifest, manifest.config.maxTokens, random)
+  const candidates = randomRows(manifest, microBatchSize, random)
+  const best = async (run: () => Promise<unknown>) => {
+    let ms = Number.POSITIVE_INFINITY
+    for (let i = 0; i <= RUNS; i++) {
+      const start = performance.now()
+      await run()
+      ms = Math.min(ms, performance.now() - start)
+    }
+    return ms
+  }
+  const handle = await engine.prefill(history)
+  try {
+    return {
+      prefillMs: await best(async () => engine.release(await engine.prefill(history))),
+      scoreMs: await best(() => engine.score(handle, candidates, 0)),
+      rankMs: await best(() => engine.rank([{ history, candidates, queryTime: 0 }])),
+    }
+  } finally {
+    engine.release(handle)
+  }
 }
 
 /** Smallest size within the tolerated loss of the lowest cost per candidate. */

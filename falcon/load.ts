@@ -1,7 +1,8 @@
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
 import type { EngineEvent } from '../model/engine/engine.js'
 import { openBundle } from '../model/manifest.js'
-import { type CalibrationPoint, calibrate } from './calibrate.js'
+import { type CalibrationPoint, calibrate, measureCosts } from './calibrate.js'
+import { type Costs, paysToKeep } from './policy.js'
 import { createRanker } from './rank.js'
 import type { Ranker } from './types.js'
 import { verifyBundle } from './verify.js'
@@ -38,6 +39,8 @@ export type LoadEvent =
       readonly microBatchSize: number
       readonly points: readonly CalibrationPoint[]
     }
+  /** What decides whether K/V is kept; measured on a GPU only. */
+  | ({ readonly kind: 'policy'; readonly keepsKv: boolean } & Costs)
   | { readonly kind: 'verified'; readonly cases: number; readonly maxDifference: number }
 
 /**
@@ -64,11 +67,19 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       historyTokens: [maxTokens, Math.ceil(maxTokens / 4), 2].filter((n) => n <= maxTokens),
       candidates: [microBatchSize, Math.ceil(microBatchSize / 2), 1],
     })
+    // On a CPU one pass costs what its parts do: nothing to measure, and it would take seconds.
+    const costs = engine.name.endsWith('/cuda')
+      ? await measureCosts(engine, manifest, microBatchSize)
+      : undefined
+    const keepsKv = costs === undefined || paysToKeep(costs)
+    if (costs !== undefined) onEvent({ kind: 'policy', ...costs, keepsKv })
+    const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}
     return createRanker({
       engine,
       bundle,
       microBatchSize,
-      maxKvBytes: options.maxKvBytes ?? DEFAULT_KV_BYTES,
+      maxKvBytes: options.maxKvBytes || Math.max(DEFAULT_KV_BYTES, gpuBudgetBytes),
+      keepsKv,
     })
   } catch (error) {
     await engine.close()

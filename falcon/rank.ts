@@ -18,6 +18,8 @@ export type RankerOptions = {
   readonly microBatchSize: number
   /** Budget of tier 1, the K/V kept in the engine. */
   readonly maxKvBytes: number
+  /** False where one pass is cheaper than K/V that is found again once; true when absent. */
+  readonly keepsKv?: boolean
   /** Milliseconds, monotonic. */
   readonly now?: () => number
 }
@@ -44,7 +46,8 @@ const NOTHING: Scored = {
  * @see Zhai et al., "Actions Speak Louder than Words", section 3.4 (M-FALCON)
  */
 export function createRanker(options: RankerOptions): Ranker {
-  const { engine, bundle, microBatchSize, maxKvBytes, now = () => performance.now() } = options
+  const { engine, bundle, microBatchSize, maxKvBytes, keepsKv = true } = options
+  const { now = () => performance.now() } = options
   const { manifest, vocabulary } = bundle
   const { tasks, weights: bundleWeights } = manifest.config
   const { slots } = manifest.embedding
@@ -129,7 +132,11 @@ export function createRanker(options: RankerOptions): Ranker {
       const sequenced = now()
       const m = input.candidates.length
       const deadline = createDeadline(rankOptions, start, now)
-      const route = chooseRoute(history.events, m, microBatchSize) === 'onePass' ? onePass : cached
+      const route =
+        chooseRoute({ events: history.events, candidates: m, microBatchSize, keepsKv }) ===
+        'onePass'
+          ? onePass
+          : cached
       const result = await route(input, history, candidates.rows, deadline).finally(deadline.end)
       const scoredAt = now()
       checkFinite(result.logits, manifest.precision)

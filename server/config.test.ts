@@ -30,7 +30,7 @@ describe('parseServerConfig', () => {
       maxCandidates: 20_000,
       maxBatchRequests: 64,
       maxInFlight: 256,
-      kvBytes: 512 * 2 ** 20,
+      kvBytes: 0,
       gpuKvBytes: 0,
       engine: 'auto',
       workers: 0,

@@ -31,7 +31,12 @@ export const KNOBS = {
   maxCandidates: integer('Most candidates of one request', 20_000, 1, 10_000_000),
   maxBatchRequests: integer('Most requests of one batch', 64, 1, 10_000),
   maxInFlight: integer('Most rankings at once; more are refused with 429', 256, 1, 100_000),
-  kvBytes: integer('Memory for cached K/V, with the share of the GPU', 512 * MiB, 0, 2 ** 44),
+  kvBytes: integer(
+    'Memory for cached K/V, with the share of the GPU; 0 = 512 MiB, or all that a GPU has for it',
+    0,
+    0,
+    2 ** 44,
+  ),
   gpuKvBytes: integer(
     'Share of it on the GPU, engine capi; 0 = half of what is free after loading',
     0,
@@ -125,7 +130,7 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
       `--max-batch-requests must be at most --max-in-flight (${maxInFlight}), got ${maxBatchRequests}`,
     )
   }
-  if (config.gpuKvBytes > config.kvBytes) {
+  if (config.kvBytes > 0 && config.gpuKvBytes > config.kvBytes) {
     const { gpuKvBytes, kvBytes } = config
     throw invalid(
       `--gpu-kv-bytes must be at most --kv-bytes (${kvBytes}), which counts it, got ${gpuKvBytes}`,

@@ -12,7 +12,7 @@ import { ENGINES } from './latency.js'
 
 const QUERY_TIME = 1_800_000_000
 const COMPARED_CANDIDATES = 256
-const MIXED_REQUESTS = 10_000
+const MIXED_REQUESTS = 15_000
 const MIXED_USERS = 300
 const MIXED_IN_FLIGHT = 16
 
@@ -76,9 +76,8 @@ export async function benchEquality(
 
 export type Growth = {
   readonly requests: number
-  /** MiB that the driver says are in use, after a tenth of the requests and after all. */
-  readonly early: number
-  readonly late: number
+  /** MiB that the driver says are in use, after each tenth of the requests. */
+  readonly usedMiB: readonly number[]
   readonly spills: number
   readonly restores: number
 }
@@ -126,21 +125,20 @@ export async function benchGrowth(bundle: Bundle, log: (line: string) => void): 
       held.set(who, await scored(engine, grown, rows))
     }
     let started = 0
-    let early = 0
+    const used: number[] = []
     const caller = async () => {
       while (started < MIXED_REQUESTS) {
         started++
-        if (started === MIXED_REQUESTS / 10) early = usedMiB()
+        if (started % (MIXED_REQUESTS / 10) === 0) used.push(usedMiB())
         await one()
       }
     }
     await Promise.all(Array.from({ length: MIXED_IN_FLIGHT }, caller))
-    const late = usedMiB()
     const { spills = 0, restores = 0 } = engine.stats().kv ?? {}
     log(
-      `${MIXED_REQUESTS} mixed requests: ${early} MiB after a tenth, ${late} MiB at the end; ${spills} spills, ${restores} restores`,
+      `${MIXED_REQUESTS} mixed requests: ${used.join(', ')} MiB; ${spills} spills, ${restores} restores`,
     )
-    return { requests: MIXED_REQUESTS, early, late, spills, restores }
+    return { requests: MIXED_REQUESTS, usedMiB: used, spills, restores }
   } finally {
     await engine.close()
   }

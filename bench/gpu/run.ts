@@ -1,4 +1,4 @@
-// node dist/bench/gpu/run.js --out DIR [--bundles DIR] [--peer DIR --python python3] [--only a,b]
+// node dist/bench/gpu/run.js --out DIR [--bundles DIR] [--peer DIR --python python3] [--only a,b] [--quick]
 // Runs on a machine with a CUDA GPU and no network; writes gpu.json. bench/gpu/report.js makes the page.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -19,6 +19,9 @@ const SECTIONS = ['latency', 'equality', 'growth', 'http', 'profile', 'peer']
 const HTTP_FLAGS = ['--provider', 'cuda', '--engine', 'capi', '--kv-bytes', String(16 * 2 ** 30)]
 const PEER_BUDGET_SEC = 270
 
+// Before CUDA starts: engine node has no other way to keep float32 from TF32.
+process.env.NVIDIA_TF32_OVERRIDE = '0'
+
 const { values } = parseArgs({
   options: {
     out: { type: 'string', default: 'bench/results' },
@@ -26,6 +29,7 @@ const { values } = parseArgs({
     python: { type: 'string', default: 'python3' },
     peer: { type: 'string' },
     only: { type: 'string', default: SECTIONS.join() },
+    quick: { type: 'boolean', default: false },
   },
 })
 const { out, bundles, python, peer } = values
@@ -120,6 +124,7 @@ await section('peer', () => {
   const script = fileURLToPath(new URL('../../../bench/gpu/peers/meta_triton.py', import.meta.url))
   const json = `${out}/meta_triton.json`
   const args = [script, peer, json, '--budget-s', String(PEER_BUDGET_SEC)]
+  if (values.quick) args.push('--quick')
   const run = spawnSync(python, args, { stdio: ['ignore', 'inherit', 'inherit'] })
   if (run.status !== 0) log(`meta_triton.py ended with ${run.status}`)
   result.peer = JSON.parse(readFileSync(json, 'utf8'))

@@ -82,6 +82,8 @@ export type EngineStats = {
   /** Where K/V lies; absent where an engine keeps it in one place. */
   readonly kv?: {
     readonly gpuBytes: number
+    /** The most that stays on the GPU. */
+    readonly gpuBudgetBytes: number
     /** Pinned memory of the host: the least recently used, behind the GPU's budget. */
     readonly hostBytes: number
     /** Blocks moved to the host and back since the start. */

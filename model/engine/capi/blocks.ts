@@ -101,6 +101,8 @@ export function createBlocks({ home, overflow, homeBytes: budget = Infinity }: B
   }
 
   return {
+    /** The most that stays at home; infinite without a budget. */
+    budgetBytes: budget,
     /** A block with one user, in a run: it stays at home until `endRun`. */
     async allocate(capacity: number, bytes: number): Promise<Block> {
       const address = await inTurn(async () => {

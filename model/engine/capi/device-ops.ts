@@ -27,7 +27,6 @@ export function cudaOps(library: string): DeviceOps {
   const runtime = loadLibrary(library)
   const P = 'void*'
   const SIZE = 'size_t'
-  const copy2d = runtime.func('cudaMemcpy2DAsync', 'int', [P, SIZE, P, SIZE, SIZE, SIZE, 'int', P])
   const set2d = runtime.func('cudaMemset2DAsync', 'int', [P, SIZE, 'int', SIZE, SIZE, P])
   const copy = runtime.func('cudaMemcpyAsync', 'int', [P, P, SIZE, 'int', P])
   const synchronize = runtime.func('cudaStreamSynchronize', 'int', [P])
@@ -38,7 +37,11 @@ export function cudaOps(library: string): DeviceOps {
   const finish = () => check(synchronize(STREAM))
   return {
     copyRows(to, toPitch, from, fromPitch, width, rows) {
-      check(copy2d(to, toPitch, from, fromPitch, width, rows, MEMCPY_DEFAULT, STREAM))
+      // One by one: the driver's own copy of rows ran at a third of the memory's speed.
+      for (let row = 0; row < rows; row++) {
+        const target = to + BigInt(row * toPitch)
+        check(copy(target, from + BigInt(row * fromPitch), width, MEMCPY_DEFAULT, STREAM))
+      }
     },
     zeroRows: (to, pitch, width, rows) => check(set2d(to, pitch, 0, width, rows, STREAM)),
     write: (to, bytes) => check(copy(to, bytes, bytes.byteLength, MEMCPY_DEFAULT, STREAM)),

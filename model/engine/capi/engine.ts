@@ -224,7 +224,8 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     },
     stats: () => {
       const { homeBytes, overflowBytes, spills, restores } = blocks.stats()
-      const kv = { gpuBytes: homeBytes, hostBytes: overflowBytes, spills, restores }
+      const gpu = { gpuBytes: homeBytes, gpuBudgetBytes: blocks.budgetBytes }
+      const kv = { ...gpu, hostBytes: overflowBytes, spills, restores }
       return {
         workers: closing === undefined ? workers : 0,
         pendingJobs: scheduler.pending() + (lanes?.pending() ?? 0),

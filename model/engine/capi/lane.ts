@@ -1,32 +1,20 @@
 import { Worker } from 'node:worker_threads'
 import { RankError } from '../../errors.js'
-import type { Manifest } from '../../manifest.js'
 import type { RankUser } from '../engine.js'
 import type { Blocks } from './blocks.js'
 import type { KvEntry, KvStore } from './kv-store.js'
-import type { FromLane, LaneLoad, LaneOptions, LaneShape, ToLane } from './lane-worker.js'
-import type { TensorMemory } from './memory.js'
-import type { Ort, Pointer } from './ort.js'
-import { ELEMENT, type Session, type Values } from './sessions.js'
+import { createShapes, type Shape, type ShapesOptions } from './lane-shapes.js'
+import type { FromLane, LaneLoad, LaneOptions, ToLane } from './lane-worker.js'
 
-/** Values begin at multiples of this inside the lane's packed inputs. */
-const ALIGN_BYTES = 256
 /** Runs before ONNX Runtime has captured a shape: two to settle its memory, one to capture. */
 const CAPTURE_RUNS = 3
 /** Jobs given to the thread before the first is back: it never waits for the next. */
 const DEPTH = 2
 
-export type LaneParts = {
-  readonly ort: Ort
+export type LaneParts = ShapesOptions & {
   readonly thread: LaneOptions
-  readonly memory: TensorMemory
-  readonly sessions: { readonly score: Session; readonly rank: Session }
   readonly store: KvStore
   readonly blocks: Blocks
-  readonly manifest: Manifest
-  /** Lengths of the shapes that are captured, ascending; a run is padded to the next. */
-  readonly historyTokens: readonly number[]
-  readonly candidates: readonly number[]
 }
 
 /** One thread with captured CUDA graphs and the fixed memory that they read and write. */
@@ -46,14 +34,6 @@ export type Lane = {
   close(): Promise<void>
 }
 
-type Field = { readonly name: string; readonly type: number; readonly dims: readonly number[] }
-type Packed = { readonly offsets: ReadonlyMap<string, number>; readonly bytes: number }
-type Shape = {
-  readonly id: number
-  readonly n: number
-  readonly m: number
-  readonly packed: Packed
-}
 type Job = {
   readonly shape: Shape
   readonly inputs: Uint8Array
@@ -68,109 +48,16 @@ type Job = {
 
 /** Starts a lane: its thread, its fixed memory, its shapes. Nothing is captured yet. */
 export async function createLane(parts: LaneParts): Promise<Lane> {
-  const { ort, memory, sessions, store, blocks, manifest, historyTokens, candidates } = parts
-  const { config } = manifest
+  const { store, blocks, manifest } = parts
   const { slots } = manifest.embedding
-  const tasks = config.tasks.length
-  const elementBytes = manifest.precision === 'fp16' ? 2 : 4
-  const rowBytes = config.heads * config.dqk * elementBytes
-  const regions = 2 * config.layers
-  const longest = Math.max(...historyTokens)
-  const pitch = align(longest * rowBytes)
-
-  const scoreFields = (n: number, m: number): Field[] => [
-    { name: 'query_time', type: ELEMENT.int64, dims: [1] },
-    { name: 'times', type: ELEMENT.int64, dims: [n] },
-    { name: 'rows', type: ELEMENT.int32, dims: [m, slots] },
-  ]
-  const rankFields = (n: number, m: number): Field[] => [
-    { name: 'query_times', type: ELEMENT.int64, dims: [1] },
-    { name: 'lengths', type: ELEMENT.int64, dims: [1] },
-    { name: 'times', type: ELEMENT.int64, dims: [1, n] },
-    { name: 'actions', type: ELEMENT.int32, dims: [1, n] },
-    { name: 'rows', type: ELEMENT.int32, dims: [1, n, slots] },
-    { name: 'candidate_rows', type: ELEMENT.int32, dims: [1, m, slots] },
-  ]
-
-  const most = Math.max(...candidates)
-  const inputBytes = Math.max(
-    pack(scoreFields(longest, most)).bytes,
-    pack(rankFields(longest, most)).bytes,
-  )
-  const kvAt = await memory.allocate(regions * pitch)
-  const inputsAt = await memory.allocate(inputBytes)
-  const logitsAt = await memory.allocate(most * tasks * Float32Array.BYTES_PER_ELEMENT)
-  const values: Pointer[] = []
-  const runOptions: Pointer[] = []
-
-  const value = (at: Pointer, type: number, dims: readonly number[]): Pointer => {
-    const bytes = dims.reduce((product, dim) => product * dim, bytesOf(type))
-    const shape = BigInt64Array.from(dims, BigInt)
-    const made = ort.CreateTensorWithDataAsOrtValue(
-      memory.info,
-      at,
-      bytes,
-      shape,
-      dims.length,
-      type,
-    )
-    values.push(made)
-    return made
-  }
-  const kvValues = (n: number): Values => {
-    const type = manifest.precision === 'fp16' ? ELEMENT.float16 : ELEMENT.float32
-    const named: { [name: string]: Pointer } = {}
-    for (let r = 0; r < regions; r++) {
-      const name = `${r % 2 === 0 ? 'k' : 'v'}.${r >> 1}`
-      named[name] = value(kvAt + BigInt(r * pitch), type, [n, config.heads * config.dqk])
-    }
-    return named
-  }
-
+  const tasks = manifest.config.tasks.length
   const worker = new Worker(new URL('./lane-worker.js', import.meta.url), {
     workerData: parts.thread,
   })
   const post = (message: ToLane, transfer: ArrayBuffer[] = []) =>
     worker.postMessage(message, transfer)
-  let shapes = 0
-  const addShape = (
-    session: Session,
-    fields: readonly Field[],
-    n: number,
-    m: number,
-    kv: Values,
-    logitDims: readonly number[],
-  ): Shape => {
-    const id = shapes++
-    const packed = pack(fields)
-    const options = ort.CreateRunOptions()
-    runOptions.push(options)
-    // Graphs are told apart by this number; shapes differ, so every one has its own.
-    ort.AddRunConfigEntry(options, 'gpu_graph_id', String(id + 1))
-    const inputs = Object.fromEntries(
-      fields.map(({ name, type, dims }) => [
-        name,
-        value(inputsAt + BigInt(packed.offsets.get(name) ?? 0), type, dims),
-      ]),
-    )
-    const logits = value(logitsAt, ELEMENT.float32, logitDims)
-    const bound = session.bind({ ...inputs, ...kv }, { logits }, options)
-    const args: LaneShape = { ...bound, inputsAt, logitsAt }
-    post({ kind: 'shape', shape: id, args })
-    return { id, n, m, packed }
-  }
-  const scoreShapes: Shape[] = []
-  const rankShapes: Shape[] = []
-  for (const n of historyTokens) {
-    const kv = kvValues(n)
-    for (const m of candidates) {
-      scoreShapes.push(addShape(sessions.score, scoreFields(n, m), n, m, kv, [m, tasks]))
-      rankShapes.push(addShape(sessions.rank, rankFields(n, m), n, m, {}, [1, m, tasks]))
-    }
-  }
-  /** The smallest shape that holds n and m: lengths ascend, candidates first. */
-  const fit = (all: readonly Shape[], n: number, m: number) =>
-    all.find((shape) => shape.n >= n && shape.m >= m)
+  const shapes = await createShapes(parts, (shape, args) => post({ kind: 'shape', shape, args }))
+  const { kvAt, pitch, rowBytes, regions, longest } = shapes
 
   const queue: Job[] = []
   const underWay = new Map<number, Job>()
@@ -320,12 +207,12 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
   return {
     pending: () => (gone === undefined ? queue.length + underWay.size : Number.POSITIVE_INFINITY),
     score(entry, rows, queryTime, signal) {
-      const shape = fit(scoreShapes, entry.tokens, rows.length / slots)
+      const shape = shapes.fit('score', entry.tokens, rows.length / slots)
       if (shape === undefined || store.grid(entry) === undefined) return undefined
       return scoreOn(shape, entry, rows, queryTime, signal)
     },
     rank(user, signal) {
-      const shape = fit(rankShapes, user.history.length, user.candidates.length / slots)
+      const shape = shapes.fit('rank', user.history.length, user.candidates.length / slots)
       return shape === undefined ? undefined : rankOn(shape, user, signal)
     },
     async capture(onShape) {
@@ -342,7 +229,7 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
           signal: undefined,
         })
       // The largest first: the arena then has its final size.
-      for (const shape of [...scoreShapes, ...rankShapes].reverse()) {
+      for (const shape of shapes.all.toReversed()) {
         for (let run = 0; run < CAPTURE_RUNS; run++) await zeros(shape)
         onShape()
       }
@@ -354,29 +241,7 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
       })
       gone ??= new RankError('WORKER_CRASHED', 'the engine is closed')
       await worker.terminate()
-      for (const each of values) ort.ReleaseValue(each)
-      for (const each of runOptions) ort.ReleaseRunOptions(each)
-      for (const each of [kvAt, inputsAt, logitsAt]) memory.free(each)
+      shapes.release()
     },
   }
-}
-
-/** Values one behind the other. */
-function pack(fields: readonly Field[]): Packed {
-  const offsets = new Map<string, number>()
-  let bytes = 0
-  for (const { name, type, dims } of fields) {
-    offsets.set(name, bytes)
-    bytes = align(bytes + dims.reduce((product, dim) => product * dim, bytesOf(type)))
-  }
-  return { offsets, bytes }
-}
-
-function bytesOf(elementType: number): number {
-  if (elementType === ELEMENT.int64) return 8
-  return elementType === ELEMENT.float16 ? 2 : 4
-}
-
-function align(bytes: number): number {
-  return Math.ceil(bytes / ALIGN_BYTES) * ALIGN_BYTES
 }

@@ -77,7 +77,8 @@ export async function createLanes(
 export function lengths(least: number, most: number): number[] {
   const found = [most]
   for (let length = most / STEP; length > least; length /= STEP) {
-    const rounded = Math.ceil(length / least) * least
+    // Every second step is a half, were it not for the last digits of a square root.
+    const rounded = Math.ceil(length / least - 1e-6) * least
     if (rounded < (found.at(-1) ?? 0)) found.push(rounded)
   }
   if (least < (found.at(-1) ?? 0)) found.push(least)

@@ -113,7 +113,7 @@ export async function open(options: OpenOptions): Promise<Opened> {
 
 function gpuBudget(cuda: Cuda | undefined, gpuKvBytes: number) {
   if (cuda === undefined) return {}
-  const homeBytes = gpuKvBytes || DEFAULT_GPU_KV_SHARE * cuda.freeBytes()
+  const homeBytes = gpuKvBytes || Math.floor(DEFAULT_GPU_KV_SHARE * cuda.freeBytes())
   return { overflow: cuda.pinned, homeBytes }
 }
 

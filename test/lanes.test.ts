@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
-import { largestDifference } from '../../../falcon/verify.js'
-import { exportModel, randomTokens, smallConfig } from '../../../test/fixtures.js'
-import { createRandom } from '../../random.js'
-import { sliceTokens } from '../../tokens.js'
-import { createCapiEngine } from './engine.js'
-import { lengths } from './lanes.js'
+import { largestDifference } from '../falcon/verify.js'
+import { createCapiEngine } from '../model/engine/capi/engine.js'
+import { lengths } from '../model/engine/capi/lanes.js'
+import { createRandom } from '../model/random.js'
+import { sliceTokens } from '../model/tokens.js'
+import { exportModel, randomTokens, smallConfig } from './fixtures.js'
 
 describe('lengths', () => {
   test('ascend to the given one without a gap that costs more than the step', () => {
