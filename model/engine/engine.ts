@@ -115,6 +115,8 @@ export type EngineEvent =
       /** Until the next try. */
       readonly pauseMs: number
     }
+  /** Custom ops of this library run in place of the graphs' functions. */
+  | { readonly kind: 'kernels'; readonly library: string }
   /** CUDA graphs of so many shapes are ready, and how many users share a one-pass run at most. */
   | {
       readonly kind: 'captured'

@@ -34,6 +34,8 @@ export type CapiEngineOptions = {
   readonly lanes?: number
   /** ONNX Runtime's shared library, 1.29 or later; onnxruntime-node's own when absent. */
   readonly library?: string
+  /** Folder of kernel libraries with their kernels.json; the graphs' own functions run when absent. */
+  readonly kernels?: string
   readonly onEvent?: (event: EngineEvent) => void
 }
 
@@ -54,8 +56,11 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     gpuKvBytes: options.gpuKvBytes ?? 0,
     gpuMemoryBytes: options.gpuMemoryBytes ?? 0,
     library: options.library,
+    kernels: options.kernels,
   })
   const { blocks, store, runner, scheduler, none } = opened
+  const { kernels } = opened.source
+  if (kernels !== undefined) onEvent({ kind: 'kernels', library: kernels })
   const handles = new WeakMap<KvHandle, Held>()
   const batches = { runs: 0, users: 0 }
   let closing: Promise<void> | undefined

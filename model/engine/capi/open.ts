@@ -2,6 +2,7 @@ import type { Bundle } from '../../manifest.js'
 import type { KvPages } from '../engine.js'
 import { type Blocks, createBlocks } from './blocks.js'
 import { type Cuda, openCuda } from './cuda.js'
+import { cpuFlags, findKernels } from './kernels.js'
 import { createKvStore, type KvEntry, type KvStore } from './kv-store.js'
 import { findLibrary } from './library.js'
 import { hostMemory, type TensorMemory } from './memory.js'
@@ -26,6 +27,8 @@ export type OpenOptions = {
   readonly gpuKvBytes: number
   readonly gpuMemoryBytes: number
   readonly library: string | undefined
+  /** Folder of kernel libraries: see kernels.ts. */
+  readonly kernels: string | undefined
 }
 
 /** Everything native that an engine is made of. */
@@ -72,7 +75,16 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const files = Object.values(manifest.graphs).map(({ file }) => file)
     const weights = shareWeights(ort, cuda ?? host, bundle.folder, files, cuda?.upload)
     cleanups.push(weights.release)
-    const source = { ort, env, bundle, weights }
+    const kernels =
+      options.kernels === undefined
+        ? undefined
+        : findKernels(options.kernels, {
+            provider,
+            precision: manifest.precision,
+            cpuFlags: cpuFlags(),
+            ...(cuda && { computeCapability: cuda.computeCapability }),
+          })
+    const source = { ort, env, bundle, weights, kernels }
     const { sessions, release } = await createSessions(source, ['prefill', 'score', 'rank'], {
       // Runs share the pool and bring their own thread each.
       intraOpThreads: workers * (threadsPerWorker - 1) + 1,

@@ -39,6 +39,8 @@ export type SessionSource = {
   readonly env: Pointer
   readonly bundle: Bundle
   readonly weights: SharedWeights
+  /** A library of custom ops that replaces the graphs' functions of the same names. */
+  readonly kernels: string | undefined
 }
 
 /** ONNX Runtime's environment: needed before anything else of it. The caller releases it last. */
@@ -52,7 +54,7 @@ export function createEnv(ort: Ort): Pointer {
  * @throws {RankError} MODEL_CONTRACT when a graph does not load or is not what the manifest says
  */
 export async function createSessions<Name extends GraphName>(
-  { ort, env, bundle, weights }: SessionSource,
+  { ort, env, bundle, weights, kernels }: SessionSource,
   names: readonly Name[],
   options: SessionOptions,
 ): Promise<{ readonly sessions: Readonly<Record<Name, Session>>; release(): void }> {
@@ -67,6 +69,7 @@ export async function createSessions<Name extends GraphName>(
     const sessionOptions = createOptions(ort, weights, options)
     let pointer: Pointer
     try {
+      if (kernels !== undefined) ort.RegisterCustomOpsLibrary_V2(sessionOptions, kernels)
       pointer = await ort.createSession(env, file, sessionOptions, packed)
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause)

@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { after, describe, test } from 'node:test'
+import { exportModel, type Scope, tempFolder } from '../../../test/fixtures.js'
+import { createCapiEngine } from './engine.js'
+import { type Chip, cpuFlags, findKernels } from './kernels.js'
+
+/** A folder with a kernels.json; the first library has no conditions but provider and precision. */
+function kernelFolder(scope: Scope, libraries: readonly object[]): string {
+  const folder = tempFolder(scope)
+  writeFileSync(`${folder}/kernels.json`, JSON.stringify({ libraries }))
+  return folder
+}
+
+describe('findKernels', () => {
+  const hopper = {
+    file: 'sm90.so',
+    provider: 'cuda',
+    precision: 'fp16',
+    computeCapability: ['9.0'],
+  }
+  const amx = {
+    file: 'amx.so',
+    provider: 'cpu',
+    precision: 'fp32',
+    cpuFlags: ['amx_tile', 'amx_bf16'],
+  }
+
+  test('names a library only where provider, precision and chip all fit', (t) => {
+    const folder = kernelFolder(t, [hopper, amx])
+    for (const provider of ['cpu', 'cuda'] as const) {
+      for (const precision of ['fp32', 'fp16'] as const) {
+        for (const computeCapability of ['8.0', '9.0', '10.0', undefined]) {
+          for (const flags of [[], ['amx_tile'], ['amx_tile', 'amx_bf16', 'avx2']]) {
+            const chip: Chip = {
+              provider,
+              precision,
+              cpuFlags: new Set(flags),
+              ...(computeCapability && { computeCapability }),
+            }
+            const expected =
+              provider === 'cuda'
+                ? precision === 'fp16' && computeCapability === '9.0' && 'sm90.so'
+                : precision === 'fp32' && flags.length === 3 && 'amx.so'
+            const found = findKernels(folder, chip)
+            assert.equal(
+              found,
+              expected ? `${folder}/${expected}` : undefined,
+              JSON.stringify(chip),
+            )
+          }
+        }
+      }
+    }
+  })
+
+  test('takes no file from outside its folder, and no kernels.json that is none', (t) => {
+    const chip: Chip = { provider: 'cpu', precision: 'fp32', cpuFlags: new Set() }
+    const outside = { file: '../x.so', provider: 'cpu', precision: 'fp32' }
+    assert.equal(findKernels(kernelFolder(t, [outside]), chip), undefined)
+    assert.throws(() => findKernels(tempFolder(t), chip), { code: 'CONFIG_INVALID' })
+    const wrong = kernelFolder(t, [{ ...outside, provider: 'tpu' }])
+    assert.throws(() => findKernels(wrong, chip), { code: 'CONFIG_INVALID' })
+  })
+
+  test('knows the flags of this CPU', { skip: process.platform !== 'linux' }, () => {
+    if (process.arch === 'x64') assert.ok(cpuFlags().has('sse2'))
+  })
+})
+
+describe('engine capi: kernel libraries', () => {
+  const model = exportModel({ after })
+  const hasCompiler = spawnSync('cc', ['--version']).status === 0
+
+  /** Registers nothing, and says in the environment that it was asked to. */
+  const SOURCE = `#include <stdlib.h>
+    void *RegisterCustomOps(void *options, const void *api) {
+      (void)options; (void)api; setenv("PEREGRINE_TEST_KERNELS", "registered", 1); return 0;
+    }`
+
+  test('are registered before a session is made', {
+    skip: !hasCompiler && 'no C compiler',
+  }, async (t) => {
+    const folder = kernelFolder(t, [{ file: 'k.so', provider: 'cpu', precision: 'fp32' }])
+    writeFileSync(`${folder}/k.c`, SOURCE)
+    const made = spawnSync('cc', ['-shared', '-fPIC', '-o', `${folder}/k.so`, `${folder}/k.c`])
+    assert.equal(made.status, 0, String(made.stderr))
+    const events: string[] = []
+    const engine = await createCapiEngine({
+      bundle: model.bundle,
+      kernels: folder,
+      onEvent: (event) => events.push(event.kind),
+    })
+    await engine.close()
+    assert.deepEqual(events, ['kernels'])
+    assert.equal(process.env.PEREGRINE_TEST_KERNELS, 'registered')
+  })
+
+  test('that do not load are refused with the file and the reason', async (t) => {
+    const folder = kernelFolder(t, [{ file: 'k.so', provider: 'cpu', precision: 'fp32' }])
+    writeFileSync(`${folder}/k.so`, 'no library')
+    await assert.rejects(createCapiEngine({ bundle: model.bundle, kernels: folder }), {
+      code: 'MODEL_CONTRACT',
+      message: /does not load: .*k\.so/s,
+    })
+  })
+})
