@@ -50,6 +50,8 @@ export type EngineLatency = {
 export const ENGINES: Readonly<Record<string, (bundle: Bundle) => Promise<Engine>>> = {
   'capi, graphs': (bundle) => createCapiEngine({ bundle, provider: 'cuda', workers: 4 }),
   'capi, plain': (bundle) => createCapiEngine({ bundle, provider: 'cuda', workers: 4, lanes: 0 }),
+  'capi, table on the host': (bundle) =>
+    createCapiEngine({ bundle, provider: 'cuda', workers: 4, gpuTableBytes: 0 }),
   node: (bundle) => createNodeEngine({ bundle, provider: 'cuda', workers: 1 }),
   'node x 4': (bundle) => createNodeEngine({ bundle, provider: 'cuda', workers: 4 }),
 }

@@ -83,7 +83,7 @@ await section('latency', async () => {
     latency.push({ shape, model, engines })
   }
   const all = Object.keys(ENGINES)
-  const usual = all.filter((name) => name !== 'node x 4')
+  const usual = all.filter((name) => !['node x 4', 'capi, table on the host'].includes(name))
   for (const shape of SHAPES) {
     const names = shape === paper ? all : usual
     await measure(shape.name, bundleOf(stuConfig(shape), 'fp16'), shape.candidates, names)

@@ -2,17 +2,28 @@ import { RankError } from '../../errors.js'
 import type { TensorMemory } from './memory.js'
 import { callAsync, loadLibrary } from './native.js'
 import type { Ort, Pointer } from './ort.js'
+import type { Upload } from './weights.js'
 
 /** CUDA's runtime, by the name that the provider's own build of it asks for. */
 const RUNTIMES = ['libcudart.so.13', 'libcudart.so.12']
 const MEMCPY_DEFAULT = 4
 const HOST_ALLOC_PORTABLE = 1
+const HOST_ALLOC_MAPPED = 2
+/** The initializer that holds a bundle's embedding tables. */
+const TABLE = 'embedding'
 const ATTRIBUTE_MAJOR = 75
 const ATTRIBUTE_MINOR = 76
 /** The one device that the process sees: see `openCuda`. */
 const DEVICE = 0
 
 type Address = Pointer | Uint8Array
+
+export type CudaLimits = {
+  /** Limit of each session's arena; none when 0. */
+  readonly arenaBytes: number
+  /** The largest embedding table that goes to the GPU; half of its free memory when absent. */
+  readonly tableBytes?: number | undefined
+}
 
 export type Cuda = {
   /** Name of CUDA's runtime library. */
@@ -26,8 +37,8 @@ export type Cuda = {
   /** OrtMemoryInfo of the GPU's memory. */
   readonly info: Pointer
   freeBytes(): number
-  /** Copies host memory to the GPU once, for weights. */
-  upload(from: Pointer, bytes: number): { address: Pointer; free(): void }
+  /** Copies a tensor to the GPU once, an embedding table only where it is not too large. */
+  readonly upload: Upload
   /** K/V on the GPU, from the arena of `session`. */
   memory(session: Pointer): TensorMemory & { close(): void }
   /** Page-locked memory of the host, which the GPU copies to and from at full speed. */
@@ -39,7 +50,7 @@ export type Cuda = {
  * The GPU of this process: one process per GPU, so the others are hidden from CUDA before it starts.
  * @throws {RankError} ENGINE_UNAVAILABLE without CUDA, the device or the provider
  */
-export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): Cuda {
+export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
   showOnly(deviceId)
   const { name: runtimeName, library: runtime } = loadRuntime()
   const int = (name: string, ...params: string[]) => runtime.func(name, 'int', params)
@@ -62,10 +73,15 @@ export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): 
     return value[0] ?? 0
   }
   const computeCapability = `${attribute(ATTRIBUTE_MAJOR)}.${attribute(ATTRIBUTE_MINOR)}`
-  const plain = createProviderOptions(ort, memoryLimitBytes, {})
-  const graph = createProviderOptions(ort, memoryLimitBytes, { enable_cuda_graph: '1' })
+  const plain = createProviderOptions(ort, limits.arenaBytes, {})
+  const graph = createProviderOptions(ort, limits.arenaBytes, { enable_cuda_graph: '1' })
   const info = ort.CreateMemoryInfo('Cuda', 0, DEVICE, 0)
 
+  const freeBytes = (): number => {
+    const bytes = new BigUint64Array(2)
+    check(memGetInfo(bytes.subarray(0, 1), bytes.subarray(1)))
+    return Number(bytes[0])
+  }
   const copyBytes = async (to: Address, from: Address, bytes: number): Promise<void> =>
     check(await callAsync(memcpy, to, from, bytes, MEMCPY_DEFAULT))
   const copies = {
@@ -85,17 +101,17 @@ export function openCuda(ort: Ort, deviceId: number, memoryLimitBytes: number): 
     addGraphProvider: (options) =>
       ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, graph),
     info,
-    freeBytes() {
-      const bytes = new BigUint64Array(2)
-      check(memGetInfo(bytes.subarray(0, 1), bytes.subarray(1)))
-      return Number(bytes[0])
-    },
-    upload(from, bytes) {
+    freeBytes,
+    upload(from, bytes, name) {
       const address = new BigUint64Array(1)
-      check(malloc(address, bytes))
+      // The GPU reads pinned host memory by the same address: only the rows that a run gathers cross
+      // the bus.
+      const staysOnHost = name === TABLE && bytes > (limits.tableBytes ?? freeBytes() / 2)
+      if (staysOnHost) check(hostAlloc(address, bytes, HOST_ALLOC_PORTABLE | HOST_ALLOC_MAPPED))
+      else check(malloc(address, bytes))
       const [to = 0n] = address
       check(memcpy(to, from, bytes, MEMCPY_DEFAULT))
-      return { address: to, free: () => check(free(to)) }
+      return { address: to, free: () => check(staysOnHost ? freeHost(to) : free(to)) }
     },
     memory(session) {
       const allocator = ort.CreateAllocator(session, info)

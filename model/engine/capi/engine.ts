@@ -28,6 +28,11 @@ export type CapiEngineOptions = {
   readonly gpuKvBytes?: number
   /** Limit of each session's arena on the GPU, in bytes; none when absent. */
   readonly gpuMemoryBytes?: number
+  /**
+   * The largest embedding table that goes to the GPU, in bytes; half of its free memory when absent. A
+   * larger one stays in pinned host memory, and the GPU reads the rows that it needs from there.
+   */
+  readonly gpuTableBytes?: number
   /** Most users of one-pass ranking in one run; measured on a GPU and 1 on a CPU when absent. */
   readonly maxBatchUsers?: number
   /** Threads with captured CUDA graphs; 1 on a GPU and 0 on a CPU when absent. */
@@ -55,6 +60,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     deviceId: options.deviceId ?? 0,
     gpuKvBytes: options.gpuKvBytes ?? 0,
     gpuMemoryBytes: options.gpuMemoryBytes ?? 0,
+    gpuTableBytes: options.gpuTableBytes,
     library: options.library,
     kernels: options.kernels,
   })

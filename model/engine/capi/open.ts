@@ -26,6 +26,7 @@ export type OpenOptions = {
   readonly deviceId: number
   readonly gpuKvBytes: number
   readonly gpuMemoryBytes: number
+  readonly gpuTableBytes: number | undefined
   readonly library: string | undefined
   /** Folder of kernel libraries: see kernels.ts. */
   readonly kernels: string | undefined
@@ -67,7 +68,10 @@ export async function open(options: OpenOptions): Promise<Opened> {
     cleanups.push(host.close)
     let cuda: Cuda | undefined
     if (provider === 'cuda') {
-      cuda = openCuda(ort, options.deviceId, options.gpuMemoryBytes)
+      cuda = openCuda(ort, options.deviceId, {
+        arenaBytes: options.gpuMemoryBytes,
+        tableBytes: options.gpuTableBytes,
+      })
       cleanups.push(cuda.close)
     } else {
       await niceThreads()

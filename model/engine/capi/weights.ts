@@ -27,6 +27,13 @@ export type SharedWeights = {
   release(): void
 }
 
+/** Puts one tensor where its sessions are. `name` is the initializer's. */
+export type Upload = (
+  from: Pointer,
+  bytes: number,
+  name: string,
+) => { address: Pointer; free(): void }
+
 /**
  * Maps the weight file once for all sessions. On the CPU the tensors are the file's own pages, shared
  * with every other process; on a GPU `upload` copies them there once.
@@ -37,10 +44,7 @@ export function shareWeights(
   memory: Pick<TensorMemory, 'info'>,
   folder: string,
   graphFiles: readonly string[],
-  upload: (from: Pointer, bytes: number) => { address: Pointer; free(): void } = (address) => ({
-    address,
-    free() {},
-  }),
+  upload: Upload = (address) => ({ address, free() {} }),
 ): SharedWeights {
   const places = new Map<string, Place>()
   for (const file of graphFiles) {
@@ -65,11 +69,10 @@ export function shareWeights(
       const own = [...places].filter(([, place]) => place.file === file)
       const mapped = mapWeights(folder, file, own)
       releases.push(mapped.unmap)
-      const { address, free } = upload(mapped.address, mapped.bytes)
-      releases.push(free)
       bytes += mapped.bytes
       for (const [name, { offset, length, dims, type }] of own) {
-        const at = address + BigInt(offset)
+        const { address: at, free } = upload(mapped.address + BigInt(offset), length, name)
+        releases.push(free)
         const shape = BigInt64Array.from(dims, BigInt)
         values.set(
           name,
