@@ -3,6 +3,7 @@ import { lineChart } from './chart.js'
 import type { FalconResult, PeerResult, Point } from './falcon.js'
 import type { HttpResult } from './http.js'
 import type { Machine } from './machine.js'
+import { table } from './markdown.js'
 import type { MemoryPoint } from './memory.js'
 
 export type BenchResult = {
@@ -185,9 +186,4 @@ function memoryTable(memory: readonly MemoryPoint[]): string[] {
       ...sizes.map((m) => String(memory.find((p) => p.m === m && p.b === b)?.peakMiB ?? '')),
     ]),
   )
-}
-
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string[] {
-  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
-  return [line(head), line(head.map(() => '---')), ...rows.map(line)]
 }

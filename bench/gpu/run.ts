@@ -12,7 +12,7 @@ import { benchEquality, benchGrowth } from './checks.js'
 import { benchGpuHttp } from './http.js'
 import { benchLatency, ENGINES } from './latency.js'
 import { profile } from './profile.js'
-import type { GpuResult } from './report.js'
+import type { GpuResult } from './result.js'
 import { exportShape, SHAPES, stuConfig } from './shapes.js'
 
 const SECTIONS = ['latency', 'equality', 'growth', 'http', 'profile', 'peer']
