@@ -12,7 +12,7 @@ import { ENGINES } from './latency.js'
 
 const QUERY_TIME = 1_800_000_000
 const COMPARED_CANDIDATES = 256
-const MIXED_REQUESTS = 15_000
+const MIXED_REQUESTS = 10_000
 const MIXED_USERS = 300
 const MIXED_IN_FLIGHT = 16
 

@@ -19,8 +19,8 @@ const EVENTS = 1023
 /** Their K/V fits many times: all requests after the first of each are hits. */
 const USERS = 32
 const LOADS = [0.5, 0.8]
-const SECONDS = 5
-const CAPACITY = { connections: 16, seconds: 4 }
+const SECONDS = 4
+const CAPACITY = { connections: 16, seconds: 3 }
 const SINGLE = 60
 
 type Load = Latencies & {

@@ -10,9 +10,6 @@ import { quantile } from '../stats.js'
 
 /** Users whose K/V takes turns: no two runs in a row read the same. */
 const USERS = 4
-const SECONDS_PER_THROUGHPUT = 0.8
-/** A figure's runs, at least LEAST_RUNS of them, take about so long. */
-const MS_PER_FIGURE = 800
 const LEAST_RUNS = 9
 const MOST_RUNS = 60
 /** Users of one explicit batch. */
@@ -56,11 +53,12 @@ export const ENGINES: Readonly<Record<string, (bundle: Bundle) => Promise<Engine
   'node x 4': (bundle) => createNodeEngine({ bundle, provider: 'cuda', workers: 4 }),
 }
 
-/** `candidates`: m of each point. */
+/** `candidates`: m of each point. A figure takes about `msPerFigure`, and at least LEAST_RUNS runs. */
 export async function benchLatency(
   bundle: Bundle,
   name: string,
   candidates: readonly number[],
+  msPerFigure: number,
   log: (line: string) => void,
 ): Promise<EngineLatency> {
   const create = ENGINES[name]
@@ -90,20 +88,24 @@ export async function benchLatency(
       const rank = () => engine.rank([user()])
       const point = {
         m,
-        score: await timing(() => score()),
-        scoreSame: await timing(() => score(handles[0])),
-        rank: await timing(rank),
-        scorePerSecond: await perSecond(() => score()),
-        rankPerSecond: await perSecond(rank),
+        score: await timing(() => score(), msPerFigure),
+        scoreSame: await timing(() => score(handles[0]), msPerFigure),
+        rank: await timing(rank, msPerFigure),
+        scorePerSecond: await perSecond(() => score(), msPerFigure),
+        rankPerSecond: await perSecond(rank, msPerFigure),
         batchedRankPerSecond:
-          BATCH * (await perSecond(() => engine.rank(Array.from({ length: BATCH }, user)))),
+          BATCH *
+          (await perSecond(() => engine.rank(Array.from({ length: BATCH }, user)), msPerFigure)),
       }
       points.push(point)
       log(
         `${name} m=${m}: score ${text(point.score)} (same user ${text(point.scoreSame)}), rank ${text(point.rank)}, ${point.scorePerSecond.toFixed(0)} and ${point.rankPerSecond.toFixed(0)}/s (batches of ${BATCH}: ${point.batchedRankPerSecond.toFixed(0)}/s)`,
       )
     }
-    const prefill = await timing(async () => engine.release(await engine.prefill(next(histories))))
+    const prefill = await timing(
+      async () => engine.release(await engine.prefill(next(histories))),
+      msPerFigure,
+    )
     const m = candidates.at(-2) ?? candidates[0] ?? 1
     const rows = randomRows(manifest, m, random)
     const batches = []
@@ -113,7 +115,7 @@ export async function benchLatency(
         candidates: rows,
         queryTime: QUERY_TIME,
       }))
-      const { ms } = await timing(() => engine.rank(users))
+      const { ms } = await timing(() => engine.rank(users), msPerFigure)
       batches.push({ users: count, msPerUser: ms / count })
     }
     log(
@@ -141,23 +143,23 @@ async function inRuns(
 }
 
 /** Long runs are repeated less often. */
-async function timing(run: () => Promise<unknown>): Promise<Timing> {
+async function timing(run: () => Promise<unknown>, msPerFigure: number): Promise<Timing> {
   const times: number[] = []
   for (let i = -3; i < MOST_RUNS; i++) {
     const start = performance.now()
     await run()
     const ms = performance.now() - start
     if (i >= 0) times.push(ms)
-    if (i >= LEAST_RUNS && ms * i > MS_PER_FIGURE) break
+    if (i >= LEAST_RUNS && ms * i > msPerFigure) break
   }
   return { ms: quantile(times, 0.5), p10: quantile(times, 0.1), p90: quantile(times, 0.9) }
 }
 
-async function perSecond(run: () => Promise<unknown>): Promise<number> {
+async function perSecond(run: () => Promise<unknown>, msPerFigure: number): Promise<number> {
   const start = performance.now()
   let done = 0
   const caller = async () => {
-    while (performance.now() - start < 1000 * SECONDS_PER_THROUGHPUT) {
+    while (performance.now() - start < msPerFigure) {
       await run()
       done++
     }

@@ -72,11 +72,11 @@ export function equalitySection({ fp16, fp32 }: GpuResult['equality']): string[]
   ]
 }
 
-export function growthSection({ requests, early, late, spills, restores }: Growth): string[] {
+export function growthSection({ requests, usedMiB, spills, restores }: Growth): string[] {
   return [
     "## Growth of the GPU's memory",
     '',
-    `${count(requests)} mixed prefills, appends, scores and one-pass runs of 300 users, 16 at a time, with room on the GPU for a third of their K/V: the driver says ${count(early)} MiB in use after a tenth of them and ${count(late)} MiB after all (${late >= early ? '+' : ''}${late - early}). K/V went to the host ${count(spills)} times and came back ${count(restores)} times.`,
+    `${count(requests)} mixed prefills, appends, scores and one-pass runs of 300 users, 16 at a time, with room on the GPU for a third of their K/V: the driver says ${usedMiB.map(count).join(', ')} MiB in use after each tenth of them. K/V went to the host ${count(spills)} times and came back ${count(restores)} times.`,
     '',
   ]
 }
