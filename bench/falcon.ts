@@ -4,7 +4,7 @@ import { execFileSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { calibrate } from '../falcon/calibrate.js'
-import { createNodeEngine } from '../model/engine/node/pool.js'
+import { createEngine } from '../model/engine/create.js'
 import { PAPER_SHAPE } from '../model/export/random.js'
 import type { Bundle } from '../model/manifest.js'
 import { type LinearFit, linearFit, median, medianMs } from './stats.js'
@@ -166,7 +166,7 @@ function perCandidate(points: readonly Point[], m: number): number {
 }
 
 async function calibrated(bundle: Bundle, threads: number): Promise<number> {
-  const engine = await createNodeEngine({ bundle, threadsPerWorker: threads })
+  const engine = await createEngine({ bundle, workers: 1, threadsPerWorker: threads })
   const { microBatchSize } = await calibrate(engine, bundle.manifest)
   await engine.close()
   return microBatchSize

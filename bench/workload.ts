@@ -1,7 +1,7 @@
 import { createRanker } from '../falcon/rank.js'
 import { createReference } from '../falcon/reference.js'
 import type { Ranker } from '../falcon/types.js'
-import { createNodeEngine } from '../model/engine/node/pool.js'
+import { createEngine } from '../model/engine/create.js'
 import { writeBundle } from '../model/export/bundle.js'
 import { PAPER_SHAPE, randomConfig, randomWeights } from '../model/export/random.js'
 import { type Bundle, openBundle } from '../model/manifest.js'
@@ -33,7 +33,7 @@ export async function createLatencyRanker(
   threads: number,
   microBatchSize: number,
 ): Promise<Ranker> {
-  const engine = await createNodeEngine({ bundle, threadsPerWorker: threads })
+  const engine = await createEngine({ bundle, workers: 1, threadsPerWorker: threads })
   return createRanker({ engine, bundle, microBatchSize, maxKvBytes: 2 ** 30 })
 }
 

@@ -1,0 +1,164 @@
+// The two engines side by side on this CPU, in rounds that take turns. Called by bench/run.ts.
+import { execFileSync } from 'node:child_process'
+import { availableParallelism } from 'node:os'
+import { fileURLToPath } from 'node:url'
+import { randomHistory, randomRows } from '../falcon/calibrate.js'
+import { createCapiEngine } from '../model/engine/capi/engine.js'
+import type { Engine } from '../model/engine/engine.js'
+import { createNodeEngine } from '../model/engine/node/pool.js'
+import type { Bundle } from '../model/manifest.js'
+import { createRandom } from '../model/random.js'
+import { sliceTokens } from '../model/tokens.js'
+import { median } from './stats.js'
+
+const ROUNDS = 9
+const CANDIDATES = [64, 256, 1024]
+const APPENDED_TOKENS = 2
+const QUERY_TIME = 1_800_000_000
+const IN_FLIGHT = 4
+const MS_PER_ROUND = 600
+
+export type EngineComparison = {
+  readonly model: string
+  readonly what: string
+  /** Milliseconds, or requests per second where `isRate`. */
+  readonly node: number
+  readonly capi: number
+  readonly isRate: boolean
+}
+
+export type EngineMemory = {
+  readonly engine: string
+  readonly workers: number
+  /** Anonymous memory of a process that has loaded the bundle and ran every graph, MiB. */
+  readonly anonymousMiB: number
+}
+
+export type EnginesResult = {
+  readonly comparisons: readonly EngineComparison[]
+  readonly memory: readonly EngineMemory[]
+}
+
+type Both = Readonly<Record<'node' | 'capi', Engine>>
+
+export async function benchEngines(
+  bundles: readonly Bundle[],
+  log: (line: string) => void,
+): Promise<EnginesResult> {
+  const comparisons: EngineComparison[] = []
+  for (const bundle of bundles) {
+    comparisons.push(...(await latencies(bundle, log)), ...(await rates(bundle, log)))
+  }
+  const [largest] = bundles
+  const memory: EngineMemory[] = []
+  for (const workers of [1, availableParallelism()]) {
+    for (const engine of ['node', 'capi']) {
+      const script = fileURLToPath(new URL('./engine-memory.js', import.meta.url))
+      const args = [script, engine, largest?.folder ?? '', String(workers)]
+      const anonymousMiB = Number(execFileSync(process.execPath, args, { encoding: 'utf8' }))
+      memory.push({ engine, workers, anonymousMiB })
+      log(`${engine}, ${workers} workers: ${anonymousMiB} MiB anonymous`)
+    }
+  }
+  return { comparisons, memory }
+}
+
+/** One call at a time with all cores. */
+async function latencies(bundle: Bundle, log: (line: string) => void) {
+  const threadsPerWorker = availableParallelism()
+  const both = await openBoth(bundle, { workers: 1, threadsPerWorker })
+  const { manifest } = bundle
+  const { maxTokens } = manifest.config
+  const random = createRandom(1)
+  const history = randomHistory(manifest, maxTokens, random)
+  const split = maxTokens - APPENDED_TOKENS
+  const rest = sliceTokens(history, split, maxTokens)
+  const tasks = new Map<string, (engine: Engine) => Promise<unknown>>()
+  const handles = new Map<Engine, Awaited<ReturnType<Engine['prefill']>>>()
+  for (const engine of Object.values(both)) handles.set(engine, await engine.prefill(history))
+  const handleOf = (engine: Engine) => {
+    const handle = handles.get(engine)
+    if (handle === undefined) throw new Error('no K/V')
+    return handle
+  }
+  for (const m of CANDIDATES) {
+    const rows = randomRows(manifest, m, random)
+    tasks.set(`score, m = ${m}`, (engine) => engine.score(handleOf(engine), rows, QUERY_TIME))
+  }
+  const rows = randomRows(manifest, 256, random)
+  tasks.set('append of one event', async (engine) =>
+    engine.release(await engine.prefill(rest, { handle: handleOf(engine), tokens: split })),
+  )
+  tasks.set('prefill', async (engine) => engine.release(await engine.prefill(history)))
+  tasks.set('one pass, m = 256', (engine) =>
+    engine.rank([{ history, candidates: rows, queryTime: QUERY_TIME }]),
+  )
+  const results: EngineComparison[] = []
+  for (const [what, run] of tasks) {
+    const times = { node: [] as number[], capi: [] as number[] }
+    for (let round = -1; round < ROUNDS; round++) {
+      for (const name of ['node', 'capi'] as const) {
+        const start = performance.now()
+        await run(both[name])
+        if (round >= 0) times[name].push(performance.now() - start)
+      }
+    }
+    const result = { node: median(times.node), capi: median(times.capi) }
+    results.push({ model: manifest.name, what, ...result, isRate: false })
+    log(
+      `${manifest.name} ${what}: node ${result.node.toFixed(2)}, capi ${result.capi.toFixed(2)} ms`,
+    )
+  }
+  await closeBoth(both)
+  return results
+}
+
+/** Several callers, one thread per worker. */
+async function rates(bundle: Bundle, log: (line: string) => void) {
+  const both = await openBoth(bundle, { workers: availableParallelism(), threadsPerWorker: 1 })
+  const { manifest } = bundle
+  const random = createRandom(2)
+  const history = randomHistory(manifest, manifest.config.maxTokens, random)
+  const rows = randomRows(manifest, 256, random)
+  const rate = async (engine: Engine) => {
+    const handles = await Promise.all(
+      Array.from({ length: IN_FLIGHT }, () => engine.prefill(history)),
+    )
+    const start = performance.now()
+    let done = 0
+    await Promise.all(
+      handles.map(async (handle) => {
+        while (performance.now() - start < MS_PER_ROUND) {
+          await engine.score(handle, rows, QUERY_TIME)
+          done++
+        }
+      }),
+    )
+    const perSecond = (1000 * done) / (performance.now() - start)
+    for (const handle of handles) engine.release(handle)
+    return perSecond
+  }
+  const found = { node: [] as number[], capi: [] as number[] }
+  for (let round = 0; round < ROUNDS; round++) {
+    for (const name of ['node', 'capi'] as const) found[name].push(await rate(both[name]))
+  }
+  await closeBoth(both)
+  const result = { node: median(found.node), capi: median(found.capi) }
+  const what = `score, m = 256, ${IN_FLIGHT} callers`
+  log(`${manifest.name} ${what}: node ${result.node.toFixed(0)}, capi ${result.capi.toFixed(0)} /s`)
+  return [{ model: manifest.name, what, ...result, isRate: true }]
+}
+
+async function openBoth(
+  bundle: Bundle,
+  threads: { readonly workers: number; readonly threadsPerWorker: number },
+): Promise<Both> {
+  return {
+    node: await createNodeEngine({ bundle, ...threads }),
+    capi: await createCapiEngine({ bundle, ...threads }),
+  }
+}
+
+async function closeBoth({ node, capi }: Both): Promise<void> {
+  await Promise.all([node.close(), capi.close()])
+}
