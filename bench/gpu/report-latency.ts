@@ -17,7 +17,7 @@ const BYTES_FP16 = 2
 
 type Against = { readonly at: string; readonly ratio: number }
 
-/** Ours over the peer's: where above 1, ours is slower. */
+/** Says where ours is slower, the worst first: ratios are ours over the peer's, at least one. */
 export function verdict(peer: string, ratios: readonly Against[]): string {
   const lost = ratios.filter(({ ratio }) => ratio > 1).sort((a, b) => b.ratio - a.ratio)
   const won = ratios.filter(({ ratio }) => ratio <= 1).sort((a, b) => a.ratio - b.ratio)
@@ -73,6 +73,7 @@ function scoreAgainstPeer(points: ReturnType<typeof allPoints>, peer: Peer): str
     const best = least([plain?.ioMs, tma?.ioMs, ...inPlace])
     return [{ at: at(shape, m), shape, m, ours, plain, tma, inPlace, best }]
   })
+  if (rows.length === 0) return []
   return [
     "### Beside Meta's Triton kernels",
     '',
