@@ -51,7 +51,7 @@ const whole: GpuResult = {
     },
   ],
   equality: { fp16: [{ what: 'way', absolute: 1e-3, relative: 1e-4 }], fp32: [] },
-  growth: { requests: 10, early: 5, late: 4, spills: 3, restores: 2 },
+  growth: { requests: 10, usedMiB: [6000, 6100, 6100], spills: 3, restores: 2 },
   http: {
     flags: [],
     kinds: [{ kv: 'hit', single: latencies, capacityPerSecond: 1, loads: [load] }],
