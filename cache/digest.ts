@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto'
+import { hash } from 'node:crypto'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 
 /** Tokens per link of a digest chain. */
@@ -47,11 +47,17 @@ export function coveredTokens(
   return common * PAGE_TOKENS
 }
 
+/** Bytes of the page that is being hashed: one call per page costs half of one per array. */
+let scratch = Buffer.alloc(0)
+
 function link(before: string, tokens: HistoryTokens, start: number, end: number): string {
   const { rows, actions, times } = sliceTokens(tokens, start, end)
-  const hash = createHash('sha256').update(before)
+  const bytes = before.length + rows.byteLength + actions.byteLength + times.byteLength
+  if (scratch.length < bytes) scratch = Buffer.alloc(bytes)
+  let filled = scratch.write(before, 'latin1')
   for (const { buffer, byteOffset, byteLength } of [rows, actions, times]) {
-    hash.update(new Uint8Array(buffer, byteOffset, byteLength))
+    scratch.set(new Uint8Array(buffer, byteOffset, byteLength), filled)
+    filled += byteLength
   }
-  return hash.digest('base64')
+  return hash('sha256', scratch.subarray(0, filled), 'base64')
 }

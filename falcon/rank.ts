@@ -187,10 +187,11 @@ function micros(ms: number): number {
 
 /** A NaN would sort anywhere and read as null in JSON. */
 function checkFinite(logits: Float32Array, precision: string): void {
-  const bad = logits.findIndex((logit) => !Number.isFinite(logit))
-  if (bad === -1) return
-  throw new RankError(
-    'MODEL_CONTRACT',
-    `logits must be finite, got ${logits[bad]}: the ${precision} model overflows on this request`,
-  )
+  for (const logit of logits) {
+    if (Number.isFinite(logit)) continue
+    throw new RankError(
+      'MODEL_CONTRACT',
+      `logits must be finite, got ${logit}: the ${precision} model overflows on this request`,
+    )
+  }
 }

@@ -1,6 +1,13 @@
 import { show } from './check.js'
 import { RankError } from './errors.js'
-import type { Features, FeatureValue, RankInput, SeriesEntry, Warning } from './request.js'
+import type {
+  Features,
+  FeatureValue,
+  HistoryEvent,
+  RankInput,
+  SeriesEntry,
+  Warning,
+} from './request.js'
 import type { HistoryTokens } from './tokens.js'
 import type { Vocabulary } from './vocabulary.js'
 
@@ -12,18 +19,22 @@ export type History = {
   readonly warnings: readonly Warning[]
 }
 
-/** Where an event stands in the request, before it is known whether it is kept. */
+/** An event of any source, before it is known whether it is kept. */
 type Entry =
-  | { readonly kind: 'main'; readonly time: number; readonly h: number; readonly e: number }
+  | {
+      readonly kind: 'main'
+      readonly time: number
+      readonly event: HistoryEvent
+      /** Where it stands in the request. */
+      readonly h: number
+      readonly e: number
+    }
   | {
       readonly kind: 'aux'
       readonly time: number
       readonly series: number
       readonly value: FeatureValue
     }
-
-/** An event before it becomes two tokens: rows (slots) and the action token's mask. */
-type Event = { readonly time: number; readonly rows: Int32Array; readonly mask: number }
 
 /**
  * History tokens of a request: context tokens, then item and action token per event, oldest first.
@@ -38,7 +49,8 @@ type Event = { readonly time: number; readonly rows: Int32Array; readonly mask: 
 export function buildHistory(input: RankInput, vocabulary: Vocabulary): History {
   const { config, layout } = vocabulary
   const notes = new Notes()
-  const entries = [...mainEntries(input), ...auxiliaryEntries(input, vocabulary, notes)]
+  const entries = mainEntries(input)
+  for (const entry of auxiliaryEntries(input, vocabulary, notes)) entries.push(entry)
   entries.sort((a, b) => a.time - b.time)
   const room = Math.floor((config.maxTokens - config.context.length) / 2)
   const dropped = Math.max(0, entries.length - room)
@@ -50,35 +62,22 @@ export function buildHistory(input: RankInput, vocabulary: Vocabulary): History 
     )
   }
   // Only what is kept is encoded: of 100,000 events, a few hundred.
-  const kept = encodeEvents(entries.slice(dropped), input, vocabulary, notes)
+  const kept = entries.slice(dropped)
+  const length = config.context.length + 2 * kept.length
+  const tokens: HistoryTokens = {
+    rows: new Int32Array(length * layout.slots),
+    actions: new Int32Array(length),
+    times: new Float64Array(length),
+    length,
+  }
+  writeEvents(kept, vocabulary, tokens, notes)
   const late = kept.filter(({ time }) => time > input.time).length
   if (late > 0)
     notes.add('EVENT_AFTER_QUERY', 'events later than the query time count as simultaneous', late)
-
-  const contextLen = config.context.length
-  const length = contextLen + 2 * kept.length
-  const { slots } = layout
-  const rows = new Int32Array(length * slots)
-  const actions = new Int32Array(length)
-  const times = new Float64Array(length)
-  const features = input.user.features ?? {}
-  times.fill(kept[0]?.time ?? input.time, 0, contextLen)
-  vocabulary.context.forEach(({ name, offset, encode }, i) => {
-    rows[i * slots] = offset + encode(own(features, name))
-  })
-  for (const name of Object.keys(features)) {
-    if (!config.context.some((slot) => slot.name === name))
-      notes.unknownFeature('user', name, features[name])
-  }
-  const isAction = 1 << config.actions.length
-  kept.forEach((event, e) => {
-    const at = contextLen + 2 * e
-    rows.set(event.rows, at * slots)
-    times.fill(event.time, at, at + 2)
-    actions[at + 1] = event.mask | isAction
-  })
+  tokens.times.fill(kept[0]?.time ?? input.time, 0, config.context.length)
+  writeContext(input.user.features ?? {}, vocabulary, tokens, notes)
   return {
-    tokens: { rows, actions, times, length },
+    tokens,
     events: kept.length,
     truncatedEvents: dropped,
     warnings: notes.list(),
@@ -109,9 +108,13 @@ export function buildCandidates(
 }
 
 function mainEntries({ histories }: RankInput): Entry[] {
-  return histories.flatMap((history, h) =>
-    history.map(({ time }, e): Entry => ({ kind: 'main', time, h, e })),
-  )
+  const entries: Entry[] = []
+  histories.forEach((history, h) => {
+    history.forEach((event, e) => {
+      entries.push({ kind: 'main', time: event.time, event, h, e })
+    })
+  })
+  return entries
 }
 
 function auxiliaryEntries(input: RankInput, vocabulary: Vocabulary, notes: Notes): Entry[] {
@@ -131,31 +134,34 @@ function auxiliaryEntries(input: RankInput, vocabulary: Vocabulary, notes: Notes
   )
 }
 
-function encodeEvents(
+/** Item and action token of each event, straight into `tokens`: a request has thousands of them. */
+function writeEvents(
   entries: readonly Entry[],
-  input: RankInput,
   vocabulary: Vocabulary,
+  { rows, actions, times }: HistoryTokens,
   notes: Notes,
-): Event[] {
+): void {
+  const { config, layout } = vocabulary
+  const isAction = 1 << config.actions.length
   let unknown = 0
-  const events = entries.map((entry): Event => {
+  let at = config.context.length
+  for (const entry of entries) {
     const { time } = entry
-    const rows = new Int32Array(vocabulary.layout.slots)
+    times[at] = time
+    times[at + 1] = time
     if (entry.kind === 'aux') {
       const series = vocabulary.auxiliary[entry.series]
       if (series === undefined) throw new RangeError(`no series ${entry.series}`)
-      rows[0] = series.offset + series.encode(entry.value)
-      return { time, rows, mask: 1 << series.actionBit }
+      rows[at * layout.slots] = series.offset + series.encode(entry.value)
+      actions[at + 1] = (1 << series.actionBit) | isAction
+    } else {
+      const { item, features } = entry.event
+      if (!vocabulary.writeItem(item, features, rows, at * layout.slots)) unknown++
+      if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'history', notes)
+      actions[at + 1] = actionMask(entry, vocabulary) | isAction
     }
-    const event = input.histories[entry.h]?.[entry.e]
-    if (event === undefined) throw new RangeError(`no event ${entry.h}/${entry.e}`)
-    if (!vocabulary.writeItem(event.item, event.features, rows, 0)) unknown++
-    if (event.features !== undefined) {
-      noteUnknownFeatures(event.features, vocabulary, 'history', notes)
-    }
-    const path = `/histories/${entry.h}/${entry.e}/actions`
-    return { time, rows, mask: actionMask(event.actions, vocabulary, path) }
-  })
+    at += 2
+  }
   if (unknown > 0) {
     notes.add(
       'UNKNOWN_ITEM',
@@ -163,28 +169,42 @@ function encodeEvents(
       unknown,
     )
   }
-  return events
+}
+
+function writeContext(
+  features: Features,
+  { config, context, layout }: Vocabulary,
+  { rows }: HistoryTokens,
+  notes: Notes,
+): void {
+  context.forEach(({ name, offset, encode }, i) => {
+    rows[i * layout.slots] = offset + encode(own(features, name))
+  })
+  for (const name of Object.keys(features)) {
+    if (!config.context.some((slot) => slot.name === name))
+      notes.unknownFeature('user', name, features[name])
+  }
 }
 
 /** Bits of the named action types; those of `unobservedAction` when none are given. */
 function actionMask(
-  actions: readonly string[] | undefined,
+  { event, h, e }: Entry & { readonly kind: 'main' },
   { config, actionBits }: Vocabulary,
-  path: string,
 ): number {
   const unobserved = config.unobservedAction === undefined ? [] : [config.unobservedAction]
   let mask = 0
-  for (const [a, name] of (actions ?? unobserved).entries()) {
+  const names = event.actions ?? unobserved
+  names.forEach((name, a) => {
     const bit = actionBits.get(name)
     if (bit === undefined) {
       throw new RankError(
         'INVALID_REQUEST',
         `unknown action ${show(name)}: expected one of ${config.actions.join(', ')}`,
-        { path: `${path}/${a}` },
+        { path: `/histories/${h}/${e}/actions/${a}` },
       )
     }
     mask |= 1 << bit
-  }
+  })
   return mask
 }
 

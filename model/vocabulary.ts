@@ -112,9 +112,8 @@ function createEncode(
   switch (encoding.kind) {
     case 'row':
       return (value) => {
-        // Digits only: '0x10', '1e1' and ' 7' are ids of their own, and unknown.
-        const row = typeof value === 'string' && /^\d+$/.test(value) ? Number(value) : value
-        return typeof row === 'number' && Number.isInteger(row) && row >= 1 && row < rows ? row : 0
+        const row = typeof value === 'string' ? numberOfDigits(value) : value
+        return row !== undefined && Number.isInteger(row) && row >= 1 && row < rows ? row : 0
       }
     case 'vocabulary': {
       const values = read(encoding.file)
@@ -140,6 +139,17 @@ function createEncode(
       }
     }
   }
+}
+
+/** Digits only, else 0: '0x10', '1e1' and ' 7' are ids of their own, and unknown. */
+function numberOfDigits(text: string): number {
+  let number = 0
+  for (let i = 0; i < text.length; i++) {
+    const digit = text.charCodeAt(i) - 48
+    if (digit < 0 || digit > 9) return 0
+    number = 10 * number + digit
+  }
+  return number
 }
 
 /** Number of ascending `edges` that are <= x (binary search). */
