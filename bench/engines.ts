@@ -1,4 +1,4 @@
-// The two engines side by side on this CPU, in rounds that take turns. Called by bench/run.ts.
+// The two engines side by side on this CPU, in rounds that take turns. Called by bench/run-engines.ts.
 import { execFileSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'

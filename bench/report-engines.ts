@@ -1,10 +1,17 @@
 import type { EnginesResult } from './engines.js'
+import type { Machine } from './machine.js'
 import { figure, table } from './markdown.js'
 
-/** The section of cpu.md on the two engines. */
-export function enginesSection({ comparisons, memory }: EnginesResult): string[] {
+/** The page engines.md. */
+export function enginesPage(machine: Machine, { comparisons, memory }: EnginesResult): string {
   return [
-    '## Engines',
+    '# The two engines on a CPU',
+    '',
+    'Written by `npm run bench:engines`; do not edit.',
+    '',
+    `* ${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB, ${machine.platform}; load before the run ${machine.loadBefore}`,
+    `* Node ${machine.node}, ONNX Runtime ${machine.onnxruntime}, commit ${machine.commit}, ${machine.date}`,
+    '* Models: the paper shape (3 layers, width 512, 8 heads, 2,048 tokens, random weights) and the demo, float32',
     '',
     'The engine alone, `capi` and `node` by turns; medians. One call at a time with all cores, and requests per second of several callers with one thread each.',
     '',
@@ -28,5 +35,5 @@ export function enginesSection({ comparisons, memory }: EnginesResult): string[]
       ]),
     ),
     '',
-  ]
+  ].join('\n')
 }

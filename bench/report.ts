@@ -1,18 +1,15 @@
 import { writeFileSync } from 'node:fs'
 import { lineChart } from './chart.js'
-import type { EnginesResult } from './engines.js'
 import type { FalconResult, PeerResult, Point } from './falcon.js'
 import type { HttpResult } from './http.js'
 import type { Machine } from './machine.js'
 import { table } from './markdown.js'
 import type { MemoryPoint } from './memory.js'
-import { enginesSection } from './report-engines.js'
 
 export type BenchResult = {
   readonly machine: Machine
   readonly falcon: FalconResult
   readonly memory: readonly MemoryPoint[]
-  readonly engines: EnginesResult
   readonly http: HttpResult
 }
 
@@ -75,7 +72,7 @@ export function writeReport(result: BenchResult, out: string): void {
   writeFileSync(`${out}/cpu.md`, markdown(result))
 }
 
-function markdown({ machine, falcon, memory, engines, http }: BenchResult): string {
+function markdown({ machine, falcon, memory, http }: BenchResult): string {
   const ms = (value: number) => (value >= 100 ? value.toFixed(0) : value.toFixed(1))
   const compared = Math.min(...falcon.comparedMs)
   const lines = [
@@ -149,7 +146,6 @@ function markdown({ machine, falcon, memory, engines, http }: BenchResult): stri
     '',
     ...memoryTable(memory),
     '',
-    ...enginesSection(engines),
     `## HTTP, demo model (KuaiRand), loopback`,
     '',
     `One cached user, ${http.candidates} candidates, one connection, ${http.single.count} requests: p50 ${http.single.p50.toFixed(2)} ms, p95 ${http.single.p95.toFixed(2)} ms, p99 ${http.single.p99.toFixed(2)} ms.`,

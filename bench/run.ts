@@ -2,9 +2,7 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { parseArgs } from 'node:util'
-import { openBundle } from '../model/manifest.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from '../server/commands/demo.js'
-import { benchEngines } from './engines.js'
 import { benchFalcon } from './falcon.js'
 import { benchHttp } from './http.js'
 import { describeMachine } from './machine.js'
@@ -29,9 +27,8 @@ try {
   const falcon = await benchFalcon(bundle, values.python, log)
   const memory = benchMemory(bundle.folder, log)
   ensureDemoBundle(values.bundle)
-  const engines = await benchEngines([bundle, openBundle(values.bundle)], log)
   const http = await benchHttp(values.bundle, values.requests, log)
-  const result = { machine, falcon, memory, engines, http }
+  const result = { machine, falcon, memory, http }
   mkdirSync(values.out, { recursive: true })
   writeFileSync(`${values.out}/cpu.json`, `${JSON.stringify(result, null, 2)}\n`)
   writeReport(result, values.out)
