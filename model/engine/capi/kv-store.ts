@@ -1,6 +1,7 @@
 import type { HstuConfig } from '../../config.js'
 import { RankError } from '../../errors.js'
 import type { Precision } from '../../manifest.js'
+import { writeTimes } from '../../tokens.js'
 import type { KvPages } from '../engine.js'
 import type { Block, Blocks } from './blocks.js'
 import type { TensorMemory } from './memory.js'
@@ -235,7 +236,7 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
       const entry = enter(await allocate(pages.tokens), pages.tokens)
       const { block } = entry
       block.used = pages.tokens
-      block.times.set(BigInt64Array.from(pages.times, BigInt))
+      writeTimes(block.times, pages.times)
       const { regions } = layout(block.capacity)
       const parts = pages.layers.flatMap(({ k, v }) => [k, v])
       try {

@@ -1,5 +1,6 @@
 import { Worker } from 'node:worker_threads'
 import { RankError } from '../../errors.js'
+import { writeTimes } from '../../tokens.js'
 import type { RankUser } from '../engine.js'
 import type { Blocks } from './blocks.js'
 import type { KvEntry, KvStore } from './kv-store.js'
@@ -194,9 +195,7 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
     const at = (name: string) => shape.packed.offsets.get(name) ?? 0
     new BigInt64Array(inputs.buffer, at('query_times'), 1)[0] = BigInt(queryTime)
     new BigInt64Array(inputs.buffer, at('lengths'), 1)[0] = BigInt(history.length)
-    new BigInt64Array(inputs.buffer, at('times'), shape.n).set(
-      BigInt64Array.from(history.times, BigInt),
-    )
+    writeTimes(new BigInt64Array(inputs.buffer, at('times'), shape.n), history.times)
     new Int32Array(inputs.buffer, at('actions'), shape.n).set(history.actions)
     new Int32Array(inputs.buffer, at('rows'), shape.n * slots).set(history.rows)
     new Int32Array(inputs.buffer, at('candidate_rows'), rows.length).set(rows)

@@ -1,5 +1,5 @@
 import type { GraphName, Manifest } from '../../manifest.js'
-import { type HistoryTokens, sliceTokens } from '../../tokens.js'
+import { type HistoryTokens, sliceTokens, writeTimes } from '../../tokens.js'
 import type { RankUser } from '../engine.js'
 import type { Blocks } from './blocks.js'
 import type { KvEntry, KvStore } from './kv-store.js'
@@ -42,7 +42,7 @@ export function createRunner(parts: Parts) {
 
   const prefillChunk = (entry: KvEntry, start: number, chunk: HistoryTokens, options: Pointer) => {
     const end = start + chunk.length
-    entry.block.times.set(BigInt64Array.from(chunk.times, BigInt), start)
+    writeTimes(entry.block.times, chunk.times, start)
     return scoped((scope) =>
       sessions.prefill.run(
         {
@@ -133,7 +133,7 @@ export function createRunner(parts: Parts) {
       users.forEach(({ history, candidates }, u) => {
         rows.set(history.rows, u * n * slots)
         actions.set(history.actions, u * n)
-        times.set(BigInt64Array.from(history.times, BigInt), u * n)
+        writeTimes(times, history.times, u * n)
         candidateRows.set(candidates, u * m * slots)
       })
       const logits = new Float32Array(count * m * tasks)

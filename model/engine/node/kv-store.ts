@@ -1,6 +1,7 @@
 import type { HstuConfig } from '../../config.js'
 import { RankError } from '../../errors.js'
 import type { Precision } from '../../manifest.js'
+import { writeTimes } from '../../tokens.js'
 import type { KvPages } from '../engine.js'
 
 /** Elements of K/V: float32, or the bits of float16. */
@@ -139,7 +140,7 @@ export class KvStore {
       )
     }
     const { entry, bytes } = this.extend(handle, pages.tokens)
-    entry.block.times.set(BigInt64Array.from(pages.times, BigInt))
+    writeTimes(entry.block.times, pages.times)
     pages.layers.forEach(({ k, v }, i) => {
       writeBytes(entry.block.k[i], k)
       writeBytes(entry.block.v[i], v)

@@ -1,7 +1,7 @@
 import { type InferenceSession, Tensor } from 'onnxruntime-node'
 import { RankError } from '../../errors.js'
 import type { Manifest } from '../../manifest.js'
-import { type HistoryTokens, sliceTokens, zeroTokens } from '../../tokens.js'
+import { type HistoryTokens, sliceTokens, writeTimes, zeroTokens } from '../../tokens.js'
 import type { RankUser, WarmUp } from '../engine.js'
 import { type KvArray, type KvEntry, KvStore } from './kv-store.js'
 import type { Answer, Job } from './protocol.js'
@@ -36,7 +36,7 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
   const prefillChunk = async (entry: KvEntry, start: number, chunk: HistoryTokens) => {
     const end = start + chunk.length
     const { block } = entry
-    block.times.set(BigInt64Array.from(chunk.times, BigInt), start)
+    writeTimes(block.times, chunk.times, start)
     const feeds: Feeds = {
       rows: new Tensor('int32', chunk.rows, [chunk.length, slots]),
       actions: new Tensor('int32', chunk.actions, [chunk.length]),
@@ -102,7 +102,7 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
     users.forEach(({ history, candidates }, u) => {
       rows.set(history.rows, u * n * slots)
       actions.set(history.actions, u * n)
-      times.set(BigInt64Array.from(history.times, BigInt), u * n)
+      writeTimes(times, history.times, u * n)
       candidateRows.set(candidates, u * m * slots)
     })
     const int64 = (values: readonly number[]) =>
