@@ -51,7 +51,8 @@ export function createEnv(ort: Ort): Pointer {
 /**
  * Graphs of the bundle as sessions over one copy of the weights and of what ONNX Runtime packs from
  * them.
- * @throws {RankError} MODEL_CONTRACT when a graph does not load or is not what the manifest says
+ * @throws {RankError} MODEL_CONTRACT when a graph does not load or is not what the manifest says,
+ *   ENGINE_UNAVAILABLE when the provider does not
  */
 export async function createSessions<Name extends GraphName>(
   { ort, env, bundle, weights, kernels }: SessionSource,
@@ -73,6 +74,7 @@ export async function createSessions<Name extends GraphName>(
       if (kernels !== undefined) ort.RegisterCustomOpsLibrary_V2(sessionOptions, kernels)
       pointer = await ort.createSession(env, file, sessionOptions, packed)
     } catch (cause) {
+      if (cause instanceof RankError) throw cause
       const why = cause instanceof Error ? cause.message : String(cause)
       throw new RankError('MODEL_CONTRACT', `${file} does not load: ${why}`, { cause })
     } finally {
