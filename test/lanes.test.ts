@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { getEventListeners } from 'node:events'
 import { after, describe, test } from 'node:test'
 import { largestDifference } from '../falcon/verify.js'
 import { createCapiEngine } from '../model/engine/capi/engine.js'
@@ -96,5 +97,25 @@ describe('lanes', () => {
         assert.deepEqual(outcome.value, expected)
       }
     }
+  })
+
+  test('reject what is aborted before it comes, and listen to no signal once a job is done', async (t) => {
+    const engine = await createCapiEngine({ bundle: model.bundle, lanes: 1 })
+    t.after(() => engine.close())
+    await engine.warmUp({ historyTokens: [150], candidates: [8] })
+    const { history, candidates, queryTime } = randomTokens(model, createRandom(34), {
+      events: 10,
+      candidates: 8,
+    })
+    const handle = await engine.prefill(history)
+    const reason = new Error('left')
+    const gone = AbortSignal.abort(reason)
+    await assert.rejects(engine.score(handle, candidates, queryTime, gone), reason)
+    await assert.rejects(engine.rank([{ history, candidates, queryTime }], gone), reason)
+    assert.equal(engine.stats().pendingJobs, 0)
+    const { signal } = new AbortController()
+    await engine.score(handle, candidates, queryTime, signal)
+    await engine.rank([{ history, candidates, queryTime }], signal)
+    assert.deepEqual(getEventListeners(signal, 'abort'), [])
   })
 })

@@ -195,6 +195,40 @@ describe('createBlocks', () => {
     host.close()
   })
 
+  test('moves out what is idle where home has less memory than the budget', async () => {
+    const host = hostMemory(ort)
+    let left = 2
+    const allocate = (bytes: number) => {
+      if (left === 0) throw new Error('no memory')
+      left--
+      return host.allocate(bytes)
+    }
+    const free = (address: bigint) => {
+      left++
+      host.free(address)
+    }
+    const { home, overflow, blocks, add, use, close } = openBlocks(9, { home: { allocate, free } })
+    const three = [await add(), await add(), await add()]
+    const [first, second, third] = three
+    assert.ok(first !== undefined && second !== undefined && third !== undefined)
+    const places = () => three.map(({ memory }) => (memory === home ? 'home' : 'overflow'))
+    assert.deepEqual(places(), ['overflow', 'home', 'home'])
+    await use(first)
+    assert.deepEqual(places(), ['home', 'overflow', 'home'])
+    await blocks.beginRun(first)
+    await blocks.beginRun(third)
+    await assert.rejects(add(), /no memory/)
+    await assert.rejects(use(second), /no memory/)
+    assert.deepEqual([second.memory, second.users, second.runs], [overflow, 1, 0])
+    blocks.endRun(third)
+    await use(second)
+    assert.deepEqual(places(), ['home', 'home', 'overflow'])
+    assert.equal(blocks.stats().homeBytes, 2 * BYTES)
+    blocks.endRun(first)
+    await close()
+    host.close()
+  })
+
   test('moves nothing without an overflow', async () => {
     const host = hostMemory(ort)
     const blocks = createBlocks({ home: host, homeBytes: 1 })

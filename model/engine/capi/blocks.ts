@@ -64,10 +64,14 @@ export function createBlocks({ home, overflow, homeBytes: budget = Infinity }: B
     block.memory.free(block.address)
   }
 
-  const move = async (block: Block, to: TensorMemory) => {
+  const move = async (
+    block: Block,
+    to: TensorMemory,
+    allocate: () => Pointer | Promise<Pointer>,
+  ) => {
     moving = block
     try {
-      const address = await to.allocate(block.bytes)
+      const address = await allocate()
       try {
         // Either memory can reach the other: both are the process's or CUDA's.
         await home.copy(address, block.address, block.bytes)
@@ -88,15 +92,27 @@ export function createBlocks({ home, overflow, homeBytes: budget = Infinity }: B
     }
   }
 
-  const makeRoom = async (bytes: number) => {
-    if (overflow === undefined) return
-    while ((bytesIn.get(home) ?? 0) + bytes > budget) {
-      const idle = [...all].filter(({ memory, runs }) => memory === home && runs === 0)
-      const [first, ...others] = idle
-      if (first === undefined) return
-      const oldest = others.reduce((a, b) => (b.lastUse < a.lastUse ? b : a), first)
-      await move(oldest, overflow)
-      spills++
+  /** Moves out the least recently used block that no run needs; false where there is none. */
+  const spill = async (): Promise<boolean> => {
+    const idle = [...all].filter(({ memory, runs }) => memory === home && runs === 0)
+    const [first, ...others] = idle
+    if (overflow === undefined || first === undefined) return false
+    const oldest = others.reduce((a, b) => (b.lastUse < a.lastUse ? b : a), first)
+    await move(oldest, overflow, () => overflow.allocate(oldest.bytes))
+    spills++
+    return true
+  }
+
+  /** Memory at home, within the budget where blocks can move out, and within what there is. */
+  const allocateAtHome = async (bytes: number): Promise<Pointer> => {
+    while ((bytesIn.get(home) ?? 0) + bytes > budget) if (!(await spill())) break
+    for (;;) {
+      try {
+        return await home.allocate(bytes)
+      } catch (error) {
+        // Others use a GPU's memory too: less may be left than the budget.
+        if (!(await spill())) throw error
+      }
     }
   }
 
@@ -106,14 +122,9 @@ export function createBlocks({ home, overflow, homeBytes: budget = Infinity }: B
     /** A block with one user, in a run: it stays at home until `endRun`. */
     async allocate(capacity: number, bytes: number): Promise<Block> {
       const address = await inTurn(async () => {
-        await makeRoom(bytes)
+        const found = await allocateAtHome(bytes)
         count(home, bytes)
-        try {
-          return await home.allocate(bytes)
-        } catch (error) {
-          count(home, -bytes)
-          throw error
-        }
+        return found
       })
       const block: Block = {
         bytes,
@@ -139,8 +150,8 @@ export function createBlocks({ home, overflow, homeBytes: budget = Infinity }: B
       try {
         await inTurn(async () => {
           if (block.memory === home) return
-          await makeRoom(block.bytes)
-          await move(block, home)
+          const address = await allocateAtHome(block.bytes)
+          await move(block, home, () => address)
           restores++
         })
       } catch (error) {

@@ -1,4 +1,5 @@
 import { RankError } from '../../errors.js'
+import { showOnly } from './device.js'
 import type { TensorMemory } from './memory.js'
 import { callAsync, loadLibrary } from './native.js'
 import type { Ort, Pointer } from './ort.js'
@@ -7,6 +8,7 @@ import type { Upload } from './weights.js'
 /** CUDA's runtime, by the name that the provider's own build of it asks for. */
 const RUNTIMES = ['libcudart.so.13', 'libcudart.so.12']
 const MEMCPY_DEFAULT = 4
+const DEFAULT_STREAM = 0n
 const HOST_ALLOC_PORTABLE = 1
 const HOST_ALLOC_MAPPED = 2
 /** The initializer that holds a bundle's embedding tables. */
@@ -51,8 +53,8 @@ export type Cuda = {
  * @throws {RankError} ENGINE_UNAVAILABLE without CUDA, the device or the provider
  */
 export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
-  showOnly(deviceId)
   const { name: runtimeName, library: runtime } = loadRuntime()
+  showOnly(deviceId)
   const int = (name: string, ...params: string[]) => runtime.func(name, 'int', params)
   const errorString = runtime.func('cudaGetErrorString', 'const char*', ['int'])
   const check = (code: number) => {
@@ -66,6 +68,7 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
   const hostAlloc = int('cudaHostAlloc', 'void*', 'size_t', 'uint32_t')
   const freeHost = int('cudaFreeHost', 'void*')
   const memcpy = int('cudaMemcpy', 'void*', 'void*', 'size_t', 'int')
+  const synchronize = int('cudaStreamSynchronize', 'void*')
 
   const attribute = (which: number): number => {
     const value = new Int32Array(1)
@@ -75,6 +78,8 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
   const computeCapability = `${attribute(ATTRIBUTE_MAJOR)}.${attribute(ATTRIBUTE_MINOR)}`
   const plain = createProviderOptions(ort, limits.arenaBytes, {})
   const graph = createProviderOptions(ort, limits.arenaBytes, { enable_cuda_graph: '1' })
+  const add = (options: Pointer, provider: Pointer) =>
+    orUnavailable(() => ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, provider))
   const info = ort.CreateMemoryInfo('Cuda', 0, DEVICE, 0)
 
   const freeBytes = (): number => {
@@ -84,22 +89,29 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
   }
   const copyBytes = async (to: Address, from: Address, bytes: number): Promise<void> =>
     check(await callAsync(memcpy, to, from, bytes, MEMCPY_DEFAULT))
+  /**
+   * From the GPU to itself and from memory that is not pinned cudaMemcpy returns before it has ended,
+   * and the streams of ONNX Runtime do not wait for its stream.
+   */
+  const copyToEnd = async (to: Address, from: Address, bytes: number): Promise<void> => {
+    await copyBytes(to, from, bytes)
+    check(await callAsync(synchronize, DEFAULT_STREAM))
+  }
   const copies = {
-    copy: (to: Pointer, from: Pointer, bytes: number) => copyBytes(to, from, bytes),
+    copy: (to: Pointer, from: Pointer, bytes: number) => copyToEnd(to, from, bytes),
     async read(from: Pointer, bytes: number) {
       const array = new Uint8Array(bytes)
       await copyBytes(array, from, bytes)
       return array
     },
-    write: (to: Pointer, bytes: Uint8Array) => copyBytes(to, bytes, bytes.byteLength),
+    write: (to: Pointer, bytes: Uint8Array) => copyToEnd(to, bytes, bytes.byteLength),
   }
 
   return {
     computeCapability,
     runtime: runtimeName,
-    addProvider: (options) => ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, plain),
-    addGraphProvider: (options) =>
-      ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, graph),
+    addProvider: (options) => add(options, plain),
+    addGraphProvider: (options) => add(options, graph),
     info,
     freeBytes,
     upload(from, bytes, name) {
@@ -111,6 +123,7 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
       else check(malloc(address, bytes))
       const [to = 0n] = address
       check(memcpy(to, from, bytes, MEMCPY_DEFAULT))
+      check(synchronize(DEFAULT_STREAM))
       return { address: to, free: () => check(staysOnHost ? freeHost(to) : free(to)) }
     },
     memory(session) {
@@ -146,20 +159,13 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
   }
 }
 
-function createProviderOptions(
+/** @throws {RankError} ENGINE_UNAVAILABLE without the provider's library: this is what loads it */
+export function createProviderOptions(
   ort: Ort,
   memoryLimitBytes: number,
   more: { readonly [key: string]: string },
 ): Pointer {
-  let options: Pointer
-  try {
-    options = ort.CreateCUDAProviderOptions()
-  } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause)
-    throw new RankError('ENGINE_UNAVAILABLE', `ONNX Runtime has no CUDA provider: ${why}`, {
-      cause,
-    })
-  }
+  const options = orUnavailable(() => ort.CreateCUDAProviderOptions())
   const entries = {
     device_id: String(DEVICE),
     // float32 stays float32: TF32 gave errors of 9e-3 on the golden cases.
@@ -170,22 +176,24 @@ function createProviderOptions(
     ...(memoryLimitBytes === 0 ? {} : { gpu_mem_limit: String(memoryLimitBytes) }),
   }
   const keys = Object.keys(entries)
-  ort.UpdateCUDAProviderOptions(options, keys, Object.values(entries), keys.length)
-  return options
+  try {
+    orUnavailable(() =>
+      ort.UpdateCUDAProviderOptions(options, keys, Object.values(entries), keys.length),
+    )
+    return options
+  } catch (error) {
+    ort.ReleaseCUDAProviderOptions(options)
+    throw error
+  }
 }
 
-/** Hides all GPUs but one from CUDA, which reads this variable once, when it starts. */
-function showOnly(deviceId: number): void {
-  const visible = process.env.CUDA_VISIBLE_DEVICES?.split(',')
-  if (visible?.length === 1 && deviceId === 0) return
-  const device = visible === undefined ? String(deviceId) : visible[deviceId]
-  if (device === undefined) {
-    throw new RankError(
-      'ENGINE_UNAVAILABLE',
-      `no CUDA device ${deviceId}: CUDA_VISIBLE_DEVICES is ${process.env.CUDA_VISIBLE_DEVICES}`,
-    )
+function orUnavailable<T>(work: () => T): T {
+  try {
+    return work()
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new RankError('ENGINE_UNAVAILABLE', `ONNX Runtime's CUDA provider: ${why}`, { cause })
   }
-  process.env.CUDA_VISIBLE_DEVICES = device
 }
 
 function loadRuntime(): { name: string; library: ReturnType<typeof loadLibrary> } {

@@ -64,12 +64,29 @@ export async function createShapes(
     ],
   }
   const largest = Object.values(fieldsOf).map((fields) => pack(fields(longest, most)).bytes)
-  const kvAt = await memory.allocate(regions * pitch)
-  const inputsAt = await memory.allocate(Math.max(...largest))
-  const logitsAt = await memory.allocate(most * tasks * Float32Array.BYTES_PER_ELEMENT)
   const values: Pointer[] = []
   const runOptions: Pointer[] = []
+  const addresses: Pointer[] = []
   const all: Shape[] = []
+  const release = () => {
+    for (const each of values) ort.ReleaseValue(each)
+    for (const each of runOptions) ort.ReleaseRunOptions(each)
+    for (const each of addresses) memory.free(each)
+  }
+  const allocate = async (bytes: number): Promise<Pointer> => {
+    const address = await memory.allocate(bytes)
+    addresses.push(address)
+    return address
+  }
+  const allocateAll = async () => ({
+    kvAt: await allocate(regions * pitch),
+    inputsAt: await allocate(Math.max(...largest)),
+    logitsAt: await allocate(most * tasks * Float32Array.BYTES_PER_ELEMENT),
+  })
+  const { kvAt, inputsAt, logitsAt } = await allocateAll().catch((error) => {
+    release()
+    throw error
+  })
 
   const value = (at: Pointer, type: number, dims: readonly number[]): Pointer => {
     const bytes = dims.reduce((product, dim) => product * dim, bytesOf(type))
@@ -130,11 +147,7 @@ export async function createShapes(
     /** The smallest shape that holds n and m: lengths ascend, candidates first. */
     fit: (kind: Kind, n: number, m: number) =>
       all.find((shape) => shape.kind === kind && shape.n >= n && shape.m >= m),
-    release(): void {
-      for (const each of values) ort.ReleaseValue(each)
-      for (const each of runOptions) ort.ReleaseRunOptions(each)
-      for (const each of [kvAt, inputsAt, logitsAt]) memory.free(each)
-    },
+    release,
   }
 }
 

@@ -22,6 +22,8 @@ export type LaneParts = ShapesOptions & {
 export type Lane = {
   /** Jobs under way or waiting. */
   pending(): number
+  /** True while its thread lives and has nothing to do. */
+  isIdle(): boolean
   /** Undefined where no shape holds so much. Otherwise as the engine's. */
   score(
     entry: KvEntry,
@@ -52,18 +54,25 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
   const { store, blocks, manifest } = parts
   const { slots } = manifest.embedding
   const tasks = manifest.config.tasks.length
+  // Before the thread, which would keep the process if there is no memory for them.
+  const messages: ToLane[] = []
+  const shapes = await createShapes(parts, (shape, args) =>
+    messages.push({ kind: 'shape', shape, args }),
+  )
+  const { kvAt, pitch, rowBytes, regions, longest } = shapes
   const worker = new Worker(new URL('./lane-worker.js', import.meta.url), {
     workerData: parts.thread,
   })
   const post = (message: ToLane, transfer: ArrayBuffer[] = []) =>
     worker.postMessage(message, transfer)
-  const shapes = await createShapes(parts, (shape, args) => post({ kind: 'shape', shape, args }))
-  const { kvAt, pitch, rowBytes, regions, longest } = shapes
+  for (const message of messages) post(message)
 
   const queue: Job[] = []
   const underWay = new Map<number, Job>()
   let nextId = 0
   let isPreparing = false
+  /** The job whose `prepare` runs: it is settled behind that, for what it holds is known then. */
+  let preparing: number | undefined
   let gone: RankError | undefined
   let idle = () => {}
   /** What the lane's own K/V holds, once the thread has got there. */
@@ -80,14 +89,18 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
       }
       const id = nextId++
       underWay.set(id, job)
+      preparing = id
       try {
         const load = await job.prepare()
+        if (gone !== undefined) throw gone
         const { shape, inputs, candidates: m } = job
         const bytes = m * tasks * Float32Array.BYTES_PER_ELEMENT
         const message = { kind: 'run', id, shape: shape.id, inputs, bytes } as const
         post(load === undefined ? message : { ...message, load }, [inputs.buffer as ArrayBuffer])
       } catch (error) {
         settle(id, (each) => each.reject(error))
+      } finally {
+        preparing = undefined
       }
     }
     isPreparing = false
@@ -114,7 +127,9 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
   })
   const fail = (why: string) => {
     gone ??= new RankError('WORKER_CRASHED', `the lane's thread ended: ${why}`)
-    for (const id of [...underWay.keys()]) settle(id, (job) => job.reject(gone))
+    for (const id of [...underWay.keys()]) {
+      if (id !== preparing) settle(id, (job) => job.reject(gone))
+    }
     for (const job of queue.splice(0)) {
       job.done()
       job.reject(gone)
@@ -131,8 +146,19 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
         reject(gone)
         return
       }
-      job.signal?.addEventListener('abort', () => reject(job.signal?.reason), { once: true })
-      queue.push({ ...job, resolve, reject })
+      const { signal } = job
+      if (signal?.aborted) {
+        job.done()
+        reject(signal.reason)
+        return
+      }
+      const onAbort = () => reject(signal?.reason)
+      signal?.addEventListener('abort', onAbort, { once: true })
+      const done = () => {
+        signal?.removeEventListener('abort', onAbort)
+        job.done()
+      }
+      queue.push({ ...job, done, resolve, reject })
       void pump()
     })
 
@@ -204,7 +230,8 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
   }
 
   return {
-    pending: () => (gone === undefined ? queue.length + underWay.size : Number.POSITIVE_INFINITY),
+    pending: () => queue.length + underWay.size,
+    isIdle: () => gone === undefined && queue.length + underWay.size === 0,
     score(entry, rows, queryTime, signal) {
       const shape = shapes.fit('score', entry.tokens, rows.length / slots)
       if (shape === undefined || store.grid(entry) === undefined) return undefined

@@ -63,7 +63,7 @@ export async function createLanes(
     }
     return {
       shapes,
-      idle: () => lanes.find((lane) => lane.pending() === 0),
+      idle: () => lanes.find((lane) => lane.isIdle()),
       pending: () => lanes.reduce((sum, lane) => sum + lane.pending(), 0),
       close,
     }

@@ -21,20 +21,35 @@ export function loadLibrary(path: string | null): ReturnType<typeof koffi.load> 
 /** Whatever koffi made of a C function. */
 type ForeignFunction = { async(...args: readonly unknown[]): unknown }
 
+/** koffi takes 256 at once, counting the one whose callback is running. */
+const MOST_CALLS = 255
+
 /** Arguments of calls under way. */
 const inFlight = new Set<readonly unknown[]>()
+const waiting: (() => void)[] = []
 
 /**
  * Calls a C function on a thread of libuv's pool. Arrays among the arguments stay until it is done:
  * koffi keeps only their addresses.
  */
 export function callAsync<T>(call: ForeignFunction, ...args: readonly unknown[]): Promise<T> {
-  inFlight.add(args)
   return new Promise((resolve, reject) => {
-    call.async(...args, (error: unknown, result: T) => {
-      inFlight.delete(args)
-      if (error) reject(error)
-      else resolve(result)
-    })
+    const start = () => {
+      inFlight.add(args)
+      try {
+        call.async(...args, (error: unknown, result: T) => {
+          inFlight.delete(args)
+          waiting.shift()?.()
+          if (error) reject(error)
+          else resolve(result)
+        })
+      } catch (error) {
+        inFlight.delete(args)
+        waiting.shift()?.()
+        reject(error)
+      }
+    }
+    if (inFlight.size < MOST_CALLS) start()
+    else waiting.push(start)
   })
 }

@@ -1,10 +1,9 @@
-import { setPriority } from 'node:os'
+import { lowerPriority } from '../priority.js'
+import { poolThreadsOf } from '../threads.js'
 import { callAsync, loadLibrary } from './native.js'
 
-/** Below the main thread: with every core inferring, the event loop is still scheduled at once. */
-const NICENESS = 5
-/** libuv's default; its threads all start with the first job. */
-const POOL_THREADS = Number(process.env.UV_THREADPOOL_SIZE) || 4
+/** They all start with the first job. */
+const POOL_THREADS = poolThreadsOf(process.env.UV_THREADPOOL_SIZE)
 const MAX_ROUNDS = 100
 
 /**
@@ -19,5 +18,5 @@ export async function niceThreads(): Promise<void> {
     for (const id of await Promise.all(Array.from({ length: POOL_THREADS }, ask))) ids.add(id)
   }
   // On Linux a thread's id names that thread alone.
-  for (const id of ids) setPriority(id, NICENESS)
+  for (const id of ids) lowerPriority(id)
 }

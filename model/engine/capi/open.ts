@@ -76,8 +76,7 @@ export async function open(options: OpenOptions): Promise<Opened> {
     } else {
       await niceThreads()
     }
-    const files = Object.values(manifest.graphs).map(({ file }) => file)
-    const weights = shareWeights(ort, cuda ?? host, bundle.folder, files, cuda?.upload)
+    const weights = shareWeights(ort, cuda ?? host, bundle, cuda?.upload)
     cleanups.push(weights.release)
     const kernels =
       options.kernels === undefined

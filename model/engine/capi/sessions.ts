@@ -3,6 +3,7 @@ import { RankError } from '../../errors.js'
 import type { Bundle, GraphName } from '../../manifest.js'
 import { checkContract, type FoundValue, type GraphSignature } from '../contract.js'
 import { type Ort, OrtError, type Pointer, type RunArguments } from './ort.js'
+import { checkOnGpu, type Placement } from './placement.js'
 import type { SharedWeights } from './weights.js'
 
 /** Fatal ones only: what fails is thrown as well, and a terminated run is no error. */
@@ -19,8 +20,7 @@ export type Session = {
   run(inputs: Values, outputs: Values, options: Pointer): Promise<void>
   /** The arguments of a run that another thread will make; they are valid as long as the session. */
   bind(inputs: Values, outputs: Values, options: Pointer): RunArguments
-  /** Operators by the provider that runs them. */
-  readonly placement: ReadonlyMap<string, readonly string[]>
+  readonly placement: Placement
   readonly pointer: Pointer
   release(): void
 }
@@ -30,7 +30,7 @@ export type SessionOptions = {
   readonly intraOpThreads: number
   /** Threads wait busily for each other between operators. */
   readonly spin: boolean
-  /** Adds the provider; nothing for the CPU. */
+  /** Adds the GPU's provider; absent for the CPU. */
   readonly addProvider?: (options: Pointer) => void
 }
 
@@ -51,7 +51,8 @@ export function createEnv(ort: Ort): Pointer {
 /**
  * Graphs of the bundle as sessions over one copy of the weights and of what ONNX Runtime packs from
  * them.
- * @throws {RankError} MODEL_CONTRACT when a graph does not load or is not what the manifest says
+ * @throws {RankError} MODEL_CONTRACT when a graph does not load or is not what the manifest says,
+ *   ENGINE_UNAVAILABLE when the provider does not
  */
 export async function createSessions<Name extends GraphName>(
   { ort, env, bundle, weights, kernels }: SessionSource,
@@ -66,12 +67,14 @@ export async function createSessions<Name extends GraphName>(
   }
   const create = async (name: Name): Promise<void> => {
     const file = `${bundle.folder}/${bundle.manifest.graphs[name].file}`
-    const sessionOptions = createOptions(ort, weights, options)
+    const sessionOptions = ort.CreateSessionOptions()
     let pointer: Pointer
     try {
+      setOptions(ort, sessionOptions, weights, options)
       if (kernels !== undefined) ort.RegisterCustomOpsLibrary_V2(sessionOptions, kernels)
       pointer = await ort.createSession(env, file, sessionOptions, packed)
     } catch (cause) {
+      if (cause instanceof RankError) throw cause
       const why = cause instanceof Error ? cause.message : String(cause)
       throw new RankError('MODEL_CONTRACT', `${file} does not load: ${why}`, { cause })
     } finally {
@@ -80,6 +83,7 @@ export async function createSessions<Name extends GraphName>(
     const session = openSession(ort, pointer)
     made.push(session)
     checkContract(file, session, bundle.manifest.graphs[name])
+    if (options.addProvider !== undefined) checkOnGpu(file, session.placement)
   }
   try {
     for (const name of names) await create(name)
@@ -92,8 +96,12 @@ export async function createSessions<Name extends GraphName>(
   }
 }
 
-function createOptions(ort: Ort, weights: SharedWeights, options: SessionOptions): Pointer {
-  const pointer = ort.CreateSessionOptions()
+function setOptions(
+  ort: Ort,
+  pointer: Pointer,
+  weights: SharedWeights,
+  options: SessionOptions,
+): void {
   ort.SetSessionLogSeverityLevel(pointer, LOG_LEVEL)
   ort.SetIntraOpNumThreads(pointer, options.intraOpThreads)
   ort.SetInterOpNumThreads(pointer, 1)
@@ -106,7 +114,6 @@ function createOptions(ort: Ort, weights: SharedWeights, options: SessionOptions
   for (const [key, value] of Object.entries(entries)) ort.AddSessionConfigEntry(pointer, key, value)
   for (const [name, value] of weights.values) ort.AddInitializer(pointer, name, value)
   options.addProvider?.(pointer)
-  return pointer
 }
 
 function openSession(ort: Ort, session: Pointer): Session & GraphSignature {
@@ -180,7 +187,7 @@ function cStrings(texts: readonly string[]) {
   return { buffers, pointers: BigUint64Array.from(buffers, (buffer) => koffi.address(buffer)) }
 }
 
-function placementOf(ort: Ort, session: Pointer): Map<string, string[]> {
+function placementOf(ort: Ort, session: Pointer): Placement {
   const list = (fill: (items: BigUint64Array, count: BigUint64Array) => void): bigint[] => {
     const items = new BigUint64Array(1)
     const count = new BigUint64Array(1)

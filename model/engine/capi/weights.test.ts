@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { fromBinary, toBinary } from '@bufbuild/protobuf'
 import { ModelProtoSchema, type TensorProto } from 'onnx-buf'
@@ -32,9 +32,13 @@ describe('shareWeights', () => {
     writeFileSync(file, toBinary(ModelProtoSchema, graph))
     return folder
   }
-  const refuses = (folder: string, message: RegExp) => {
+  const { manifest } = model.bundle
+  const refuses = (folder: string, message: RegExp, more: readonly string[] = []) => {
     const before = ort.live()
-    assert.throws(() => shareWeights(ort, host, folder, GRAPHS), {
+    const own = manifest.files['weights.bin']
+    assert.ok(own !== undefined)
+    const files = { ...manifest.files, ...Object.fromEntries(more.map((name) => [name, own])) }
+    assert.throws(() => shareWeights(ort, host, { folder, manifest: { ...manifest, files } }), {
       code: 'MODEL_CONTRACT',
       message,
     })
@@ -46,7 +50,7 @@ describe('shareWeights', () => {
 
   test('maps the file once, for every matrix of every graph, and leaves nothing', () => {
     const before = ort.live()
-    const weights = shareWeights(ort, host, model.bundle.folder, GRAPHS)
+    const weights = shareWeights(ort, host, model.bundle)
     assert.equal(weights.bytes, size)
     assert.ok(weights.values.has(TENSOR) && weights.values.has('head.fc2.weight'))
     assert.equal(ort.live(), before + weights.values.size)
@@ -69,7 +73,7 @@ describe('shareWeights', () => {
     test(`refuses the length "${length}"`, (t) => {
       refuses(
         tamper(t, (tensor) => set(tensor, 'length', length)),
-        new RegExp(`must be \\d+ aligned bytes .+ got ${length} at 0`),
+        new RegExp(`must be \\d+ aligned bytes, got ${length} at 0`),
       )
     })
   }
@@ -93,14 +97,28 @@ describe('shareWeights', () => {
     )
   })
 
-  for (const location of ['../weights.bin', '/etc/passwd', 'a/../../x', '', './../x', 'x\0y']) {
+  for (const location of [
+    '../weights.bin',
+    '/etc/passwd',
+    '',
+    './weights.bin',
+    'x\0y',
+    'toString',
+  ]) {
     test(`refuses the location ${JSON.stringify(location)}`, (t) => {
       refuses(
         tamper(t, (tensor) => set(tensor, 'location', location)),
-        /in a file of the bundle/,
+        /initializer embedding must lie in a file that the manifest lists/,
       )
     })
   }
+
+  test('refuses a file that the manifest does not list, for a vector too', (t) => {
+    const other = (tensor: TensorProto) => set(tensor, 'location', 'other.bin')
+    const folder = tamper(t, (_, all) => all.filter(({ dims }) => dims.length === 1).forEach(other))
+    copyFileSync(`${folder}/weights.bin`, `${folder}/other.bin`)
+    refuses(folder, /a file that the manifest lists, got "other\.bin"/)
+  })
 
   test('refuses a location that is missing, a folder or empty', (t) => {
     const everywhere = (location: string) => {
@@ -112,11 +130,11 @@ describe('shareWeights', () => {
       }
       return folder
     }
-    refuses(everywhere('absent.bin'), /weights do not open: ENOENT.+absent\.bin/)
-    refuses(everywhere('vectors'), /vectors must be a file/)
+    refuses(everywhere('absent.bin'), /weights do not open: ENOENT.+absent\.bin/, ['absent.bin'])
+    refuses(everywhere('vectors'), /vectors must be a file/, ['vectors'])
     const folder = everywhere('empty.bin')
     writeFileSync(`${folder}/empty.bin`, '')
-    refuses(folder, /must end within 0 bytes/)
+    refuses(folder, /must end within 0 bytes/, ['empty.bin'])
   })
 
   const dims: readonly (readonly bigint[])[] = [
@@ -168,7 +186,7 @@ describe('shareWeights', () => {
         return ort.CreateTensorWithDataAsOrtValue(...args)
       },
     }
-    assert.throws(() => shareWeights(failing, host, model.bundle.folder, GRAPHS), /no more/)
+    assert.throws(() => shareWeights(failing, host, model.bundle), /no more/)
     assert.equal(ort.live(), before)
   })
 })

@@ -1,8 +1,9 @@
 import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs'
 import { fromBinary } from '@bufbuild/protobuf'
 import { ModelProtoSchema, type TensorProto, TensorProto_DataLocation } from 'onnx-buf'
+import { show } from '../../check.js'
 import { RankError } from '../../errors.js'
-import { isSafe } from '../../manifest.js'
+import type { Bundle } from '../../manifest.js'
 import { mapFile, type TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
 
@@ -37,18 +38,18 @@ export type Upload = (
 /**
  * Maps the weight file once for all sessions. On the CPU the tensors are the file's own pages, shared
  * with every other process; on a GPU `upload` copies them there once.
- * @throws {RankError} MODEL_CONTRACT when a graph's weights do not lie in the file as it says
+ * @throws {RankError} MODEL_CONTRACT when a graph's weights do not lie as it says, in a file that the
+ *   manifest lists and whose hash was therefore checked
  */
 export function shareWeights(
   ort: Ort,
   memory: Pick<TensorMemory, 'info'>,
-  folder: string,
-  graphFiles: readonly string[],
+  { folder, manifest }: Pick<Bundle, 'folder' | 'manifest'>,
   upload: Upload = (address) => ({ address, free() {} }),
 ): SharedWeights {
   const places = new Map<string, Place>()
-  for (const file of graphFiles) {
-    for (const [name, place] of externalTensors(folder, file)) {
+  for (const { file } of Object.values(manifest.graphs)) {
+    for (const [name, place] of externalTensors(folder, file, manifest.files)) {
       const other = places.get(name)
       if (other !== undefined && JSON.stringify(other) !== JSON.stringify(place)) {
         throw invalid(`${folder}/${file}: initializer ${name} lies elsewhere than it did before`)
@@ -114,7 +115,11 @@ function openWeights(path: string): number {
   }
 }
 
-function externalTensors(folder: string, file: string): (readonly [string, Place])[] {
+function externalTensors(
+  folder: string,
+  file: string,
+  listed: Bundle['manifest']['files'],
+): (readonly [string, Place])[] {
   let initializers: readonly TensorProto[]
   try {
     const model = fromBinary(ModelProtoSchema, readFileSync(`${folder}/${file}`))
@@ -125,9 +130,15 @@ function externalTensors(folder: string, file: string): (readonly [string, Place
   }
   const places: (readonly [string, Place])[] = []
   for (const { name, dims, dataType, dataLocation, externalData } of initializers) {
-    // Vectors are not worth sharing, and float16 layer norms refuse to share what they pack.
-    if (dataLocation !== TensorProto_DataLocation.EXTERNAL || dims.length < 2) continue
+    if (dataLocation !== TensorProto_DataLocation.EXTERNAL) continue
     const entry = (key: string) => externalData.find((each) => each.key === key)?.value ?? ''
+    if (!Object.hasOwn(listed, entry('location'))) {
+      throw invalid(
+        `${folder}/${file}: initializer ${name} must lie in a file that the manifest lists, got ${show(entry('location'))}`,
+      )
+    }
+    // Vectors are not worth sharing, and float16 layer norms refuse to share what they pack.
+    if (dims.length < 2) continue
     const place: Place = {
       dims: dims.map(Number),
       type: dataType,
@@ -144,9 +155,9 @@ function externalTensors(folder: string, file: string): (readonly [string, Place
       Number.isSafeInteger(place.offset) &&
       place.offset >= 0 &&
       place.offset % width === 0
-    if (!isThere || !isSafe(place.file)) {
+    if (!isThere) {
       throw invalid(
-        `${folder}/${file}: initializer ${name} of ${place.dims.join('x')} must be ${elements * width} aligned bytes in a file of the bundle, got ${entry('length')} at ${entry('offset')} of ${entry('location')}`,
+        `${folder}/${file}: initializer ${name} of ${place.dims.join('x')} must be ${elements * width} aligned bytes, got ${entry('length')} at ${entry('offset')} of ${entry('location')}`,
       )
     }
     places.push([name, place])

@@ -1,14 +1,11 @@
 // Entry of a worker thread: one set of sessions, one queue. It ends by itself when told to close,
 // because stopping a thread inside an inference aborts the whole process.
-import { setPriority } from 'node:os'
 import { parentPort, workerData } from 'node:worker_threads'
 import { RankError, toWire } from '../../errors.js'
+import { lowerPriority } from '../priority.js'
 import type { FromWorker, Job, ToWorker, WorkerOptions } from './protocol.js'
 import { createRunner } from './runner.js'
 import { createSessions, type Sessions } from './sessions.js'
-
-/** Below the main thread: with every core inferring, the event loop is still scheduled at once. */
-const NICENESS = 5
 
 const options: WorkerOptions = workerData
 
@@ -18,7 +15,7 @@ function post(message: FromWorker, transfer: ArrayBuffer[] = []): void {
 
 async function main(): Promise<void> {
   // On Linux this is the calling thread's own, and what ONNX Runtime's threads inherit.
-  if (process.platform === 'linux') setPriority(NICENESS)
+  if (process.platform === 'linux') lowerPriority(0)
   let sessions: Sessions
   try {
     sessions = await createSessions(options)
