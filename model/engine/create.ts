@@ -26,6 +26,10 @@ export type EngineOptions = {
    * what is free after loading when 0 or absent.
    */
   readonly gpuKvBytes?: number
+  /** For `capi`: limit of each session's arena on the GPU, in bytes; none when absent. */
+  readonly gpuMemoryBytes?: number
+  /** For `capi`: a folder of kernel libraries with their kernels.json. */
+  readonly kernels?: string
   /** ONNX Runtime's shared library for `capi`, 1.29 or later; onnxruntime-node's own when absent. */
   readonly library?: string
   readonly onEvent?: (event: EngineEvent) => void
