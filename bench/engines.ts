@@ -1,6 +1,7 @@
 // The two engines side by side on this CPU, in rounds that take turns. Called by bench/run-engines.ts.
 import { execFileSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
+import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { randomHistory, randomRows } from '../falcon/calibrate.js'
 import { createCapiEngine } from '../model/engine/capi/engine.js'
@@ -11,7 +12,8 @@ import { createRandom } from '../model/random.js'
 import { sliceTokens } from '../model/tokens.js'
 import { median } from './stats.js'
 
-const ROUNDS = 9
+const ROUNDS = 15
+const PAUSE_MS = 20
 const CANDIDATES = [64, 256, 1024]
 const APPENDED_TOKENS = 2
 const QUERY_TIME = 1_800_000_000
@@ -98,6 +100,8 @@ async function latencies(bundle: Bundle, log: (line: string) => void) {
     const times = { node: [] as number[], capi: [] as number[] }
     for (let round = -1; round < ROUNDS; round++) {
       for (const name of ['node', 'capi'] as const) {
+        // The other engine's threads still look out for work: a while, then they sleep.
+        await setTimeout(PAUSE_MS)
         const start = performance.now()
         await run(both[name])
         if (round >= 0) times[name].push(performance.now() - start)
