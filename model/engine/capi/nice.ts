@@ -3,7 +3,7 @@ import { poolThreadsOf } from '../threads.js'
 import { callAsync, loadLibrary } from './native.js'
 
 /** They all start with the first job. */
-const POOL_THREADS = poolThreadsOf(process.env.UV_THREADPOOL_SIZE)
+export const POOL_THREADS = poolThreadsOf(process.env.UV_THREADPOOL_SIZE)
 const MAX_ROUNDS = 100
 
 /**
