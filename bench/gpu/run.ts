@@ -37,7 +37,7 @@ const wanted = new Set(values.only.split(','))
 const log = (line: string) => process.stderr.write(`${line}\n`)
 mkdirSync(out, { recursive: true })
 const file = `${out}/gpu.json`
-// Sections may come from several calls: a lease can be shorter than the whole.
+// Sections may come from several calls: a host may not be free for the whole.
 const before: Partial<GpuResult> = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {}
 const result: { -readonly [K in keyof GpuResult]?: GpuResult[K] } = before
 
