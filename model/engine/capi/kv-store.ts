@@ -1,15 +1,13 @@
 import type { HstuConfig } from '../../config.js'
-import { RankError } from '../../errors.js'
 import type { Precision } from '../../manifest.js'
 import { writeTimes } from '../../tokens.js'
 import type { KvPages } from '../engine.js'
+import { capacityFor, checkPages, KV_ELEMENT_BYTES } from '../kv-shape.js'
 import type { Block, Blocks } from './blocks.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
 import { ELEMENT, type Values } from './sessions.js'
 
-/** Rows are reserved in such steps, so that most appends find room, in tokens. */
-const GROWTH_TOKENS = 64
 /** Layers begin at multiples of this: what cudaMalloc gives, and more than any CPU kernel wants. */
 const ALIGN_BYTES = 256
 
@@ -53,7 +51,7 @@ export type KvStore = ReturnType<typeof createKvStore>
  */
 export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
   const { layers, heads, dqk, dv, maxTokens } = config
-  const elementBytes = precision === 'fp16' ? 2 : 4
+  const elementBytes = KV_ELEMENT_BYTES[precision]
   const elementType = precision === 'fp16' ? ELEMENT.float16 : ELEMENT.float32
 
   /** K and V of layer 0, then of layer 1, …; and their size together. */
@@ -79,8 +77,8 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
   }
 
   const allocate = (tokens: number): Promise<Block> => {
-    const rounded = Math.ceil(Math.max(tokens, 1) / GROWTH_TOKENS) * GROWTH_TOKENS
-    const capacity = Math.max(tokens, Math.min(rounded, Math.max(1, maxTokens)))
+    // An allocation of nothing would have no address.
+    const capacity = capacityFor(Math.max(tokens, 1), maxTokens)
     return blocks.allocate(capacity, layout(capacity).bytes)
   }
 
@@ -220,19 +218,7 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
 
     /** @throws {RankError} KV_CORRUPT when the pages are not of this model's shape */
     async import(pages: KvPages): Promise<KvEntry> {
-      const rowBytes = pages.tokens * heads * elementBytes
-      const fits =
-        pages.layers.length === layers &&
-        pages.times.length === pages.tokens &&
-        pages.layers.every(
-          ({ k, v }) => k.byteLength === dqk * rowBytes && v.byteLength === dv * rowBytes,
-        )
-      if (!fits) {
-        throw new RankError(
-          'KV_CORRUPT',
-          `pages do not hold ${pages.tokens} tokens of ${layers} layers`,
-        )
-      }
+      checkPages(pages, config, precision)
       const entry = enter(await allocate(pages.tokens), pages.tokens)
       const { block } = entry
       block.used = pages.tokens
