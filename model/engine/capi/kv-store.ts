@@ -6,7 +6,8 @@ import { capacityFor, checkPages, KV_ELEMENT_BYTES } from '../kv-shape.js'
 import type { Block, Blocks } from './blocks.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
-import { ELEMENT, type Values } from './sessions.js'
+import type { Values } from './sessions.js'
+import { createTensor, ELEMENT, KV_ELEMENT } from './tensor.js'
 
 /** Layers begin at multiples of this: what cudaMalloc gives, and more than any CPU kernel wants. */
 const ALIGN_BYTES = 256
@@ -52,7 +53,7 @@ export type KvStore = ReturnType<typeof createKvStore>
 export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
   const { layers, heads, dqk, dv, maxTokens } = config
   const elementBytes = KV_ELEMENT_BYTES[precision]
-  const elementType = precision === 'fp16' ? ELEMENT.float16 : ELEMENT.float32
+  const elementType = KV_ELEMENT[precision]
 
   /** K and V of layer 0, then of layer 1, …; and their size together. */
   const layout = (capacity: number) => {
@@ -107,29 +108,16 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
   const rows = ({ block }: KvEntry, start: number, end: number, k: string, v: string): Values => {
     const values: { [name: string]: Pointer } = {}
     layout(block.capacity).regions.forEach(({ offset, width }, r) => {
-      const rowBytes = width * elementBytes
-      values[`${r % 2 === 0 ? k : v}${r >> 1}`] = ort.CreateTensorWithDataAsOrtValue(
-        block.memory.info,
-        block.address + BigInt(offset + start * rowBytes),
-        (end - start) * rowBytes,
-        BigInt64Array.of(BigInt(end - start), BigInt(width)),
-        2,
-        elementType,
-      )
+      const at = block.address + BigInt(offset + start * width * elementBytes)
+      const name = `${r % 2 === 0 ? k : v}${r >> 1}`
+      values[name] = createTensor(ort, block.memory.info, at, [end - start, width], elementType)
     })
     return values
   }
 
   /** Times [0, end) of a block's tokens; the caller releases it. */
   const times = ({ block }: KvEntry, end: number): Pointer =>
-    ort.CreateTensorWithDataAsOrtValue(
-      host.info,
-      block.times,
-      end * BigInt64Array.BYTES_PER_ELEMENT,
-      BigInt64Array.of(BigInt(end)),
-      1,
-      ELEMENT.int64,
-    )
+    createTensor(ort, host.info, block.times, [end], ELEMENT.int64)
 
   return {
     /**
