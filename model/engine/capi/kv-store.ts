@@ -26,14 +26,6 @@ export type KvEntry = {
 /** K or V of one layer inside a block: its offset in bytes, and the elements of a row. */
 type Region = { readonly offset: number; readonly width: number }
 
-/** See `grid`. */
-export type KvGrid = {
-  readonly address: Pointer
-  readonly pitch: number
-  readonly rowBytes: number
-  readonly regions: number
-}
-
 type Parts = {
   readonly ort: Ort
   readonly blocks: Blocks
@@ -165,19 +157,13 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     times,
 
     /**
-     * Where an entry's rows lie, if all regions are alike: that many from `address`, `pitch` bytes
-     * apart, each with the entry's rows of `rowBytes` at its beginning.
+     * Where an entry's rows lie, if all regions are alike: K and V of each layer from `address`, `pitch`
+     * bytes apart, each with the entry's rows at its beginning.
      */
-    grid({ block }: KvEntry): KvGrid | undefined {
+    grid({ block }: KvEntry): { address: Pointer; pitch: number } | undefined {
       if (dqk !== dv) return undefined
       const { regions } = layout(block.capacity)
-      const pitch = regions[1]?.offset ?? 0
-      return {
-        address: block.address,
-        pitch,
-        rowBytes: heads * dqk * elementBytes,
-        regions: regions.length,
-      }
+      return { address: block.address, pitch: regions[1]?.offset ?? 0 }
     },
 
     /** k.i, v.i and times of an entry whose block is in a run, as inputs of `score`; the entry keeps them. */
