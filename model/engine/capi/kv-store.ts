@@ -7,10 +7,7 @@ import type { Block, Blocks } from './blocks.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
 import type { Values } from './sessions.js'
-import { createTensor, ELEMENT, KV_ELEMENT } from './tensor.js'
-
-/** Layers begin at multiples of this: what cudaMalloc gives, and more than any CPU kernel wants. */
-const ALIGN_BYTES = 256
+import { align, createTensor, ELEMENT, KV_ELEMENT } from './tensor.js'
 
 /** Rows [0, tokens) of a block. Several entries may view one block: a prefix never changes. */
 export type KvEntry = {
@@ -54,7 +51,7 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     for (let r = 0; r < 2 * layers; r++) {
       const width = heads * (r % 2 === 0 ? dqk : dv)
       regions.push({ offset: bytes, width })
-      bytes += Math.ceil((capacity * width * elementBytes) / ALIGN_BYTES) * ALIGN_BYTES
+      bytes += align(capacity * width * elementBytes)
     }
     return { regions, bytes }
   }

@@ -4,10 +4,7 @@ import type { LaneShape } from './lane-worker.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
 import type { Session, Values } from './sessions.js'
-import { createTensor, ELEMENT, KV_ELEMENT, tensorBytes } from './tensor.js'
-
-/** Values begin at multiples of this inside the packed inputs, regions of K/V inside theirs. */
-const ALIGN_BYTES = 256
+import { align, createTensor, ELEMENT, KV_ELEMENT, tensorBytes } from './tensor.js'
 
 type Kind = 'score' | 'rank'
 type Field = { readonly name: string; readonly type: number; readonly dims: readonly number[] }
@@ -159,8 +156,4 @@ function pack(fields: readonly Field[]): Packed {
     bytes = align(bytes + tensorBytes(dims, type))
   }
   return { offsets, bytes }
-}
-
-function align(bytes: number): number {
-  return Math.ceil(bytes / ALIGN_BYTES) * ALIGN_BYTES
 }

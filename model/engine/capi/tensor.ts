@@ -16,6 +16,9 @@ export const KV_ELEMENT: Readonly<Record<Precision, number>> = {
   fp16: ELEMENT.float16,
 }
 
+/** Tensors that share memory begin at multiples of it: what cudaMalloc gives, more than a CPU kernel wants. */
+const ALIGN_BYTES = 256
+
 /** NaN for a type that is not one of ELEMENT's. */
 export function elementBytes(type: number): number {
   return ELEMENT_BYTES.get(type) ?? Number.NaN
@@ -23,6 +26,11 @@ export function elementBytes(type: number): number {
 
 export function tensorBytes(dims: readonly number[], type: number): number {
   return dims.reduce((product, dim) => product * dim, elementBytes(type))
+}
+
+/** The next offset at or behind `bytes` where a tensor may begin. */
+export function align(bytes: number): number {
+  return Math.ceil(bytes / ALIGN_BYTES) * ALIGN_BYTES
 }
 
 /** An OrtValue over `data`, which it does not own; the caller releases it. */
