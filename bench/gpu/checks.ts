@@ -9,9 +9,9 @@ import { KV_ELEMENT_BYTES } from '../../model/engine/kv-shape.js'
 import type { Bundle } from '../../model/manifest.js'
 import { createRandom } from '../../model/random.js'
 import { sliceTokens } from '../../model/tokens.js'
+import { QUERY_TIME } from '../workload.js'
 import { ENGINES } from './latency.js'
 
-const QUERY_TIME = 1_800_000_000
 const COMPARED_CANDIDATES = 256
 const MIXED_REQUESTS = 10_000
 const MIXED_USERS = 300
