@@ -11,12 +11,12 @@ import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { sliceTokens } from '../model/tokens.js'
 import { median } from './stats.js'
+import { QUERY_TIME } from './workload.js'
 
 const ROUNDS = 15
 const PAUSE_MS = 20
 const CANDIDATES = [64, 256, 1024]
 const APPENDED_TOKENS = 2
-const QUERY_TIME = 1_800_000_000
 const IN_FLIGHT = 4
 const MS_PER_ROUND = 600
 

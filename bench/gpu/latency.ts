@@ -7,6 +7,7 @@ import { createNodeEngine } from '../../model/engine/node/pool.js'
 import type { Bundle } from '../../model/manifest.js'
 import { createRandom } from '../../model/random.js'
 import { quantile } from '../stats.js'
+import { QUERY_TIME } from '../workload.js'
 
 /** Users whose K/V takes turns: no two runs in a row read the same. */
 const USERS = 4
@@ -15,7 +16,6 @@ const MOST_RUNS = 60
 /** Users of one explicit batch. */
 const BATCH = 4
 const IN_FLIGHT = 8
-const QUERY_TIME = 1_800_000_000
 /** The most candidates of one run: larger requests go in micro-batches of it. */
 export const LARGEST_RUN = 2048
 
