@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { largestDifference } from '../falcon/verify.js'
-import type { Engine, KvHandle } from '../model/engine/engine.js'
+import type { Engine, KvHandle, KvPages } from '../model/engine/engine.js'
 import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { sliceTokens } from '../model/tokens.js'
@@ -160,6 +160,11 @@ export function engineSuite(name: string, create: CreateEngine): void {
         const imported = await engine.importKv(pages)
         assert.equal(imported.tokens, history.length)
         assert.deepEqual(await engine.exportKv(imported), pages)
+        for (let start = 0; start <= history.length; start++) {
+          const rest = await engine.exportKv(handle, start)
+          assert.deepEqual([...rest.times], [...history.times.subarray(start)])
+          assert.deepEqual(kvBytes(rest), kvBytes(pages, start), `from token ${start}`)
+        }
         assert.deepEqual(
           await engine.score(imported, candidates, queryTime),
           await engine.score(handle, candidates, queryTime),
@@ -281,6 +286,11 @@ function floats(bytes: Uint8Array): Float32Array {
 }
 
 /** All K/V of a handle as one list of float32. */
-function kvBytes({ layers }: { readonly layers: readonly { k: Uint8Array; v: Uint8Array }[] }) {
-  return layers.flatMap(({ k, v }) => [...floats(k), ...floats(v)])
+/** K and V of every layer, from token `start` on. */
+function kvBytes({ layers, tokens }: KvPages, start = 0) {
+  const rows = (bytes: Uint8Array) => {
+    const values = [...floats(bytes)]
+    return values.slice(tokens === 0 ? 0 : (values.length / tokens) * start)
+  }
+  return layers.flatMap(({ k, v }) => [...rows(k), ...rows(v)])
 }

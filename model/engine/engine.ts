@@ -14,11 +14,14 @@ export type KvHandle = {
 /** The first `tokens` tokens of a handle: what new tokens are appended to. */
 export type KvPast = { readonly handle: KvHandle; readonly tokens: number }
 
-/** K/V outside the engine: per layer K (tokens, H·dqk) and V (tokens, H·dv), in the bundle's precision. */
+/** One layer's K (tokens, H·dqk) and V (tokens, H·dv), in the bundle's precision. */
+export type KvLayer = { readonly k: Uint8Array; readonly v: Uint8Array }
+
+/** K/V outside the engine. */
 export type KvPages = {
   readonly tokens: number
   readonly times: Float64Array
-  readonly layers: readonly { readonly k: Uint8Array; readonly v: Uint8Array }[]
+  readonly layers: readonly KvLayer[]
 }
 
 /** One user of a one-pass run; `candidates` is (m, slots). */
@@ -61,7 +64,8 @@ export type Engine = {
    * calls for single users that wait at the same time as one.
    */
   rank(users: readonly RankUser[], signal?: AbortSignal): Promise<Float32Array[]>
-  exportKv(handle: KvHandle): Promise<KvPages>
+  /** Copies of the handle's rows from token `start` on; all of them when absent. */
+  exportKv(handle: KvHandle, start?: number): Promise<KvPages>
   importKv(pages: KvPages): Promise<KvHandle>
   release(handle: KvHandle): void
   /** False once the worker that holds it is gone. */

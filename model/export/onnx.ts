@@ -27,7 +27,7 @@ const OPSETS = [
   ['peregrine', 1n],
 ] as const
 
-export type TensorType = 'float32' | 'float16' | 'float64' | 'int32' | 'int64'
+export type TensorType = 'float32' | 'float16' | 'float64' | 'int8' | 'int32' | 'int64'
 
 /** A dimension: fixed, or a name that stands for a length known at run time. */
 export type Dim = number | string
@@ -36,6 +36,7 @@ const DATA_TYPE: Record<TensorType, DataType> = {
   float32: DataType.FLOAT,
   float16: DataType.FLOAT16,
   float64: DataType.DOUBLE,
+  int8: DataType.INT8,
   int32: DataType.INT32,
   int64: DataType.INT64,
 }
@@ -152,7 +153,8 @@ function scalarData(value: number, type: TensorType) {
     case 'int64':
       return { int64Data: [BigInt(value)] }
     case 'float16':
-      throw new Error('a float16 constant is a Cast of a float32 one')
+    case 'int8':
+      throw new Error(`a ${type} constant is a Cast of a wider one`)
   }
 }
 

@@ -21,7 +21,7 @@ export function ones(f: NodeBuilder, width: number, type: TensorType): string {
 
 export function castTo(f: NodeBuilder, x: string, type: TensorType, from?: TensorType): string {
   if (from === type) return x
-  const to = { float32: 1n, int32: 6n, int64: 7n, float16: 10n, float64: 11n }[type]
+  const to = { float32: 1n, int8: 3n, int32: 6n, int64: 7n, float16: 10n, float64: 11n }[type]
   return f.op('Cast', [x], { attributes: { to } })
 }
 

@@ -189,12 +189,12 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
       const replayed = only.candidates.length === 0 ? undefined : lanes?.idle()?.rank(only, signal)
       return [await (replayed ?? batcher.submit(only, signal))]
     },
-    async exportKv(handle) {
+    async exportKv(handle, start = 0) {
       const entry = entryOf(handle)
       return holding(entry, async () => {
         await blocks.beginRun(entry.block)
         try {
-          return await store.export(entry)
+          return await store.export(entry, start)
         } finally {
           blocks.endRun(entry.block)
         }

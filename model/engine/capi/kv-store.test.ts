@@ -158,7 +158,7 @@ async function playRandomly(seed: number): Promise<{ spills: number; restores: n
     inRun(known, async () => {
       const what = `seed ${seed}: ${known.tokens.length} tokens`
       const expected = pagesOf(known.tokens, precision)
-      assert.deepEqual(await store.export(known.entry), expected, what)
+      assert.deepEqual(await store.export(known.entry, 0), expected, what)
       // The values that runs see lie where the rows are now.
       for (const [i, { k, v }] of expected.layers.entries()) {
         const values = store.valuesOf(known.entry)

@@ -172,19 +172,22 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
       return entry.values
     },
 
-    /** The entry's block must be in a run. */
-    async export({ block, tokens }: KvEntry): Promise<KvPages> {
+    /** Rows [start, tokens); the entry's block must be in a run. */
+    async export({ block, tokens }: KvEntry, start: number): Promise<KvPages> {
+      const rows = Math.max(0, tokens - start)
       const parts = await Promise.all(
-        layout(block.capacity).regions.map(({ offset, width }) =>
-          block.memory.read(block.address + BigInt(offset), tokens * width * elementBytes),
-        ),
+        layout(block.capacity).regions.map(({ offset, width }) => {
+          const rowBytes = width * elementBytes
+          const from = block.address + BigInt(offset + start * rowBytes)
+          return block.memory.read(from, rows * rowBytes)
+        }),
       )
       const pages = Array.from({ length: layers }, (_, i) => ({
         k: parts[2 * i] ?? new Uint8Array(0),
         v: parts[2 * i + 1] ?? new Uint8Array(0),
       }))
-      const seconds = Float64Array.from(block.times.subarray(0, tokens), Number)
-      return { tokens, times: seconds, layers: pages }
+      const seconds = Float64Array.from(block.times.subarray(start, tokens), Number)
+      return { tokens: rows, times: seconds, layers: pages }
     },
 
     /** @throws {RankError} KV_CORRUPT when the pages are not of this model's shape */

@@ -101,16 +101,17 @@ export class KvStore {
     }
   }
 
-  export(handle: number): KvPages {
+  /** Copies of rows [start, tokens). */
+  export(handle: number, start: number): KvPages {
     const { block, tokens } = this.get(handle)
     const { heads, dqk, dv } = this.#config
     const bytes = (array: KvArray | undefined, width: number) => {
-      const rows = array?.slice(0, tokens * width)
+      const rows = array?.slice(start * width, tokens * width)
       return new Uint8Array(rows?.buffer ?? new ArrayBuffer(0))
     }
     return {
-      tokens,
-      times: Float64Array.from(block.times.subarray(0, tokens), Number),
+      tokens: Math.max(0, tokens - start),
+      times: Float64Array.from(block.times.subarray(start, tokens), Number),
       layers: block.k.map((k, i) => ({
         k: bytes(k, heads * dqk),
         v: bytes(block.v[i], heads * dv),

@@ -256,9 +256,9 @@ export async function createNodeEngine(
       const { logits } = await send(leastLoaded(), job, cost, signal)
       return logits
     },
-    async exportKv(handle) {
+    async exportKv(handle, start = 0) {
       const { thread, id } = holderOf(handle)
-      const { pages } = await send(thread, { kind: 'export', handle: id }, 1)
+      const { pages } = await send(thread, { kind: 'export', handle: id, start }, 1)
       return pages
     },
     async importKv(pages) {

@@ -31,7 +31,7 @@ export type Job =
       readonly queryTime: number
     }
   | { readonly kind: 'rank'; readonly users: readonly RankUser[] }
-  | { readonly kind: 'export'; readonly handle: number }
+  | { readonly kind: 'export'; readonly handle: number; readonly start: number }
   | { readonly kind: 'import'; readonly handle: number; readonly pages: KvPages }
   | { readonly kind: 'warmUp'; readonly shapes: WarmUp }
 

@@ -3,6 +3,7 @@ import { RankError } from '../../errors.js'
 import type { Manifest } from '../../manifest.js'
 import { type HistoryTokens, sliceTokens, writeTimes, zeroTokens } from '../../tokens.js'
 import type { RankUser, WarmUp } from '../engine.js'
+import { float16Tensor } from '../float16.js'
 import { packUsers, splitLogits } from '../rank-batch.js'
 import { type KvArray, type KvEntry, KvStore } from './kv-store.js'
 import type { Answer, Job } from './protocol.js'
@@ -126,7 +127,7 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
         case 'rank':
           return { logits: await rank(job.users) }
         case 'export':
-          return { pages: store.export(job.handle) }
+          return { pages: store.export(job.handle, job.start) }
         case 'import':
           return { bytes: store.import(job.handle, job.pages) }
         case 'warmUp':
@@ -166,13 +167,4 @@ function copyInto(to: KvArray | undefined, { data }: Tensor, start: number): voi
   else if (to instanceof Uint16Array && ArrayBuffer.isView(data)) {
     to.set(new Uint16Array(data.buffer, data.byteOffset, data.byteLength / 2), start)
   }
-}
-
-/**
- * A float16 input. On Node 24 the Tensor constructor makes a Float16Array that the binding then
- * refuses (microsoft/onnxruntime issue 32323); a plain object of the same fields works on 20, 22, 24.
- */
-function float16Tensor(data: Uint16Array, dims: readonly number[]): Tensor {
-  const tensor: unknown = { type: 'float16', data, dims, location: 'cpu', size: data.length }
-  return tensor as Tensor
 }

@@ -1,0 +1,97 @@
+import { type NodeBuilder, onnxGraph, type TensorType } from '../../export/onnx.js'
+import { castTo } from '../../export/ops.js'
+import type { Precision } from '../../manifest.js'
+
+/** How K/V is written outside of the engine. */
+export const KV_CODECS = ['fp32', 'fp16', 'int8'] as const
+export type KvCodecName = (typeof KV_CODECS)[number]
+
+/**
+ * An encoded (rows, width) array is one or two planes, each (rows, its own width): what is cut into
+ * pages by rows is cut in every plane.
+ */
+export type Plane = { readonly type: TensorType; readonly width: number }
+
+/** Largest value of int8; -128 stays unused, so that a sign flip is exact. */
+const INT8_MAX = 127
+const FLOAT16_MAX = 65_504
+/** Below float16's smallest number: a row of zeros must not divide by zero. */
+const SMALLEST_SCALE = 1e-12
+
+export function planesOf(codec: KvCodecName, width: number): readonly Plane[] {
+  switch (codec) {
+    case 'fp32':
+      return [{ type: 'float32', width }]
+    case 'fp16':
+      return [{ type: 'float16', width }]
+    case 'int8':
+      return [
+        { type: 'float32', width: 1 },
+        { type: 'int8', width },
+      ]
+  }
+}
+
+export function tensorType(precision: Precision): 'float32' | 'float16' {
+  return precision === 'fp16' ? 'float16' : 'float32'
+}
+
+/** `x` (rows, width) of the bundle's precision to planes `plane.0`, `plane.1`. */
+export function encoderGraph(codec: KvCodecName, precision: Precision): Uint8Array {
+  const from = tensorType(precision)
+  return build('encode_kv', (g) => {
+    const x = g.input('x', from, ['rows', 'width'])
+    if (codec !== 'int8') {
+      const to = codec === 'fp16' ? 'float16' : 'float32'
+      // Beyond float16's range an infinity would make the scores no numbers.
+      const inRange = codec === 'fp16' && from === 'float32' ? clip(g, x, FLOAT16_MAX) : x
+      g.output('plane.0', castTo(g, inRange, to, from), to, ['rows', 'width'])
+      return
+    }
+    const wide = castTo(g, x, 'float32', from)
+    const largest = g.op('ReduceMax', [g.op('Abs', [wide]), g.ints([1])], {
+      attributes: { keepdims: 1n },
+    })
+    const scale = g.op('Max', [
+      g.op('Div', [largest, g.scalar(INT8_MAX, 'float32')]),
+      g.scalar(SMALLEST_SCALE, 'float32'),
+    ])
+    const rounded = g.op('Round', [g.op('Div', [wide, scale])])
+    g.output('plane.0', scale, 'float32', ['rows', 1])
+    g.output('plane.1', castTo(g, rounded, 'int8'), 'int8', ['rows', 'width'])
+  })
+}
+
+/** The way back: planes to `x` (rows, width) of the bundle's precision. */
+export function decoderGraph(codec: KvCodecName, precision: Precision): Uint8Array {
+  const to = tensorType(precision)
+  return build('decode_kv', (g) => {
+    if (codec !== 'int8') {
+      const from = codec === 'fp16' ? 'float16' : 'float32'
+      g.output('x', castTo(g, g.input('plane.0', from, ['rows', 'width']), to, from), to, [
+        'rows',
+        'width',
+      ])
+      return
+    }
+    const scale = g.input('plane.0', 'float32', ['rows', 1])
+    const x = g.input('plane.1', 'int8', ['rows', 'width'])
+    const wide = g.op('Mul', [castTo(g, x, 'float32'), scale])
+    g.output('x', castTo(g, wide, to, 'float32'), to, ['rows', 'width'])
+  })
+}
+
+function clip(g: NodeBuilder, x: string, limit: number): string {
+  return g.op('Clip', [x, g.scalar(-limit, 'float32'), g.scalar(limit, 'float32')])
+}
+
+function build(name: string, body: Parameters<typeof onnxGraph>[3]): Uint8Array {
+  return onnxGraph(name, NO_WEIGHTS, [], body).bytes
+}
+
+const NO_WEIGHTS = {
+  file: '',
+  entry(name: string): never {
+    throw new Error(`a codec has no weight ${name}`)
+  },
+}
