@@ -24,3 +24,8 @@ export function eventsKey(user: UserHash): string {
 export function kvKey(version: string, user: UserHash): string {
   return `peregrine:{${user}}:kv:${version}`
 }
+
+/** The set of model versions that hold K/V of the user: what a deletion must reach. */
+export function versionsKey(user: UserHash): string {
+  return `peregrine:{${user}}:versions`
+}

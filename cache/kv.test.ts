@@ -9,18 +9,20 @@ import {
   edited,
   plainTokens,
 } from '../test/counting-engine.js'
+import { userHash } from './key.js'
 import { createKvCache } from './kv.js'
 import { createMemoryCache } from './memory.js'
 
 const ROOM = 1e9
+const USER = userHash('u')
 
 function open({ maxKvBytes = ROOM, appendIsExact = true } = {}) {
   const engine = createCountingEngine()
   const memory = createMemoryCache(engine, maxKvBytes)
-  const kv = createKvCache(engine, memory, appendIsExact)
+  const kv = createKvCache({ engine, memory, appendIsExact })
   /** Obtains, checks the content, ends the lease. */
-  const use = async (tokens: HistoryTokens, key = 'u', what = '') => {
-    const { lease, ...result } = await kv.obtain(key, tokens)
+  const use = async (tokens: HistoryTokens, user = USER, what = '') => {
+    const { lease, tier: _, ...result } = await kv.obtain(user, tokens)
     assert.equal(engine.contentOf(lease.handle), contentOf(tokens), what)
     assert.equal(lease.handle.tokens, tokens.length, what)
     lease.done()
@@ -44,7 +46,7 @@ describe('createKvCache', () => {
     assert.deepEqual(await use(first(10)), result('hit', 10, 0))
     assert.deepEqual(await use(first(13)), result('stale', 10, 3))
     assert.deepEqual(await use(first(13)), result('hit', 13, 0))
-    assert.deepEqual(await use(first(13), 'other'), result('miss', 0, 13))
+    assert.deepEqual(await use(first(13), userHash('other')), result('miss', 0, 13))
     assert.equal(engine.counts.tokens, 10 + 3 + 13)
   })
 
@@ -125,7 +127,7 @@ describe('createKvCache', () => {
 
   test('concurrent calls for one history share one prefill, and each ends its own lease', async () => {
     const { kv, engine, memory } = open()
-    const results = await Promise.all(Array.from({ length: 50 }, () => kv.obtain('u', first(90))))
+    const results = await Promise.all(Array.from({ length: 50 }, () => kv.obtain(USER, first(90))))
     assert.equal(engine.counts.prefills, 1)
     assert.deepEqual(results.map(({ state }) => state).sort(), [
       ...new Array(49).fill('hit'),
@@ -143,7 +145,7 @@ describe('createKvCache', () => {
     const { kv, engine, use } = open()
     engine.failNext(2)
     const outcomes = await Promise.allSettled(
-      Array.from({ length: 10 }, () => kv.obtain('u', first(20))),
+      Array.from({ length: 10 }, () => kv.obtain(USER, first(20))),
     )
     assert.deepEqual(outcomes.map(({ status }) => status).sort(), [
       ...new Array(8).fill('fulfilled'),
@@ -153,7 +155,7 @@ describe('createKvCache', () => {
     assert.equal(engine.counts.prefills, 3)
     assert.equal((await use(first(20))).state, 'hit')
     engine.failNext(1)
-    await assert.rejects(kv.obtain('u', first(30)), { code: 'WORKER_CRASHED' })
+    await assert.rejects(kv.obtain(USER, first(30)), { code: 'WORKER_CRASHED' })
     assert.deepEqual(await use(first(30)), {
       state: 'stale',
       reusedTokens: 20,
@@ -165,8 +167,8 @@ describe('createKvCache', () => {
     const { kv, engine, memory, use } = open()
     await use(first(20))
     engine.failNext(2)
-    await assert.rejects(kv.obtain('u', first(30)))
-    await assert.rejects(kv.obtain('u', plainTokens(30, 5)))
+    await assert.rejects(kv.obtain(USER, first(30)))
+    await assert.rejects(kv.obtain(USER, plainTokens(30, 5)))
     memory.clear()
     assert.equal(engine.live(), 0)
   })
@@ -176,9 +178,9 @@ describe('createKvCache', () => {
     const leader = new AbortController()
     const waiter = new AbortController()
     const gone = new Error('gone')
-    const led = kv.obtain('u', first(90), leader.signal)
-    const left = kv.obtain('u', first(90), waiter.signal)
-    const stayed = kv.obtain('u', first(90))
+    const led = kv.obtain(USER, first(90), leader.signal)
+    const left = kv.obtain(USER, first(90), waiter.signal)
+    const stayed = kv.obtain(USER, first(90))
     waiter.abort(gone)
     await assert.rejects(left, gone)
     assert.equal(engine.counts.prefills, 1, 'the leader goes on')
@@ -195,8 +197,8 @@ describe('createKvCache', () => {
   test('a waiter that leaves does not end the prefill it waited for', async () => {
     const { kv, engine } = open()
     const waiter = new AbortController()
-    const led = kv.obtain('u', first(90))
-    const left = kv.obtain('u', first(90), waiter.signal)
+    const led = kv.obtain(USER, first(90))
+    const left = kv.obtain(USER, first(90), waiter.signal)
     waiter.abort(new Error('gone'))
     await assert.rejects(left, /gone/)
     const { lease, state } = await led
@@ -210,7 +212,7 @@ describe('createKvCache', () => {
     const { kv, engine, memory, use } = open()
     await use(first(20))
     const client = new AbortController()
-    const appending = kv.obtain('u', first(30), client.signal)
+    const appending = kv.obtain(USER, first(30), client.signal)
     client.abort(new Error('gone'))
     await assert.rejects(appending, /gone/)
     assert.equal((await use(first(20))).state, 'hit')
@@ -221,7 +223,7 @@ describe('createKvCache', () => {
 
   test('rebuilds when the worker that held the entry died', async () => {
     const { kv, engine, use } = open()
-    const { lease } = await kv.obtain('u', first(20))
+    const { lease } = await kv.obtain(USER, first(20))
     lease.done()
     engine.kill(lease.handle)
     assert.equal((await use(first(25))).state, 'miss')
@@ -253,7 +255,7 @@ describe('createKvCache', () => {
           const what = `seed ${seed}, step ${step}`
           if (random() < 0.1) {
             const client = new AbortController()
-            const leaving = kv.obtain(`u${below(3)}`, tokens, client.signal)
+            const leaving = kv.obtain(userHash(`u${below(3)}`), tokens, client.signal)
             const left = leaving.then(
               ({ lease }) => lease.done(),
               (error) =>
@@ -264,12 +266,12 @@ describe('createKvCache', () => {
             await left
           } else if (random() < 0.05) {
             engine.failNext(1)
-            await kv.obtain(`u${below(3)}`, tokens).then(
+            await kv.obtain(userHash(`u${below(3)}`), tokens).then(
               ({ lease }) => lease.done(),
               ({ code }) => assert.equal(code, 'WORKER_CRASHED', what),
             )
           } else {
-            await use(tokens, `u${below(3)}`, what).catch((error) => {
+            await use(tokens, userHash(`u${below(3)}`), what).catch((error) => {
               // Another lane asked for a failure; anything else is ours.
               if (error.code !== 'WORKER_CRASHED') throw error
             })

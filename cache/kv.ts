@@ -1,8 +1,11 @@
 import { unlessAborted } from '../model/deferred.js'
-import type { Engine } from '../model/engine/engine.js'
+import type { Engine, KvHandle } from '../model/engine/engine.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 import { coveredTokens, type DigestChain, digestChain, PAGE_TOKENS } from './digest.js'
+import type { UserHash } from './key.js'
 import type { Lease, MemoryCache } from './memory.js'
+import type { createRemote } from './remote.js'
+import type { WriteBehind } from './write-behind.js'
 
 /** How a history's K/V came about. `stale`: a prefix was cached, the rest was appended. */
 export type KvState = 'hit' | 'stale' | 'miss'
@@ -10,91 +13,100 @@ export type KvState = 'hit' | 'stale' | 'miss'
 export type KvResult = {
   readonly lease: Lease
   readonly state: KvState
+  /** Where the reused tokens came from; absent where none were. */
+  readonly tier?: 1 | 2
   readonly reusedTokens: number
   readonly prefilledTokens: number
 }
 
-/** Cache over the engine: finds, verifies, appends or prefills a user's K/V. */
+/** Cache over the engine: finds, verifies, fetches, appends or prefills a user's K/V. */
 export type KvCache = {
   /**
-   * K/V of exactly `tokens`. Concurrent calls for one key and one history share one prefill. The
-   * caller ends the lease. An aborted `signal` rejects with its reason and ends this caller's own
-   * prefill; whoever waited for that one builds its own.
+   * K/V of exactly `tokens`. Concurrent calls for one user and one history share one prefill. The
+   * caller ends the lease; K/V that is new is then written to tier 2. An aborted `signal` rejects with
+   * its reason and ends this caller's own prefill; whoever waited for that one builds its own.
    */
-  obtain(key: string, tokens: HistoryTokens, signal?: AbortSignal): Promise<KvResult>
+  obtain(user: UserHash, tokens: HistoryTokens, signal?: AbortSignal): Promise<KvResult>
   /** K/V that is neither looked up nor kept. The caller ends the lease. */
   prefill(tokens: HistoryTokens, signal?: AbortSignal): Promise<KvResult>
 }
 
-/** `appendIsExact`: the model's old K/V stays valid when tokens follow (the manifest's word). */
-export function createKvCache(
-  engine: Engine,
-  memory: MemoryCache,
-  appendIsExact: boolean,
-): KvCache {
+export type KvCacheOptions = {
+  readonly engine: Engine
+  readonly memory: MemoryCache
+  /** The model's old K/V stays valid when tokens follow (the manifest's word). */
+  readonly appendIsExact: boolean
+  /** Tier 2, where there is one. */
+  readonly remote?: ReturnType<typeof createRemote>
+  readonly writes?: Pick<WriteBehind, 'offer'>
+}
+
+/** The beginning of a history whose K/V is there already. */
+type Past = { readonly handle: KvHandle; readonly tokens: number; readonly tier: 1 | 2 }
+
+export function createKvCache(options: KvCacheOptions): KvCache {
+  const { engine, memory, appendIsExact, remote, writes } = options
   const flights = new Map<string, Promise<void>>()
 
   const build = async (
-    key: string,
+    user: UserHash,
     tokens: HistoryTokens,
     chain: DigestChain,
     signal: AbortSignal | undefined,
   ): Promise<KvResult> => {
-    const cached = memory.lookup(key)
-    const covered = cached === undefined ? 0 : coveredTokens(cached.chain, tokens, chain)
+    const cached = memory.lookup(user)
+    const found = cached === undefined ? 0 : coveredTokens(cached.chain, tokens, chain)
+    const isWhole = found === tokens.length && found === cached?.handle.tokens
+    if (cached !== undefined && isWhole) return { ...reused(tokens, found, 1), lease: cached }
     // Where append is not exact, a prefix's K/V is not the shorter history's either.
-    const isWhole = covered === tokens.length && covered === cached?.handle.tokens
-    if (cached === undefined || covered === 0 || !(appendIsExact || isWhole)) {
-      cached?.done()
-      const handle = await engine.prefill(tokens, undefined, signal)
-      return {
-        lease: memory.store(key, handle, chain),
-        state: 'miss',
-        reusedTokens: 0,
-        prefilledTokens: tokens.length,
-      }
-    }
-    if (isWhole) {
-      return { lease: cached, state: 'hit', reusedTokens: covered, prefilledTokens: 0 }
-    }
+    const here = appendIsExact ? found : 0
+    let fetched: KvHandle | undefined
     try {
-      const past = { handle: cached.handle, tokens: covered }
-      const rest = sliceTokens(tokens, covered, tokens.length)
+      const more = await remote?.(user, tokens, chain, here, signal)
+      fetched = more?.handle
+      const past: Past | undefined =
+        more !== undefined
+          ? { handle: more.handle, tokens: more.covered, tier: 2 }
+          : cached !== undefined && here > 0
+            ? { handle: cached.handle, tokens: here, tier: 1 }
+            : undefined
+      const rest = sliceTokens(tokens, past?.tokens ?? 0, tokens.length)
       const handle = await engine.prefill(rest, past, signal)
+      // A late request, its history a beginning of the entry's as far as whole pages tell, must
+      // not cost the next full one its K/V: the longer entry stays.
+      const isLate =
+        cached !== undefined &&
+        found > 0 &&
+        tokens.length < cached.handle.tokens &&
+        found + PAGE_TOKENS > tokens.length
+      const lease =
+        isLate && appendIsExact
+          ? ownLease(engine, handle, chain)
+          : memory.store(user, handle, chain)
+      const isNew = rest.length > 0 && !isLate
       return {
-        // A late request, its history a beginning of the entry's as far as whole pages tell, must
-        // not cost the next full one its K/V: the longer entry stays.
-        lease:
-          tokens.length < cached.handle.tokens && covered + PAGE_TOKENS > tokens.length
-            ? ownLease(engine, handle, chain)
-            : memory.store(key, handle, chain),
-        state: rest.length === 0 ? 'hit' : 'stale',
-        reusedTokens: covered,
-        prefilledTokens: rest.length,
+        ...reused(tokens, past?.tokens ?? 0, past?.tier),
+        lease: isNew && writes !== undefined ? writtenAfterUse(writes, user, lease) : lease,
       }
     } finally {
-      cached.done()
+      if (fetched !== undefined) engine.release(fetched)
+      cached?.done()
     }
   }
 
   return {
     async prefill(tokens, signal) {
       const handle = await engine.prefill(tokens, undefined, signal)
-      return {
-        lease: ownLease(engine, handle, digestChain(tokens)),
-        state: 'miss',
-        reusedTokens: 0,
-        prefilledTokens: tokens.length,
-      }
+      return { ...reused(tokens, 0), lease: ownLease(engine, handle, digestChain(tokens)) }
     },
-    async obtain(key, tokens, signal) {
+    async obtain(user, tokens, signal) {
       const chain = digestChain(tokens)
-      const flight = `${key} ${chain.whole}`
+      const flight = `${user} ${chain.whole}`
       // Whoever comes second waits, then finds the entry (or, if the first failed or was cancelled, builds it).
       for (let other = flights.get(flight); other !== undefined; other = flights.get(flight)) {
         await unlessAborted(other, signal)
       }
-      const result = build(key, tokens, chain, signal)
+      const result = build(user, tokens, chain, signal)
       const settled = result.then(
         () => {},
         () => {},
@@ -109,7 +121,21 @@ export function createKvCache(
   }
 }
 
+function reused({ length }: HistoryTokens, covered: number, tier?: 1 | 2) {
+  return {
+    state: covered === 0 ? 'miss' : covered === length ? 'hit' : 'stale',
+    ...(covered > 0 && tier !== undefined && { tier }),
+    reusedTokens: covered,
+    prefilledTokens: length - covered,
+  } as const
+}
+
 /** A lease on a handle that the cache does not keep. */
-function ownLease(engine: Engine, handle: Lease['handle'], chain: DigestChain): Lease {
+function ownLease(engine: Engine, handle: KvHandle, chain: DigestChain): Lease {
   return { handle, chain, done: () => engine.release(handle) }
+}
+
+/** The lease goes on to the writer where the request lets go of it. */
+function writtenAfterUse(writes: Pick<WriteBehind, 'offer'>, user: UserHash, lease: Lease): Lease {
+  return { ...lease, done: () => writes.offer(user, lease) }
 }

@@ -206,6 +206,7 @@ describe('rank and its cache', () => {
     const kvOf = async (input: RankInput) => (await rank(input, {})).kv
     const kv = (state: string, reusedTokens: number, prefilledTokens: number) => ({
       state,
+      ...(reusedTokens > 0 && { tier: 1 }),
       reusedTokens,
       prefilledTokens,
     })

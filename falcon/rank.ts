@@ -1,3 +1,4 @@
+import { userHash } from '../cache/key.js'
 import { createKvCache } from '../cache/kv.js'
 import { createMemoryCache } from '../cache/memory.js'
 import type { Engine } from '../model/engine/engine.js'
@@ -52,7 +53,8 @@ export function createRanker(options: RankerOptions): Ranker {
   const { tasks, weights: bundleWeights } = manifest.config
   const { slots } = manifest.embedding
   const memory = createMemoryCache(engine, maxKvBytes)
-  const kv = createKvCache(engine, memory, manifest.appendIsExact)
+  const { appendIsExact } = manifest
+  const kv = createKvCache({ engine, memory, appendIsExact })
 
   /** Everything in one run: for histories whose K/V could not be reused. */
   const onePass = async (
@@ -88,7 +90,7 @@ export function createRanker(options: RankerOptions): Ranker {
     const obtained = await deadline.within(
       history.events === 0
         ? kv.prefill(history.tokens, signal)
-        : kv.obtain(input.user.id, history.tokens, signal),
+        : kv.obtain(userHash(input.user.id), history.tokens, signal),
     )
     if (obtained === undefined) return NOTHING
     const { lease, ...use } = obtained

@@ -28,6 +28,8 @@ export type RankedItem = {
 /** Where the history's K/V came from; `none`: ranked in one pass, nothing kept. */
 export type KvUse = {
   readonly state: 'hit' | 'stale' | 'miss' | 'none'
+  /** Where the reused tokens were: 1 = in this process, 2 = in Redis. */
+  readonly tier?: 1 | 2
   readonly reusedTokens: number
   readonly prefilledTokens: number
 }

@@ -30,6 +30,11 @@ const Kv = Type.Object(
           "Where the history's K/V came from; stale: a prefix was cached; none: nothing was kept.",
       },
     ),
+    tier: Type.Optional(
+      Type.Union([Type.Literal(1), Type.Literal(2)], {
+        description: 'Where the reused tokens were: 1 = this process, 2 = Redis.',
+      }),
+    ),
     reusedTokens: Type.Integer(),
     prefilledTokens: Type.Integer(),
   },

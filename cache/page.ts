@@ -1,0 +1,147 @@
+import { crc32 } from 'node:zlib'
+import { KV_CODECS, type KvCodecName } from '../model/engine/codec/graphs.js'
+import { RankError } from '../model/errors.js'
+import { type DigestChain, PAGE_TOKENS } from './digest.js'
+import type { UserHash } from './key.js'
+
+/**
+ * What tier 2 keeps of one user's K/V: one head, and a page per 64 tokens.
+ *
+ *     head   magic 4 · token 16 · codec 4 · layers 4 · kWidth 4 · vWidth 4 · tokens 4
+ *            · digest of each full page 32 … · digest of all tokens 32 · crc32 4
+ *     page   crc32 4 · per layer: rows of K, rows of V, each plane of the codec for itself
+ *
+ * Integers are little-endian. A page's field is named after the digest of all tokens up to its end, so
+ * that its K/V can be found for no other history, and every checksum begins with the model's version,
+ * the user's hash and the field's name, so that bytes moved elsewhere are corrupt there.
+ */
+export type PageShape = {
+  readonly codec: KvCodecName
+  readonly layers: number
+  /** Elements of one token's K and of its V, per layer. */
+  readonly kWidth: number
+  readonly vWidth: number
+}
+
+export type Head = {
+  readonly chain: DigestChain
+  /** The bytes as they lie in Redis: what a writer must still find there. */
+  readonly raw: Uint8Array
+}
+
+const MAGIC = Buffer.from('PKV1')
+/** In place of MAGIC where a user was forgotten: no K/V, but a writer that began before finds a change. */
+export const FORGOTTEN = Buffer.from('PKVX')
+const TOKEN_BYTES = 16
+const FIXED_BYTES = MAGIC.length + TOKEN_BYTES + 5 * 4
+const DIGEST_BYTES = 32
+const CRC_BYTES = 4
+/** A head that claims more is corrupt: 64 Mi tokens. */
+const MAX_TOKENS = 2 ** 26
+
+/** First value of every checksum of one user's entry under one model. */
+export function checksumSeed(version: string, user: UserHash): number {
+  return crc32(`${version} ${user}`)
+}
+
+/**
+ * Fields of a chain's pages, in order; the last page may be shorter than the others. Where tokens that
+ * follow change the K/V of those before them, a page belongs to one whole history.
+ */
+export function pageFields(chain: DigestChain, appendIsExact: boolean): readonly string[] {
+  const tail = chain.tokens % PAGE_TOKENS === 0 ? [] : [chain.whole]
+  const fields = [...chain.pages, ...tail]
+  return appendIsExact ? fields : fields.map((field) => `${chain.whole} ${field}`)
+}
+
+export function pageTokens(chain: DigestChain, page: number): number {
+  return Math.min(PAGE_TOKENS, chain.tokens - page * PAGE_TOKENS)
+}
+
+/** `token`: 16 random bytes, so that no two heads are equal. */
+export function encodeHead(
+  shape: PageShape,
+  chain: DigestChain,
+  token: Uint8Array,
+  seed: number,
+): Buffer {
+  const digests = [...chain.pages, chain.whole].map((digest) => Buffer.from(digest, 'base64'))
+  const numbers = Buffer.alloc(5 * 4)
+  const { codec, layers, kWidth, vWidth } = shape
+  const values = [KV_CODECS.indexOf(codec), layers, kWidth, vWidth, chain.tokens]
+  values.forEach((value, i) => {
+    numbers.writeUInt32LE(value, 4 * i)
+  })
+  return withChecksum(
+    Buffer.concat([MAGIC, token.subarray(0, TOKEN_BYTES), numbers, ...digests]),
+    seed,
+  )
+}
+
+/**
+ * The head in these bytes; where the user was forgotten, one of no tokens.
+ * @throws {RankError} KV_CORRUPT unless they are exactly one head of this shape, user and model
+ */
+export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Head {
+  if (raw.subarray(0, FORGOTTEN.length).equals(FORGOTTEN)) {
+    return { chain: { tokens: 0, pages: [], whole: '' }, raw: new Uint8Array(raw) }
+  }
+  if (raw.length < FIXED_BYTES + DIGEST_BYTES + CRC_BYTES || !raw.subarray(0, 4).equals(MAGIC)) {
+    throw corrupt(`a head begins with PKV1, got ${raw.length} bytes of something else`)
+  }
+  const body = raw.subarray(0, -CRC_BYTES)
+  if (raw.readUInt32LE(body.length) !== crc32(body, seed)) throw corrupt('checksum of a head')
+  const number = (i: number) => raw.readUInt32LE(MAGIC.length + TOKEN_BYTES + 4 * i)
+  const [codec, layers, kWidth, vWidth, tokens] = [
+    number(0),
+    number(1),
+    number(2),
+    number(3),
+    number(4),
+  ]
+  const got = `${KV_CODECS[codec]} ${layers}x(${kWidth}+${vWidth})`
+  const expected = `${shape.codec} ${shape.layers}x(${shape.kWidth}+${shape.vWidth})`
+  if (got !== expected) throw corrupt(`expected K/V of ${expected}, got ${got}`)
+  const full = Math.floor(tokens / PAGE_TOKENS)
+  if (tokens > MAX_TOKENS || body.length !== FIXED_BYTES + (full + 1) * DIGEST_BYTES) {
+    throw corrupt(`a head of ${tokens} tokens in ${raw.length} bytes`)
+  }
+  const digest = (i: number) =>
+    body.subarray(FIXED_BYTES + i * DIGEST_BYTES).toString('base64', 0, DIGEST_BYTES)
+  const pages = Array.from({ length: full }, (_, i) => digest(i))
+  // Copied: a reply is a piece of the connection's pool.
+  return { chain: { tokens, pages, whole: digest(full) }, raw: new Uint8Array(raw) }
+}
+
+/** One page as it lies in Redis; `parts` follow one another. */
+export function sealPage(field: string, parts: readonly Uint8Array[], seed: number): Buffer {
+  const page = Buffer.concat([Buffer.alloc(CRC_BYTES), ...parts])
+  page.writeUInt32LE(pageChecksum(page, field, seed))
+  return page
+}
+
+/**
+ * The rows in a page's bytes, as a view.
+ * @throws {RankError} KV_CORRUPT
+ */
+export function openPage(field: string, page: Buffer, bytes: number, seed: number): Buffer {
+  if (page.length !== CRC_BYTES + bytes) {
+    throw corrupt(`a page of ${CRC_BYTES + bytes} bytes, got ${page.length}`)
+  }
+  if (page.readUInt32LE() !== pageChecksum(page, field, seed)) throw corrupt('checksum of a page')
+  return page.subarray(CRC_BYTES)
+}
+
+function pageChecksum(page: Buffer, field: string, seed: number): number {
+  return crc32(page.subarray(CRC_BYTES), crc32(field, seed))
+}
+
+function withChecksum(body: Buffer, seed: number): Buffer {
+  const crc = Buffer.alloc(CRC_BYTES)
+  crc.writeUInt32LE(crc32(body, seed))
+  return Buffer.concat([body, crc])
+}
+
+function corrupt(what: string): RankError {
+  return new RankError('KV_CORRUPT', `K/V in Redis: ${what}`)
+}

@@ -1,0 +1,390 @@
+import assert from 'node:assert/strict'
+import { describe, type TestContext, test } from 'node:test'
+import { createKvCodec } from '../model/engine/codec/codec.js'
+import type { KvCodecName } from '../model/engine/codec/graphs.js'
+import { RankError } from '../model/errors.js'
+import { createRandom } from '../model/random.js'
+import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
+import { edited, plainTokens } from '../test/counting-engine.js'
+import { NO_REDIS, type RedisServer, startCluster, startRedis, until } from '../test/redis.js'
+import { coveredTokens, digestChain } from './digest.js'
+import { kvKey, type UserHash, userHash } from './key.js'
+import type { PageShape } from './page.js'
+import { connectRedis, type RedisClient } from './redis.js'
+import { createRedisKv, type RedisKv, type RemoteRows, writeStart } from './redis-kv.js'
+import { parseRedisUrl } from './redis-url.js'
+
+const LAYERS = 2
+const K_WIDTH = 3
+const V_WIDTH = 2
+const USER = userHash('u1')
+const TTL_MS = 60_000
+
+/** K/V that says which tokens it belongs to: every element is its token's first row, and its place. */
+function rowsOf(tokens: HistoryTokens, start = 0): RemoteRows {
+  const slots = tokens.rows.length / tokens.length
+  const array = (layer: number, width: number) => {
+    const values = Float32Array.from({ length: (tokens.length - start) * width }, (_, i) => {
+      const token = start + Math.floor(i / width)
+      return (tokens.rows[token * slots] ?? 0) + layer / 4 + (i % width) / 16
+    })
+    return new Uint8Array(values.buffer)
+  }
+  return {
+    tokens: tokens.length - start,
+    layers: Array.from({ length: LAYERS }, (_, l) => ({
+      k: array(l, K_WIDTH),
+      v: array(l, V_WIDTH),
+    })),
+  }
+}
+
+type Options = {
+  readonly url: string
+  readonly version?: string
+  readonly codec?: KvCodecName
+  readonly appendIsExact?: boolean
+}
+
+async function open(t: TestContext, options: Options) {
+  const { url, version = 'v1', codec = 'fp32', appendIsExact = true } = options
+  const clients: RedisClient[] = []
+  const connect = async (role: string) => {
+    const client = connectRedis(parseRedisUrl(url), { role, commandTimeoutMs: 5_000 })
+    clients.push(client)
+    await until(`${role} to connect`, () => client.status === 'ready')
+    return client
+  }
+  const shape: PageShape = { codec, layers: LAYERS, kWidth: K_WIDTH, vWidth: V_WIDTH }
+  const kv = createRedisKv({
+    readers: [await connect('read-0'), await connect('read-1')],
+    writer: await connect('write'),
+    codec: await createKvCodec(codec, 'fp32'),
+    ...{ version, shape, appendIsExact, ttlMs: TTL_MS },
+  })
+  t.after(() => kv.close())
+  return kv
+}
+
+/** What a replica does with a user's whole K/V. */
+async function save(kv: RedisKv, user: UserHash, tokens: HistoryTokens, appendIsExact = true) {
+  const chain = digestChain(tokens)
+  const previous = await kv.head(user)
+  const start = writeStart(previous, chain, appendIsExact)
+  if (start === undefined) return 'current'
+  return kv.write(user, chain, previous, rowsOf(tokens, start))
+}
+
+/** What a replica finds of a history. */
+async function find(kv: RedisKv, user: UserHash, tokens: HistoryTokens) {
+  const head = await kv.head(user)
+  if (head === undefined) return undefined
+  const covered = coveredTokens(head.chain, tokens, digestChain(tokens))
+  return covered === 0 ? undefined : kv.fetch(user, head, covered)
+}
+
+function assertRows(found: RemoteRows | undefined, tokens: HistoryTokens, what = '') {
+  assert.ok(found !== undefined, `nothing found ${what}`)
+  const expected = rowsOf(sliceTokens(tokens, 0, found.tokens))
+  found.layers.forEach(({ k, v }, i) => {
+    assert.deepEqual(Buffer.from(k), Buffer.from(expected.layers[i]?.k ?? []), `K ${i} ${what}`)
+    assert.deepEqual(Buffer.from(v), Buffer.from(expected.layers[i]?.v ?? []), `V ${i} ${what}`)
+  })
+}
+
+const fieldsOf = async (server: RedisServer, user = USER, version = 'v1') =>
+  (await server.cli('hkeys', kvKey(version, user))).split('\n').filter((field) => field !== '')
+
+describe('K/V in Redis', { skip: NO_REDIS }, () => {
+  test('what was written is found bit for bit, at every length around a page', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    for (const length of [1, 2, 63, 64, 65, 128, 200]) {
+      const user = userHash(`u${length}`)
+      const tokens = plainTokens(length)
+      assert.equal(await save(kv, user, tokens), 'written')
+      const found = await find(kv, user, tokens)
+      assert.equal(found?.tokens, length)
+      assertRows(found, tokens, `${length} tokens`)
+    }
+  })
+
+  test('an append writes the last page and the head, and nothing else', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    await save(kv, USER, plainTokens(130))
+    const before = new Set(await fieldsOf(server))
+    const written = await countCommands(server, async () => {
+      assert.equal(await save(kv, USER, plainTokens(132)), 'written')
+    })
+    const after = await fieldsOf(server)
+    assert.equal(after.length, 4)
+    assert.equal(after.filter((field) => !before.has(field)).length, 1)
+    assert.deepEqual(written, { stages: 1, commits: 1 })
+    assertRows(await find(kv, USER, plainTokens(132)), plainTokens(132))
+  })
+
+  test('a known history and a shorter one write nothing; a changed one replaces what differs', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const whole = plainTokens(200)
+    await save(kv, USER, whole)
+    assert.equal(await save(kv, USER, whole), 'current')
+    assert.equal(await save(kv, USER, sliceTokens(whole, 0, 128)), 'current')
+    assert.equal(await save(kv, USER, sliceTokens(whole, 0, 150)), 'current')
+    const changed = edited(whole, 140)
+    assert.equal(await save(kv, USER, changed), 'written')
+    assertRows(await find(kv, USER, changed), changed)
+    const common = await find(kv, USER, whole)
+    assert.equal(common?.tokens, 128)
+    assertRows(common, whole)
+    assert.equal((await fieldsOf(server)).length, 5)
+  })
+
+  test('the time to live is set from the first page on, with jitter', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const lives = new Set<number>()
+    for (let i = 0; i < 5; i++) {
+      const user = userHash(`ttl${i}`)
+      await save(kv, user, plainTokens(3))
+      const left = Number(await server.cli('pttl', kvKey('v1', user)))
+      assert.ok(left > TTL_MS * 0.9 && left <= TTL_MS * 1.1, `${left} ms`)
+      lives.add(Math.round(left / 50))
+    }
+    assert.ok(lives.size > 1)
+    assert.doesNotMatch(await server.cli('keys', '*'), /u1|ttl/)
+  })
+
+  test('of 8 racing writers one wins each round, and no entry is ever mixed', async (t) => {
+    const server = await startRedis(t)
+    const writers = await Promise.all(Array.from({ length: 8 }, () => open(t, { url: server.url })))
+    const random = createRandom(8)
+    const histories = writers.map((_, w) => edited(plainTokens(260), w % 2 === 0 ? w : 100 + w))
+    const outcomes = { written: 0, conflict: 0, lost: 0, current: 0 }
+    for (let round = 0; round < 25; round++) {
+      const lengths = writers.map(() => 1 + Math.floor(random() * 260))
+      const results = await Promise.all(
+        writers.map((kv, w) => {
+          const tokens = sliceTokens(histories[w] ?? plainTokens(1), 0, lengths[w] ?? 1)
+          return save(kv, USER, tokens)
+        }),
+      )
+      for (const outcome of results) outcomes[outcome]++
+      const reader = writers[round % 8]
+      const head = await reader?.head(USER)
+      assert.ok(reader !== undefined && head !== undefined)
+      const found = await reader.fetch(USER, head, head.chain.tokens)
+      assert.equal(found.tokens, head.chain.tokens)
+      const owner = histories.findIndex(
+        (tokens) => digestChain(sliceTokens(tokens, 0, found.tokens)).whole === head.chain.whole,
+      )
+      assertRows(found, histories[owner] ?? plainTokens(1), `round ${round}`)
+      const pages = Math.ceil(found.tokens / 64)
+      const stray = (await fieldsOf(server)).length - pages - 1
+      assert.ok(stray >= 0, `${stray} fields too few`)
+    }
+    assert.ok(
+      outcomes.written >= 25 && outcomes.conflict + outcomes.lost > 0,
+      JSON.stringify(outcomes),
+    )
+  })
+
+  test('a reader that finds pages gone takes what is before them', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const tokens = plainTokens(200)
+    await save(kv, USER, tokens)
+    const head = await kv.head(USER)
+    assert.ok(head !== undefined)
+    await server.cli('hdel', kvKey('v1', USER), head.chain.pages[2] ?? '')
+    const found = await kv.fetch(USER, head, 200)
+    assert.equal(found.tokens, 128)
+    assertRows(found, tokens)
+    await server.cli('del', kvKey('v1', USER))
+    assert.equal((await kv.fetch(USER, head, 200)).tokens, 0)
+  })
+
+  test('10,000 mutated entries are found as they were, or not at all', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const client = connectRedis(parseRedisUrl(server.url), {
+      role: 'test',
+      commandTimeoutMs: 5_000,
+    })
+    t.after(() => client.disconnect())
+    await until('the test to connect', () => client.status === 'ready')
+    const random = createRandom(17)
+    const below = (n: number) => Math.floor(random() * n)
+    const tokens = plainTokens(150)
+    const key = kvKey('v1', USER)
+    await save(kv, USER, tokens)
+    const original = await client.hgetallBuffer(key)
+    const fields = Object.keys(original)
+    const ends = { whole: 0, part: 0, nothing: 0, corrupt: 0 }
+    for (let i = 0; i < 10_000; i++) {
+      const field = fields[below(fields.length)] ?? ''
+      const bytes = Buffer.from(original[field] ?? [])
+      for (let flips = 1 + below(3); flips > 0; flips--) {
+        const at = below(bytes.length)
+        bytes[at] = below(256)
+      }
+      await client.hset(key, { ...original, [field]: bytes })
+      try {
+        const found = await find(kv, USER, tokens)
+        if (found !== undefined) assertRows(found, tokens, `mutation ${i} of ${field}`)
+        const kept = found?.tokens ?? 0
+        ends[kept === 150 ? 'whole' : kept > 0 ? 'part' : 'nothing']++
+      } catch (error) {
+        assert.ok(error instanceof RankError && error.code === 'KV_CORRUPT', String(error))
+        assert.equal(await client.exists(key), 0, 'what is corrupt is deleted')
+        ends.corrupt++
+      }
+    }
+    // A byte may be replaced by itself.
+    assert.ok(ends.corrupt > 9_800, JSON.stringify(ends))
+  })
+
+  test('entries swapped between users and between models are corrupt', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const other = await open(t, { url: server.url, version: 'v2' })
+    const tokens = plainTokens(100)
+    await save(kv, USER, tokens)
+    await server.cli('copy', kvKey('v1', USER), kvKey('v1', userHash('u2')))
+    await server.cli('copy', kvKey('v1', USER), kvKey('v2', USER))
+    await assert.rejects(find(kv, userHash('u2'), tokens), { code: 'KV_CORRUPT' })
+    await assert.rejects(find(other, USER, tokens), { code: 'KV_CORRUPT' })
+    assertRows(await find(kv, USER, tokens), tokens)
+    assert.equal(await find(other, USER, tokens), undefined)
+  })
+
+  test('another codec finds a corrupt entry, deletes it and writes its own', async (t) => {
+    const server = await startRedis(t)
+    const before = await open(t, { url: server.url })
+    const after = await open(t, { url: server.url, codec: 'fp16' })
+    const tokens = plainTokens(70)
+    await save(before, USER, tokens)
+    await assert.rejects(find(after, USER, tokens), {
+      code: 'KV_CORRUPT',
+      message: /expected K\/V of fp16 2x\(3\+2\), got fp32 2x\(3\+2\)/,
+    })
+    assert.equal(await save(after, USER, tokens), 'written')
+    assert.equal((await find(after, USER, tokens))?.tokens, 70)
+  })
+
+  test('forgets a user under every model, and what was being written meanwhile', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const other = await open(t, { url: server.url, version: 'v2' })
+    const tokens = plainTokens(100)
+    await save(kv, USER, tokens)
+    await save(other, USER, tokens)
+    const seen = await kv.head(USER)
+    const unknown = userHash('new')
+    const seenOfNew = await kv.head(unknown)
+    await kv.forget(USER)
+    await kv.forget(unknown)
+    assert.equal(await find(kv, USER, tokens), undefined)
+    assert.equal(await find(other, USER, tokens), undefined)
+    const late = [kv.write(USER, digestChain(tokens), seen, rowsOf(tokens))]
+    late.push(kv.write(unknown, digestChain(tokens), seenOfNew, rowsOf(tokens)))
+    assert.deepEqual(await Promise.all(late), ['conflict', 'conflict'])
+    assert.equal(await find(kv, USER, tokens), undefined)
+    // A request of later.
+    assert.equal(await save(kv, USER, tokens), 'written')
+    assertRows(await find(kv, USER, tokens), tokens)
+  })
+
+  test('where an append is not exact only the whole history is found', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url, appendIsExact: false })
+    const tokens = plainTokens(200)
+    await save(kv, USER, sliceTokens(tokens, 0, 150), false)
+    await save(kv, USER, tokens, false)
+    assert.equal((await fieldsOf(server)).length, 5)
+    assertRows(await find(kv, USER, tokens), tokens)
+    const head = await kv.head(USER)
+    assert.ok(head !== undefined)
+    await server.cli('hdel', kvKey('v1', USER), `${head.chain.whole} ${head.chain.pages[2]}`)
+    assert.equal((await kv.fetch(USER, head, 200)).tokens, 0)
+  })
+
+  test('rows of many pages travel in commands of half a megabyte', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const tokens = plainTokens(40_000)
+    await save(kv, USER, tokens)
+    const before = await calls(server, 'hmget')
+    assertRows(await find(kv, USER, tokens), tokens)
+    // 40,000 tokens x 40 bytes, pages of 64 tokens.
+    assert.equal(
+      (await calls(server, 'hmget')) - before,
+      Math.ceil(625 / Math.floor(2 ** 19 / 2560)),
+    )
+  })
+
+  test('an aborted fetch asks for no more', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const tokens = plainTokens(40_000)
+    await save(kv, USER, tokens)
+    const head = await kv.head(USER)
+    assert.ok(head !== undefined)
+    const before = await calls(server, 'hmget')
+    const controller = new AbortController()
+    const fetching = kv.fetch(USER, head, 40_000, controller.signal)
+    controller.abort(new RankError('CANCELLED', 'left'))
+    await assert.rejects(fetching, { code: 'CANCELLED' })
+    assert.ok((await calls(server, 'hmget')) - before <= 2)
+  })
+
+  test('works on a cluster, every user on one node', async (t) => {
+    const { url } = await startCluster(t)
+    const kv = await open(t, { url })
+    for (let u = 0; u < 30; u++) {
+      const user = userHash(`c${u}`)
+      const tokens = plainTokens(100 + u)
+      assert.equal(await save(kv, user, tokens), 'written')
+      assertRows(await find(kv, user, tokens), tokens)
+    }
+    await kv.forget(userHash('c3'))
+    assert.equal(await find(kv, userHash('c3'), plainTokens(103)), undefined)
+  })
+
+  test('scripts that the server forgot are sent again', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    await save(kv, USER, plainTokens(10))
+    await server.cli('script', 'flush')
+    assert.equal(await save(kv, USER, plainTokens(12)), 'written')
+  })
+
+  test('a random token makes every head different', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const tokens = plainTokens(10)
+    await save(kv, USER, tokens)
+    const first = await kv.head(USER)
+    await server.cli('del', kvKey('v1', USER))
+    await save(kv, USER, tokens)
+    const second = await kv.head(USER)
+    assert.notDeepEqual(first?.raw, second?.raw)
+    assert.deepEqual(first?.chain, second?.chain)
+    // The entry of before is gone: whoever began from it loses.
+    assert.equal(await kv.write(USER, digestChain(tokens), first, rowsOf(tokens)), 'conflict')
+  })
+})
+
+async function calls(server: RedisServer, command: string): Promise<number> {
+  const stats = await server.cli('info', 'commandstats')
+  return Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(stats)?.[1] ?? 0)
+}
+
+/** How many pages' and how many heads' scripts ran: each stages with HSET, only a commit has HKEYS. */
+async function countCommands(server: RedisServer, work: () => Promise<void>) {
+  const [hset, hkeys] = [await calls(server, 'hset'), await calls(server, 'hkeys')]
+  await work()
+  const commits = (await calls(server, 'hkeys')) - hkeys
+  return { stages: (await calls(server, 'hset')) - hset - commits, commits }
+}

@@ -1,0 +1,265 @@
+import { randomBytes } from 'node:crypto'
+import type { KvCodec } from '../model/engine/codec/codec.js'
+import type { KvLayer } from '../model/engine/engine.js'
+import { RankError } from '../model/errors.js'
+import { type DigestChain, PAGE_TOKENS } from './digest.js'
+import { kvKey, type UserHash, versionsKey } from './key.js'
+import {
+  checksumSeed,
+  decodeHead,
+  encodeHead,
+  FORGOTTEN,
+  type Head,
+  openPage,
+  type PageShape,
+  pageFields,
+  pageTokens,
+  sealPage,
+} from './page.js'
+import type { RedisClient } from './redis.js'
+import { HEAD_FIELD, kvScripts } from './redis-scripts.js'
+
+export type RedisKvOptions = {
+  /** Calls take turns on them. */
+  readonly readers: readonly RedisClient[]
+  /** A connection of its own: a user's pages must not stand before somebody's head. */
+  readonly writer: RedisClient
+  readonly codec: KvCodec
+  /** The bundle's. */
+  readonly version: string
+  readonly shape: PageShape
+  readonly appendIsExact: boolean
+  readonly ttlMs: number
+}
+
+/** K/V of the first `tokens` tokens of a history, in the bundle's precision. */
+export type RemoteRows = { readonly tokens: number; readonly layers: readonly KvLayer[] }
+
+/** `conflict`: another writer was faster; `lost`: pages went while it wrote. Either way nothing changed. */
+export type WriteOutcome = 'written' | 'conflict' | 'lost'
+
+/** Tier 2: what Redis keeps of users' K/V. `user` is the hash of an id. Everything may reject. */
+export type RedisKv = {
+  /**
+   * Undefined where nothing is; of a forgotten user one of no tokens, which a writer must know.
+   * @throws {RankError} KV_CORRUPT: the entry is of no use and was deleted
+   */
+  head(user: UserHash, signal?: AbortSignal): Promise<Head | undefined>
+  /**
+   * Rows of the history's first tokens, as many pages as there are; `head` says which.
+   * @throws {RankError} KV_CORRUPT, as above
+   */
+  fetch(user: UserHash, head: Head, tokens: number, signal?: AbortSignal): Promise<RemoteRows>
+  /** Tokens [start, chain.tokens) are in `rows`; those before are in the entry of `previous`. */
+  write(
+    user: UserHash,
+    chain: DigestChain,
+    previous: Head | undefined,
+    rows: RemoteRows,
+  ): Promise<WriteOutcome>
+  /** Deletes the user's K/V under every model; a write that began before will find a conflict. */
+  forget(user: UserHash): Promise<void>
+  close(): Promise<void>
+}
+
+/** A command's values at most: another user's command waits that long, about half a millisecond. */
+const CHUNK_BYTES = 2 ** 19
+/** Reads on their way for one fetch: one is on the wire while another is checked. */
+const IN_FLIGHT = 2
+/** How long a forgotten user's mark outlives the writes that began before it. */
+const FORGOTTEN_MS = 60_000
+/** Share of the time to live that is random, so that what was written together does not go together. */
+const JITTER = 0.1
+
+export function createRedisKv(options: RedisKvOptions): RedisKv {
+  const { readers, writer, codec, version, shape, appendIsExact, ttlMs } = options
+  const { layers, kWidth, vWidth } = shape
+  /** Bytes of one token in every plane of K, then of V: the order within a layer of a page. */
+  const planes = [
+    { name: 'k', width: kWidth, rowBytes: codec.rowBytes(kWidth) },
+    { name: 'v', width: vWidth, rowBytes: codec.rowBytes(vWidth) },
+  ] as const
+  const tokenBytes = layers * sum(planes.flatMap(({ rowBytes }) => rowBytes))
+  const pagesPerChunk = Math.max(1, Math.floor(CHUNK_BYTES / (PAGE_TOKENS * tokenBytes)))
+  const scripts = kvScripts(writer)
+  let turn = 0
+  const nextReader = () => {
+    turn = (turn + 1) % readers.length
+    return readers[turn] ?? writer
+  }
+
+  /** Runs `read`; what it finds corrupt is deleted, unless somebody has written it anew. */
+  const orDelete = async <T>(user: UserHash, raw: Uint8Array, read: () => T | Promise<T>) => {
+    try {
+      return await read()
+    } catch (error) {
+      if (error instanceof RankError && error.code === 'KV_CORRUPT') {
+        await scripts.discard(kvKey(version, user), raw)
+      }
+      throw error
+    }
+  }
+
+  /** Every plane of every layer, `tokens` rows long. */
+  const emptyPlanes = (tokens: number) =>
+    Array.from({ length: layers }, () =>
+      planes.map(({ rowBytes }) => rowBytes.map((bytes) => new Uint8Array(tokens * bytes))),
+    )
+
+  /** Planes as K/V of the first `tokens` rows. */
+  const decode = async (stored: ReturnType<typeof emptyPlanes>, tokens: number) => {
+    const rows: KvLayer[] = []
+    for (const layer of stored) {
+      const [k, v] = await Promise.all(
+        planes.map(({ width, rowBytes }, p) => {
+          const parts = (layer[p] ?? []).map((plane, i) =>
+            plane.subarray(0, tokens * (rowBytes[i] ?? 0)),
+          )
+          return codec.decode(parts, width)
+        }),
+      )
+      rows.push({ k: k ?? new Uint8Array(0), v: v ?? new Uint8Array(0) })
+    }
+    return { tokens, layers: rows }
+  }
+
+  /** The rows' pages from `firstPage` on, as they go to Redis. */
+  const encode = async (chain: DigestChain, firstPage: number, rows: RemoteRows, seed: number) => {
+    const encoded: Uint8Array[][] = []
+    for (const layer of rows.layers) {
+      for (const { name, width } of planes)
+        encoded.push([...(await codec.encode(layer[name], width))])
+    }
+    const rowBytes = planes.map((plane) => plane.rowBytes)
+    return pageFields(chain, appendIsExact)
+      .slice(firstPage)
+      .map((field, i): [field: string, page: Buffer] => {
+        const from = i * PAGE_TOKENS
+        const to = from + pageTokens(chain, firstPage + i)
+        const parts = encoded.flatMap((array, r) =>
+          array.map((plane, p) => {
+            const bytes = rowBytes[r % 2]?.[p] ?? 0
+            return plane.subarray(from * bytes, to * bytes)
+          }),
+        )
+        return [field, sealPage(field, parts, seed)]
+      })
+  }
+
+  return {
+    async head(user, signal) {
+      signal?.throwIfAborted()
+      const raw = await nextReader().hgetBuffer(kvKey(version, user), HEAD_FIELD)
+      if (raw === null) return undefined
+      return orDelete(user, raw, () => decodeHead(raw, shape, checksumSeed(version, user)))
+    },
+
+    async fetch(user, head, tokens, signal) {
+      const key = kvKey(version, user)
+      const seed = checksumSeed(version, user)
+      const fields = pageFields(head.chain, appendIsExact).slice(0, Math.ceil(tokens / PAGE_TOKENS))
+      const stored = emptyPlanes(tokens)
+      let found = 0
+      const place = (page: Buffer | null | undefined, i: number): boolean => {
+        const field = fields[i]
+        if (page === null || page === undefined || field === undefined) return false
+        const count = Math.min(pageTokens(head.chain, i), tokens - i * PAGE_TOKENS)
+        const rows = openPage(field, page, count * tokenBytes, seed)
+        let at = 0
+        for (const layer of stored) {
+          planes.forEach(({ rowBytes }, p) => {
+            rowBytes.forEach((bytes, plane) => {
+              layer[p]?.[plane]?.set(rows.subarray(at, at + count * bytes), found * bytes)
+              at += count * bytes
+            })
+          })
+        }
+        found += count
+        return true
+      }
+      const chunks = chunksOf(fields, pagesPerChunk)
+      const reader = nextReader()
+      const read = (chunk: readonly string[]) => {
+        signal?.throwIfAborted()
+        const pages = reader.hmgetBuffer(key, ...chunk)
+        // Of those on their way when one fails nobody asks any more.
+        pages.catch(() => {})
+        return pages
+      }
+      const reads = chunks.slice(0, IN_FLIGHT).map(read)
+      await orDelete(user, head.raw, async () => {
+        for (const [c, chunk] of chunks.entries()) {
+          const pages = await reads[c]
+          const next = chunks[c + IN_FLIGHT]
+          if (next !== undefined) reads.push(read(next))
+          // A page that is gone: another writer's head holds a newer history.
+          if (!chunk.every((_, i) => place(pages?.[i], c * pagesPerChunk + i))) return
+        }
+      })
+      const isWhole = found === tokens
+      return decode(stored, isWhole || appendIsExact ? found : 0)
+    },
+
+    async write(user, chain, previous, rows) {
+      const key = kvKey(version, user)
+      const seed = checksumSeed(version, user)
+      const ttl = Math.round(ttlMs * (1 + JITTER * Math.random()))
+      const firstPage = (chain.tokens - rows.tokens) / PAGE_TOKENS
+      for (const pages of chunksOf(await encode(chain, firstPage, rows, seed), pagesPerChunk)) {
+        await scripts.stage(key, ttl, pages)
+      }
+      const head = encodeHead(shape, chain, randomBytes(16), seed)
+      return scripts.commit({
+        key,
+        versions: versionsKey(user),
+        previous: previous?.raw ?? new Uint8Array(0),
+        head,
+        ttlMs: ttl,
+        version,
+        fields: pageFields(chain, appendIsExact),
+      })
+    },
+
+    async forget(user) {
+      const others = await writer.smembers(versionsKey(user))
+      for (const one of new Set([version, ...others])) {
+        const mark = Buffer.concat([FORGOTTEN, randomBytes(16)])
+        await scripts.forget(kvKey(one, user), mark, FORGOTTEN_MS)
+      }
+    },
+
+    async close() {
+      await codec.close()
+      for (const client of [...readers, writer]) client.disconnect()
+    },
+  }
+}
+
+/**
+ * The first token that a write of `chain` must bring, a multiple of a page; undefined when the entry
+ * already has all of it, or a longer history that begins with it.
+ */
+export function writeStart(
+  previous: Head | undefined,
+  chain: DigestChain,
+  appendIsExact: boolean,
+): number | undefined {
+  if (previous === undefined) return 0
+  if (previous.chain.whole === chain.whole) return undefined
+  const there = pageFields(previous.chain, appendIsExact)
+  const fields = pageFields(chain, appendIsExact)
+  const common = fields.findIndex((field, i) => field !== there[i])
+  const isBehind =
+    previous.chain.tokens > chain.tokens && (common < 0 || common === chain.pages.length)
+  if (appendIsExact && isBehind) return undefined
+  return (common < 0 ? fields.length : common) * PAGE_TOKENS
+}
+
+function chunksOf<T>(items: readonly T[], size: number): T[][] {
+  const count = Math.ceil(items.length / size)
+  return Array.from({ length: count }, (_, i) => items.slice(i * size, (i + 1) * size))
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0)
+}

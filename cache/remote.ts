@@ -1,0 +1,79 @@
+import type { Engine, KvHandle } from '../model/engine/engine.js'
+import type { HistoryTokens } from '../model/tokens.js'
+import { coveredTokens, type DigestChain } from './digest.js'
+import type { UserHash } from './key.js'
+import type { Tier2 } from './tier2.js'
+
+/** What the choice between fetching and computing is made by; milliseconds. */
+export type FetchCosts = {
+  prefillMs(newTokens: number, pastTokens: number): number
+  /** One round trip and these bytes, of the codec. */
+  fetchMs(bytes: number): number
+  observeFetch(bytes: number, ms: number): void
+}
+
+/** K/V of a history's first tokens, as the engine has it now. The caller releases it. */
+export type RemotePast = { readonly handle: KvHandle; readonly covered: number }
+
+/** On top of what a fetch should take: a pause of the garbage collector or a busy core. */
+const PATIENCE_MS = 5
+/** So often as long as it should take may a fetch take, before its K/V is computed. */
+const PATIENCE = 3
+
+export type RemoteOptions = {
+  readonly tier2: Tier2
+  readonly engine: Pick<Engine, 'importKv' | 'release'>
+  readonly costs: FetchCosts
+  readonly appendIsExact: boolean
+  /** Bytes of one token's K/V in the codec. */
+  readonly tokenBytes: number
+  /** Fetches whatever it costs: for benches and for `--kv always`. */
+  readonly always: boolean
+  /** Milliseconds, monotonic. */
+  readonly now?: () => number
+}
+
+/**
+ * Looks for more of a history's K/V in tier 2 than the `covered` tokens that are here, where that should
+ * be cheaper than computing it. Gives nothing rather than late: after three times what it should take,
+ * or what computing costs, and a few milliseconds.
+ */
+export function createRemote(options: RemoteOptions) {
+  const { tier2, engine, costs, appendIsExact, tokenBytes, always } = options
+  const { now = () => performance.now() } = options
+
+  /** What is saved by having `covered` tokens instead of `here`, less what they cost to fetch. */
+  const gainMs = (tokens: number, here: number, covered: number) =>
+    costs.prefillMs(tokens - here, here) -
+    costs.prefillMs(tokens - covered, covered) -
+    costs.fetchMs(covered * tokenBytes)
+
+  return async (
+    user: UserHash,
+    tokens: HistoryTokens,
+    chain: DigestChain,
+    here: number,
+    signal?: AbortSignal,
+  ): Promise<RemotePast | undefined> => {
+    const n = tokens.length
+    if (!always && gainMs(n, here, n) <= 0) return undefined
+    const budgetMs =
+      PATIENCE_MS +
+      Math.min(costs.prefillMs(n - here, here), PATIENCE * costs.fetchMs(n * tokenBytes))
+    const start = now()
+    const headMs = Math.min(budgetMs, PATIENCE_MS + PATIENCE * costs.fetchMs(0))
+    const head = await tier2.head(user, headMs, signal)
+    if (head === undefined) return undefined
+    const covered = coveredTokens(head.chain, tokens, chain)
+    const isWhole = covered === n && covered === head.chain.tokens
+    if (covered <= here || !(appendIsExact || isWhole)) return undefined
+    if (!always && gainMs(n, here, covered) <= 0) return undefined
+    const leftMs = Math.max(1, start + budgetMs - now())
+    const rows = await tier2.fetch(user, head, covered, leftMs, signal)
+    if (rows === undefined || rows.tokens <= here) return undefined
+    const times = tokens.times.subarray(0, rows.tokens)
+    const handle = await engine.importKv({ ...rows, times })
+    costs.observeFetch(rows.tokens * tokenBytes, now() - start)
+    return { handle, covered: rows.tokens }
+  }
+}
