@@ -11,6 +11,8 @@ import type { HistoryEvent, RankInput } from '../model/request.js'
 export const SEED = 7
 const START_SECONDS = 1_700_000_000
 const HOUR_SECONDS = 3600
+/** When random tokens are ranked, in seconds: later than the last of the longest history. */
+export const QUERY_TIME = 1_800_000_000
 
 /** Exports the paper's ranking shape with random weights into `folder`. */
 export function exportPaperShape(folder: string): Bundle {

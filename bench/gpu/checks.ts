@@ -5,12 +5,13 @@ import { randomHistory, randomRows } from '../../falcon/calibrate.js'
 import { largestDifference } from '../../falcon/verify.js'
 import { createCapiEngine } from '../../model/engine/capi/engine.js'
 import type { Engine, KvHandle } from '../../model/engine/engine.js'
+import { KV_ELEMENT_BYTES } from '../../model/engine/kv-shape.js'
 import type { Bundle } from '../../model/manifest.js'
 import { createRandom } from '../../model/random.js'
 import { sliceTokens } from '../../model/tokens.js'
+import { QUERY_TIME } from '../workload.js'
 import { ENGINES } from './latency.js'
 
-const QUERY_TIME = 1_800_000_000
 const COMPARED_CANDIDATES = 256
 const MIXED_REQUESTS = 10_000
 const MIXED_USERS = 300
@@ -88,8 +89,8 @@ export async function benchGrowth(bundle: Bundle, log: (line: string) => void): 
   const { maxTokens, layers, heads, dqk, dv } = manifest.config
   const random = createRandom(3)
   const below = (n: number) => Math.floor(random() * n)
-  const userBytes =
-    maxTokens * layers * heads * (dqk + dv) * (manifest.precision === 'fp16' ? 2 : 4)
+  const elementBytes = KV_ELEMENT_BYTES[manifest.precision]
+  const userBytes = maxTokens * layers * heads * (dqk + dv) * elementBytes
   const engine = await createCapiEngine({
     bundle,
     provider: 'cuda',

@@ -3,9 +3,9 @@ import { randomHistory, randomRows } from '../../falcon/calibrate.js'
 import { createCapiEngine } from '../../model/engine/capi/engine.js'
 import { openBundle } from '../../model/manifest.js'
 import { createRandom } from '../../model/random.js'
+import { QUERY_TIME } from '../workload.js'
 import { PROFILED_RUNS } from './profile.js'
 
-const QUERY_TIME = 1_800_000_000
 const [folder = '', graph = '', m = '1024'] = process.argv.slice(2)
 const bundle = openBundle(folder)
 const { manifest } = bundle

@@ -1,14 +1,11 @@
 import { RankError } from '../../errors.js'
+import { bindCudaRuntime, DEFAULT_STREAM, findCudaRuntime, MEMCPY_DEFAULT } from './cuda-runtime.js'
 import { showOnly } from './device.js'
 import type { TensorMemory } from './memory.js'
-import { callAsync, loadLibrary } from './native.js'
+import { callAsync } from './native.js'
 import type { Ort, Pointer } from './ort.js'
 import type { Upload } from './weights.js'
 
-/** CUDA's runtime, by the name that the provider's own build of it asks for. */
-const RUNTIMES = ['libcudart.so.13', 'libcudart.so.12']
-const MEMCPY_DEFAULT = 4
-const DEFAULT_STREAM = 0n
 const HOST_ALLOC_PORTABLE = 1
 const HOST_ALLOC_MAPPED = 2
 /** The initializer that holds a bundle's embedding tables. */
@@ -53,22 +50,17 @@ export type Cuda = {
  * @throws {RankError} ENGINE_UNAVAILABLE without CUDA, the device or the provider
  */
 export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
-  const { name: runtimeName, library: runtime } = loadRuntime()
+  const runtime = findCudaRuntime()
   showOnly(deviceId)
-  const int = (name: string, ...params: string[]) => runtime.func(name, 'int', params)
-  const errorString = runtime.func('cudaGetErrorString', 'const char*', ['int'])
-  const check = (code: number) => {
-    if (code === 0) return
-    throw new RankError('ENGINE_UNAVAILABLE', `CUDA: ${errorString(code)}`)
-  }
-  const getAttribute = int('cudaDeviceGetAttribute', 'void*', 'int', 'int')
-  const memGetInfo = int('cudaMemGetInfo', 'void*', 'void*')
-  const malloc = int('cudaMalloc', 'void*', 'size_t')
-  const free = int('cudaFree', 'void*')
-  const hostAlloc = int('cudaHostAlloc', 'void*', 'size_t', 'uint32_t')
-  const freeHost = int('cudaFreeHost', 'void*')
-  const memcpy = int('cudaMemcpy', 'void*', 'void*', 'size_t', 'int')
-  const synchronize = int('cudaStreamSynchronize', 'void*')
+  const { bind, check } = bindCudaRuntime(runtime)
+  const getAttribute = bind('cudaDeviceGetAttribute', 'void*', 'int', 'int')
+  const memGetInfo = bind('cudaMemGetInfo', 'void*', 'void*')
+  const malloc = bind('cudaMalloc', 'void*', 'size_t')
+  const free = bind('cudaFree', 'void*')
+  const hostAlloc = bind('cudaHostAlloc', 'void*', 'size_t', 'uint32_t')
+  const freeHost = bind('cudaFreeHost', 'void*')
+  const memcpy = bind('cudaMemcpy', 'void*', 'void*', 'size_t', 'int')
+  const synchronize = bind('cudaStreamSynchronize', 'void*')
 
   const attribute = (which: number): number => {
     const value = new Int32Array(1)
@@ -109,7 +101,7 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
 
   return {
     computeCapability,
-    runtime: runtimeName,
+    runtime,
     addProvider: (options) => add(options, plain),
     addGraphProvider: (options) => add(options, graph),
     info,
@@ -194,19 +186,4 @@ function orUnavailable<T>(work: () => T): T {
     const why = cause instanceof Error ? cause.message : String(cause)
     throw new RankError('ENGINE_UNAVAILABLE', `ONNX Runtime's CUDA provider: ${why}`, { cause })
   }
-}
-
-function loadRuntime(): { name: string; library: ReturnType<typeof loadLibrary> } {
-  const faults: string[] = []
-  for (const name of RUNTIMES) {
-    try {
-      return { name, library: loadLibrary(name) }
-    } catch (error) {
-      faults.push(error instanceof Error ? error.message : String(error))
-    }
-  }
-  throw new RankError(
-    'ENGINE_UNAVAILABLE',
-    `the CUDA runtime does not load (${faults.join('; ')}): expected it on LD_LIBRARY_PATH`,
-  )
 }

@@ -1,3 +1,4 @@
+import { bindCudaRuntime, DEFAULT_STREAM, MEMCPY_DEFAULT } from './cuda-runtime.js'
 import { loadLibrary } from './native.js'
 import type { Pointer } from './ort.js'
 
@@ -19,35 +20,28 @@ export type DeviceOps = {
   read(into: Uint8Array, from: Pointer): void
 }
 
-const MEMCPY_DEFAULT = 4
-const STREAM = 0n
-
-/** The runtime's name as `loadCudaRuntime` found it. */
+/** `library`: as `findCudaRuntime` names it. */
 export function cudaOps(library: string): DeviceOps {
-  const runtime = loadLibrary(library)
+  const { bind, check } = bindCudaRuntime(library)
   const P = 'void*'
   const SIZE = 'size_t'
-  const set2d = runtime.func('cudaMemset2DAsync', 'int', [P, SIZE, 'int', SIZE, SIZE, P])
-  const copy = runtime.func('cudaMemcpyAsync', 'int', [P, P, SIZE, 'int', P])
-  const synchronize = runtime.func('cudaStreamSynchronize', 'int', [P])
-  const errorString = runtime.func('cudaGetErrorString', 'const char*', ['int'])
-  const check = (code: number) => {
-    if (code !== 0) throw new Error(`CUDA: ${errorString(code)}`)
-  }
-  const finish = () => check(synchronize(STREAM))
+  const set2d = bind('cudaMemset2DAsync', P, SIZE, 'int', SIZE, SIZE, P)
+  const copy = bind('cudaMemcpyAsync', P, P, SIZE, 'int', P)
+  const synchronize = bind('cudaStreamSynchronize', P)
+  const finish = () => check(synchronize(DEFAULT_STREAM))
   return {
     copyRows(to, toPitch, from, fromPitch, width, rows) {
       // One by one: the driver's own copy of rows ran at a third of the memory's speed.
       for (let row = 0; row < rows; row++) {
         const target = to + BigInt(row * toPitch)
-        check(copy(target, from + BigInt(row * fromPitch), width, MEMCPY_DEFAULT, STREAM))
+        check(copy(target, from + BigInt(row * fromPitch), width, MEMCPY_DEFAULT, DEFAULT_STREAM))
       }
     },
-    zeroRows: (to, pitch, width, rows) => check(set2d(to, pitch, 0, width, rows, STREAM)),
-    write: (to, bytes) => check(copy(to, bytes, bytes.byteLength, MEMCPY_DEFAULT, STREAM)),
+    zeroRows: (to, pitch, width, rows) => check(set2d(to, pitch, 0, width, rows, DEFAULT_STREAM)),
+    write: (to, bytes) => check(copy(to, bytes, bytes.byteLength, MEMCPY_DEFAULT, DEFAULT_STREAM)),
     finish,
     read(into, from) {
-      check(copy(into, from, into.byteLength, MEMCPY_DEFAULT, STREAM))
+      check(copy(into, from, into.byteLength, MEMCPY_DEFAULT, DEFAULT_STREAM))
       finish()
     },
   }

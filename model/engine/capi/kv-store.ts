@@ -1,17 +1,13 @@
 import type { HstuConfig } from '../../config.js'
-import { RankError } from '../../errors.js'
 import type { Precision } from '../../manifest.js'
 import { writeTimes } from '../../tokens.js'
 import type { KvPages } from '../engine.js'
+import { capacityFor, checkPages, KV_ELEMENT_BYTES } from '../kv-shape.js'
 import type { Block, Blocks } from './blocks.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
-import { ELEMENT, type Values } from './sessions.js'
-
-/** Rows are reserved in such steps, so that most appends find room, in tokens. */
-const GROWTH_TOKENS = 64
-/** Layers begin at multiples of this: what cudaMalloc gives, and more than any CPU kernel wants. */
-const ALIGN_BYTES = 256
+import type { Values } from './sessions.js'
+import { align, createTensor, ELEMENT, KV_ELEMENT } from './tensor.js'
 
 /** Rows [0, tokens) of a block. Several entries may view one block: a prefix never changes. */
 export type KvEntry = {
@@ -26,14 +22,6 @@ export type KvEntry = {
 
 /** K or V of one layer inside a block: its offset in bytes, and the elements of a row. */
 type Region = { readonly offset: number; readonly width: number }
-
-/** See `grid`. */
-export type KvGrid = {
-  readonly address: Pointer
-  readonly pitch: number
-  readonly rowBytes: number
-  readonly regions: number
-}
 
 type Parts = {
   readonly ort: Ort
@@ -53,8 +41,8 @@ export type KvStore = ReturnType<typeof createKvStore>
  */
 export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
   const { layers, heads, dqk, dv, maxTokens } = config
-  const elementBytes = precision === 'fp16' ? 2 : 4
-  const elementType = precision === 'fp16' ? ELEMENT.float16 : ELEMENT.float32
+  const elementBytes = KV_ELEMENT_BYTES[precision]
+  const elementType = KV_ELEMENT[precision]
 
   /** K and V of layer 0, then of layer 1, …; and their size together. */
   const layout = (capacity: number) => {
@@ -63,7 +51,7 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     for (let r = 0; r < 2 * layers; r++) {
       const width = heads * (r % 2 === 0 ? dqk : dv)
       regions.push({ offset: bytes, width })
-      bytes += Math.ceil((capacity * width * elementBytes) / ALIGN_BYTES) * ALIGN_BYTES
+      bytes += align(capacity * width * elementBytes)
     }
     return { regions, bytes }
   }
@@ -79,8 +67,8 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
   }
 
   const allocate = (tokens: number): Promise<Block> => {
-    const rounded = Math.ceil(Math.max(tokens, 1) / GROWTH_TOKENS) * GROWTH_TOKENS
-    const capacity = Math.max(tokens, Math.min(rounded, Math.max(1, maxTokens)))
+    // An allocation of nothing would have no address.
+    const capacity = capacityFor(Math.max(tokens, 1), maxTokens)
     return blocks.allocate(capacity, layout(capacity).bytes)
   }
 
@@ -109,29 +97,16 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
   const rows = ({ block }: KvEntry, start: number, end: number, k: string, v: string): Values => {
     const values: { [name: string]: Pointer } = {}
     layout(block.capacity).regions.forEach(({ offset, width }, r) => {
-      const rowBytes = width * elementBytes
-      values[`${r % 2 === 0 ? k : v}${r >> 1}`] = ort.CreateTensorWithDataAsOrtValue(
-        block.memory.info,
-        block.address + BigInt(offset + start * rowBytes),
-        (end - start) * rowBytes,
-        BigInt64Array.of(BigInt(end - start), BigInt(width)),
-        2,
-        elementType,
-      )
+      const at = block.address + BigInt(offset + start * width * elementBytes)
+      const name = `${r % 2 === 0 ? k : v}${r >> 1}`
+      values[name] = createTensor(ort, block.memory.info, at, [end - start, width], elementType)
     })
     return values
   }
 
   /** Times [0, end) of a block's tokens; the caller releases it. */
   const times = ({ block }: KvEntry, end: number): Pointer =>
-    ort.CreateTensorWithDataAsOrtValue(
-      host.info,
-      block.times,
-      end * BigInt64Array.BYTES_PER_ELEMENT,
-      BigInt64Array.of(BigInt(end)),
-      1,
-      ELEMENT.int64,
-    )
+    createTensor(ort, host.info, block.times, [end], ELEMENT.int64)
 
   return {
     /**
@@ -179,19 +154,13 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     times,
 
     /**
-     * Where an entry's rows lie, if all regions are alike: that many from `address`, `pitch` bytes
-     * apart, each with the entry's rows of `rowBytes` at its beginning.
+     * Where an entry's rows lie, if all regions are alike: K and V of each layer from `address`, `pitch`
+     * bytes apart, each with the entry's rows at its beginning.
      */
-    grid({ block }: KvEntry): KvGrid | undefined {
+    grid({ block }: KvEntry): { address: Pointer; pitch: number } | undefined {
       if (dqk !== dv) return undefined
       const { regions } = layout(block.capacity)
-      const pitch = regions[1]?.offset ?? 0
-      return {
-        address: block.address,
-        pitch,
-        rowBytes: heads * dqk * elementBytes,
-        regions: regions.length,
-      }
+      return { address: block.address, pitch: regions[1]?.offset ?? 0 }
     },
 
     /** k.i, v.i and times of an entry whose block is in a run, as inputs of `score`; the entry keeps them. */
@@ -220,19 +189,7 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
 
     /** @throws {RankError} KV_CORRUPT when the pages are not of this model's shape */
     async import(pages: KvPages): Promise<KvEntry> {
-      const rowBytes = pages.tokens * heads * elementBytes
-      const fits =
-        pages.layers.length === layers &&
-        pages.times.length === pages.tokens &&
-        pages.layers.every(
-          ({ k, v }) => k.byteLength === dqk * rowBytes && v.byteLength === dv * rowBytes,
-        )
-      if (!fits) {
-        throw new RankError(
-          'KV_CORRUPT',
-          `pages do not hold ${pages.tokens} tokens of ${layers} layers`,
-        )
-      }
+      checkPages(pages, config, precision)
       const entry = enter(await allocate(pages.tokens), pages.tokens)
       const { block } = entry
       block.used = pages.tokens

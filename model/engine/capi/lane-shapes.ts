@@ -1,11 +1,10 @@
 import type { Manifest } from '../../manifest.js'
+import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import type { LaneShape } from './lane-worker.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
-import { ELEMENT, type Session, type Values } from './sessions.js'
-
-/** Values begin at multiples of this inside the packed inputs, regions of K/V inside theirs. */
-const ALIGN_BYTES = 256
+import type { Session, Values } from './sessions.js'
+import { align, createTensor, ELEMENT, KV_ELEMENT, tensorBytes } from './tensor.js'
 
 type Kind = 'score' | 'rank'
 type Field = { readonly name: string; readonly type: number; readonly dims: readonly number[] }
@@ -41,8 +40,9 @@ export async function createShapes(
   const { config, precision } = manifest
   const { slots } = manifest.embedding
   const tasks = config.tasks.length
-  const kvType = precision === 'fp16' ? ELEMENT.float16 : ELEMENT.float32
-  const rowBytes = config.heads * config.dqk * bytesOf(kvType)
+  const kvType = KV_ELEMENT[precision]
+  const width = config.heads * config.dqk
+  const rowBytes = width * KV_ELEMENT_BYTES[precision]
   const regions = 2 * config.layers
   const longest = Math.max(...historyTokens)
   const most = Math.max(...candidates)
@@ -89,11 +89,7 @@ export async function createShapes(
   })
 
   const value = (at: Pointer, type: number, dims: readonly number[]): Pointer => {
-    const bytes = dims.reduce((product, dim) => product * dim, bytesOf(type))
-    const shape = BigInt64Array.from(dims, BigInt)
-    const made = ort.CreateTensorWithDataAsOrtValue(
-      ...([memory.info, at, bytes, shape, dims.length, type] as const),
-    )
+    const made = createTensor(ort, memory.info, at, dims, type)
     values.push(made)
     return made
   }
@@ -101,7 +97,7 @@ export async function createShapes(
     Object.fromEntries(
       Array.from({ length: regions }, (_, r) => [
         `${r % 2 === 0 ? 'k' : 'v'}.${r >> 1}`,
-        value(kvAt + BigInt(r * pitch), kvType, [n, config.heads * config.dqk]),
+        value(kvAt + BigInt(r * pitch), kvType, [n, width]),
       ]),
     )
   const addShape = (kind: Kind, n: number, m: number, kv: Values) => {
@@ -157,16 +153,7 @@ function pack(fields: readonly Field[]): Packed {
   let bytes = 0
   for (const { name, type, dims } of fields) {
     offsets.set(name, bytes)
-    bytes = align(bytes + dims.reduce((product, dim) => product * dim, bytesOf(type)))
+    bytes = align(bytes + tensorBytes(dims, type))
   }
   return { offsets, bytes }
-}
-
-function bytesOf(elementType: number): number {
-  if (elementType === ELEMENT.int64) return 8
-  return elementType === ELEMENT.float16 ? 2 : 4
-}
-
-function align(bytes: number): number {
-  return Math.ceil(bytes / ALIGN_BYTES) * ALIGN_BYTES
 }

@@ -28,7 +28,6 @@ export type ToLane =
   | { readonly kind: 'shape'; readonly shape: number; readonly args: LaneShape }
   | {
       readonly kind: 'run'
-      readonly id: number
       readonly shape: number
       readonly load?: LaneLoad
       /** All host inputs of the shape, packed as its values lie. */
@@ -38,8 +37,8 @@ export type ToLane =
     }
 
 export type FromLane =
-  | { readonly kind: 'done'; readonly id: number; readonly logits: Uint8Array }
-  | { readonly kind: 'error'; readonly id: number; readonly message: string }
+  | { readonly kind: 'done'; readonly logits: Uint8Array }
+  | { readonly kind: 'error'; readonly message: string }
 
 /** How long the thread looks out for its next job before it sleeps. */
 const SPIN_MS = 1
@@ -76,10 +75,10 @@ function handle(message: ToLane): void {
   }
   try {
     const logits = run(message)
-    post({ kind: 'done', id: message.id, logits }, [logits.buffer as ArrayBuffer])
+    post({ kind: 'done', logits }, [logits.buffer as ArrayBuffer])
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error)
-    post({ kind: 'error', id: message.id, message: text })
+    post({ kind: 'error', message: text })
   }
 }
 

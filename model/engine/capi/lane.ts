@@ -9,8 +9,6 @@ import type { FromLane, LaneLoad, LaneOptions, ToLane } from './lane-worker.js'
 
 /** Runs before ONNX Runtime has captured a shape: two to settle its memory, one to capture. */
 const CAPTURE_RUNS = 3
-/** Jobs given to the thread before the first is back: it never waits for the next. */
-const DEPTH = 2
 
 export type LaneParts = ShapesOptions & {
   readonly thread: LaneOptions
@@ -18,10 +16,13 @@ export type LaneParts = ShapesOptions & {
   readonly blocks: Blocks
 }
 
-/** One thread with captured CUDA graphs and the fixed memory that they read and write. */
+/**
+ * One thread with captured CUDA graphs and the fixed memory that they read and write: one job at a
+ * time, given while it `isIdle`.
+ */
 export type Lane = {
-  /** Jobs under way or waiting. */
-  pending(): number
+  /** A job is under way. */
+  isBusy(): boolean
   /** True while its thread lives and has nothing to do. */
   isIdle(): boolean
   /** Undefined where no shape holds so much. Otherwise as the engine's. */
@@ -41,7 +42,7 @@ type Job = {
   readonly shape: Shape
   readonly inputs: Uint8Array
   readonly candidates: number
-  /** Runs before its turn: brings K/V home, and says whether the lane must load it. */
+  /** Brings K/V home, and says whether the lane must load it. */
   readonly prepare: () => Promise<LaneLoad | undefined>
   readonly done: () => void
   readonly signal: AbortSignal | undefined
@@ -67,99 +68,73 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
     worker.postMessage(message, transfer)
   for (const message of messages) post(message)
 
-  const queue: Job[] = []
-  const underWay = new Map<number, Job>()
-  let nextId = 0
+  let current: Job | undefined
   let isPreparing = false
-  /** The job whose `prepare` runs: it is settled behind that, for what it holds is known then. */
-  let preparing: number | undefined
   let gone: RankError | undefined
   let idle = () => {}
   /** What the lane's own K/V holds, once the thread has got there. */
   let loaded: { readonly entry: KvEntry; readonly n: number } | undefined
 
-  const pump = async () => {
-    if (isPreparing) return
+  const start = async (job: Job) => {
+    current = job
     isPreparing = true
-    for (let job = queue[0]; job !== undefined && underWay.size < DEPTH; job = queue[0]) {
-      queue.shift()
-      if (job.signal?.aborted) {
-        job.done()
-        continue
-      }
-      const id = nextId++
-      underWay.set(id, job)
-      preparing = id
-      try {
-        const load = await job.prepare()
-        if (gone !== undefined) throw gone
-        const { shape, inputs, candidates: m } = job
-        const bytes = m * tasks * Float32Array.BYTES_PER_ELEMENT
-        const message = { kind: 'run', id, shape: shape.id, inputs, bytes } as const
-        post(load === undefined ? message : { ...message, load }, [inputs.buffer as ArrayBuffer])
-      } catch (error) {
-        settle(id, (each) => each.reject(error))
-      } finally {
-        preparing = undefined
-      }
+    try {
+      const load = await job.prepare()
+      if (gone !== undefined) throw gone
+      const { shape, inputs, candidates: m } = job
+      const bytes = m * tasks * Float32Array.BYTES_PER_ELEMENT
+      const message = { kind: 'run', shape: shape.id, inputs, bytes } as const
+      post(load === undefined ? message : { ...message, load }, [inputs.buffer as ArrayBuffer])
+    } catch (error) {
+      settle(({ reject }) => reject(error))
+    } finally {
+      isPreparing = false
     }
-    isPreparing = false
-    if (underWay.size === 0 && queue.length === 0) idle()
   }
-  const settle = (id: number, how: (job: Job) => void) => {
-    const job = underWay.get(id)
+  const settle = (how: (job: Job) => void) => {
+    const job = current
     if (job === undefined) return
-    underWay.delete(id)
+    current = undefined
     job.done()
     how(job)
+    idle()
   }
   worker.on('message', (message: FromLane) => {
-    settle(message.id, (job) => {
+    settle(({ resolve, reject }) => {
       if (message.kind === 'error') {
         loaded = undefined
-        job.reject(new RankError('MODEL_CONTRACT', `inference failed: ${message.message}`))
+        reject(new RankError('MODEL_CONTRACT', `inference failed: ${message.message}`))
       } else {
         const { buffer, byteOffset, byteLength } = message.logits
-        job.resolve(new Float32Array(buffer, byteOffset, byteLength / 4))
+        resolve(new Float32Array(buffer, byteOffset, byteLength / 4))
       }
     })
-    void pump()
   })
   const fail = (why: string) => {
     gone ??= new RankError('WORKER_CRASHED', `the lane's thread ended: ${why}`)
-    for (const id of [...underWay.keys()]) {
-      if (id !== preparing) settle(id, (job) => job.reject(gone))
-    }
-    for (const job of queue.splice(0)) {
-      job.done()
-      job.reject(gone)
-    }
-    idle()
+    // What a job holds is known once it has been prepared: `start` settles it then.
+    if (!isPreparing) settle(({ reject }) => reject(gone))
   }
   worker.on('error', (error) => fail(error instanceof Error ? error.message : String(error)))
   worker.on('exit', () => fail('exited'))
 
   const submit = (job: Omit<Job, 'resolve' | 'reject'>): Promise<Float32Array> =>
     new Promise((resolve, reject) => {
-      if (gone !== undefined) {
-        job.done()
-        reject(gone)
-        return
-      }
       const { signal } = job
-      if (signal?.aborted) {
+      const refuse = (why: unknown) => {
         job.done()
-        reject(signal.reason)
-        return
+        reject(why)
       }
+      if (gone !== undefined) return refuse(gone)
+      if (signal?.aborted) return refuse(signal.reason)
+      if (current !== undefined) return refuse(new Error('the lane is not idle'))
       const onAbort = () => reject(signal?.reason)
       signal?.addEventListener('abort', onAbort, { once: true })
       const done = () => {
         signal?.removeEventListener('abort', onAbort)
         job.done()
       }
-      queue.push({ ...job, done, resolve, reject })
-      void pump()
+      void start({ ...job, done, resolve, reject })
     })
 
   /** K/V at the end of the lane's rows, zeros before it: distances count from the end. */
@@ -230,8 +205,8 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
   }
 
   return {
-    pending: () => queue.length + underWay.size,
-    isIdle: () => gone === undefined && queue.length + underWay.size === 0,
+    isBusy: () => current !== undefined,
+    isIdle: () => gone === undefined && current === undefined,
     score(entry, rows, queryTime, signal) {
       const shape = shapes.fit('score', entry.tokens, rows.length / slots)
       if (shape === undefined || store.grid(entry) === undefined) return undefined
@@ -263,7 +238,7 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
     async close() {
       await new Promise<void>((resolve) => {
         idle = resolve
-        if (underWay.size === 0 && queue.length === 0) resolve()
+        if (current === undefined) resolve()
       })
       gone ??= new RankError('WORKER_CRASHED', 'the engine is closed')
       await worker.terminate()

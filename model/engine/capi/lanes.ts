@@ -64,7 +64,7 @@ export async function createLanes(
     return {
       shapes,
       idle: () => lanes.find((lane) => lane.isIdle()),
-      pending: () => lanes.reduce((sum, lane) => sum + lane.pending(), 0),
+      pending: () => lanes.filter((lane) => lane.isBusy()).length,
       close,
     }
   } catch (error) {

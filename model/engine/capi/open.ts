@@ -1,5 +1,6 @@
 import type { Bundle } from '../../manifest.js'
 import type { KvPages } from '../engine.js'
+import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import { type Blocks, createBlocks } from './blocks.js'
 import { type Cuda, openCuda } from './cuda.js'
 import { cpuFlags, findKernels } from './kernels.js'
@@ -143,7 +144,7 @@ function gpuBudget(cuda: Cuda | undefined, gpuKvBytes: number) {
 
 function noTokens({ manifest }: Bundle): KvPages {
   const { layers, heads, dqk, dv } = manifest.config
-  const width = manifest.precision === 'fp16' ? 2 : 4
+  const width = KV_ELEMENT_BYTES[manifest.precision]
   const layer = {
     k: new Uint8Array(heads * dqk * width),
     v: new Uint8Array(heads * dv * width),

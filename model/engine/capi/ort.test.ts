@@ -6,7 +6,7 @@ import { collectGarbage } from '../../../test/gc.js'
 import { findLibrary } from './library.js'
 import { hostMemory } from './memory.js'
 import { loadOrt, OrtError } from './ort.js'
-import { ELEMENT } from './sessions.js'
+import { ELEMENT } from './tensor.js'
 
 const FAILURES = 100_000
 /** A leaked status with its message would be 20 MB. */

@@ -1,6 +1,7 @@
 import type { GraphName, Manifest } from '../../manifest.js'
 import { type HistoryTokens, sliceTokens, writeTimes } from '../../tokens.js'
 import type { RankUser } from '../engine.js'
+import { packUsers, splitLogits } from '../rank-batch.js'
 import type { Blocks } from './blocks.js'
 import type { KvEntry, KvStore } from './kv-store.js'
 import type { TensorMemory } from './memory.js'
@@ -121,40 +122,25 @@ export function createRunner(parts: Parts) {
 
     /** Logits (m, tasks) per user, padded to the longest history and the most candidates. */
     async rank(users: readonly RankUser[], options: Pointer): Promise<Float32Array[]> {
-      const count = users.length
-      if (count === 0) return []
-      // At least one token and one candidate, both padding if need be: see score().
-      const n = Math.max(1, ...users.map(({ history }) => history.length))
-      const m = Math.max(1, ...users.map(({ candidates }) => candidates.length / slots))
-      const rows = new Int32Array(count * n * slots)
-      const actions = new Int32Array(count * n)
-      const times = new BigInt64Array(count * n)
-      const candidateRows = new Int32Array(count * m * slots)
-      users.forEach(({ history, candidates }, u) => {
-        rows.set(history.rows, u * n * slots)
-        actions.set(history.actions, u * n)
-        writeTimes(times, history.times, u * n)
-        candidateRows.set(candidates, u * m * slots)
-      })
+      if (users.length === 0) return []
+      const batch = packUsers(users, slots)
+      const { count, n, m } = batch
       const logits = new Float32Array(count * m * tasks)
-      const int64 = (values: readonly number[]) => BigInt64Array.from(values, BigInt)
       await scoped((scope) =>
         sessions.rank.run(
           {
-            rows: scope.tensor(rows, [count, n, slots]),
-            actions: scope.tensor(actions, [count, n]),
-            times: scope.tensor(times, [count, n]),
-            lengths: scope.tensor(int64(users.map(({ history }) => history.length)), [count]),
-            candidate_rows: scope.tensor(candidateRows, [count, m, slots]),
-            query_times: scope.tensor(int64(users.map(({ queryTime }) => queryTime)), [count]),
+            rows: scope.tensor(batch.rows, [count, n, slots]),
+            actions: scope.tensor(batch.actions, [count, n]),
+            times: scope.tensor(batch.times, [count, n]),
+            lengths: scope.tensor(batch.lengths, [count]),
+            candidate_rows: scope.tensor(batch.candidateRows, [count, m, slots]),
+            query_times: scope.tensor(batch.queryTimes, [count]),
           },
           { logits: scope.tensor(logits, [count, m, tasks]) },
           options,
         ),
       )
-      return users.map(({ candidates }, u) =>
-        logits.slice(u * m * tasks, u * m * tasks + (candidates.length / slots) * tasks),
-      )
+      return splitLogits(logits, batch)
     },
   }
 }

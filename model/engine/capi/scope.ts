@@ -1,6 +1,7 @@
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
-import { ELEMENT, type Values } from './sessions.js'
+import type { Values } from './sessions.js'
+import { createTensor, ELEMENT } from './tensor.js'
 
 type HostArray = Int32Array | BigInt64Array | Float32Array
 
@@ -20,14 +21,7 @@ export function createScope(ort: Ort, host: Pick<TensorMemory, 'info'>): Scope {
   return {
     tensor(array, dims) {
       arrays.push(array)
-      const pointer = ort.CreateTensorWithDataAsOrtValue(
-        host.info,
-        array,
-        array.byteLength,
-        BigInt64Array.from(dims, BigInt),
-        dims.length,
-        elementOf(array),
-      )
+      const pointer = createTensor(ort, host.info, array, dims, elementOf(array))
       pointers.push(pointer)
       return pointer
     },

@@ -4,12 +4,11 @@ import type { Bundle, GraphName } from '../../manifest.js'
 import { checkContract, type FoundValue, type GraphSignature } from '../contract.js'
 import { type Ort, OrtError, type Pointer, type RunArguments } from './ort.js'
 import { checkOnGpu, type Placement } from './placement.js'
+import { ELEMENT } from './tensor.js'
 import type { SharedWeights } from './weights.js'
 
 /** Fatal ones only: what fails is thrown as well, and a terminated run is no error. */
 const LOG_LEVEL = 4
-/** Of ONNX's TensorProto.DataType. */
-export const ELEMENT = { float32: 1, int32: 6, int64: 7, float16: 10 } as const
 const ELEMENT_NAMES = new Map<number, string>(
   Object.entries(ELEMENT).map(([name, code]) => [code, name]),
 )

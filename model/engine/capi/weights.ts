@@ -6,12 +6,10 @@ import { RankError } from '../../errors.js'
 import type { Bundle } from '../../manifest.js'
 import { mapFile, type TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
+import { createTensor, ELEMENT, elementBytes } from './tensor.js'
 
-/** Bytes of an element by ONNX's data types, of those that bundles have. */
-const ELEMENT_BYTES = new Map([
-  [1, 4], // float32
-  [10, 2], // float16
-])
+/** Those that bundles have. */
+const WEIGHT_TYPES: ReadonlySet<number> = new Set([ELEMENT.float32, ELEMENT.float16])
 
 type Place = {
   readonly dims: readonly number[]
@@ -74,11 +72,7 @@ export function shareWeights(
       for (const [name, { offset, length, dims, type }] of own) {
         const { address: at, free } = upload(mapped.address + BigInt(offset), length, name)
         releases.push(free)
-        const shape = BigInt64Array.from(dims, BigInt)
-        values.set(
-          name,
-          ort.CreateTensorWithDataAsOrtValue(memory.info, at, length, shape, shape.length, type),
-        )
+        values.set(name, createTensor(ort, memory.info, at, dims, type))
       }
     }
     return { values, bytes, release }
@@ -147,7 +141,7 @@ function externalTensors(
       length: Number(entry('length')),
     }
     const elements = place.dims.reduce((product, dim) => product * dim, 1)
-    const width = ELEMENT_BYTES.get(place.type) ?? Number.NaN
+    const width = WEIGHT_TYPES.has(place.type) ? elementBytes(place.type) : Number.NaN
     const isThere =
       place.dims.every((dim) => dim > 0) &&
       Number.isSafeInteger(place.length) &&

@@ -3,12 +3,10 @@ import { RankError } from '../../errors.js'
 import type { Precision } from '../../manifest.js'
 import { writeTimes } from '../../tokens.js'
 import type { KvPages } from '../engine.js'
+import { capacityFor, checkPages } from '../kv-shape.js'
 
 /** Elements of K/V: float32, or the bits of float16. */
 export type KvArray = Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>
-
-/** Rows are reserved in such steps, so that most appends find room: a power of two, in tokens. */
-const GROWTH_TOKENS = 64
 
 type Block = {
   readonly capacity: number
@@ -89,8 +87,7 @@ export class KvStore {
 
   #allocate(tokens: number): Block {
     const { layers, heads, dqk, dv, maxTokens } = this.#config
-    const rounded = Math.ceil(tokens / GROWTH_TOKENS) * GROWTH_TOKENS
-    const capacity = Math.max(tokens, Math.min(rounded, maxTokens))
+    const capacity = capacityFor(tokens, maxTokens)
     const array = (width: number): KvArray =>
       this.#precision === 'fp16'
         ? new Uint16Array(capacity * width)
@@ -123,22 +120,7 @@ export class KvStore {
 
   /** @throws {RankError} KV_CORRUPT when the pages are not of this model's shape */
   import(handle: number, pages: KvPages): number {
-    const { layers, heads, dqk, dv } = this.#config
-    const width = this.#precision === 'fp16' ? 2 : 4
-    const fits =
-      pages.layers.length === layers &&
-      pages.times.length === pages.tokens &&
-      pages.layers.every(
-        ({ k, v }) =>
-          k.byteLength === pages.tokens * heads * dqk * width &&
-          v.byteLength === pages.tokens * heads * dv * width,
-      )
-    if (!fits) {
-      throw new RankError(
-        'KV_CORRUPT',
-        `pages do not hold ${pages.tokens} tokens of ${layers} layers`,
-      )
-    }
+    checkPages(pages, this.#config, this.#precision)
     const { entry, bytes } = this.extend(handle, pages.tokens)
     writeTimes(entry.block.times, pages.times)
     pages.layers.forEach(({ k, v }, i) => {

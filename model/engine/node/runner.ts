@@ -3,6 +3,7 @@ import { RankError } from '../../errors.js'
 import type { Manifest } from '../../manifest.js'
 import { type HistoryTokens, sliceTokens, writeTimes, zeroTokens } from '../../tokens.js'
 import type { RankUser, WarmUp } from '../engine.js'
+import { packUsers, splitLogits } from '../rank-batch.js'
 import { type KvArray, type KvEntry, KvStore } from './kv-store.js'
 import type { Answer, Job } from './protocol.js'
 import type { Sessions } from './sessions.js'
@@ -90,36 +91,18 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
   }
 
   const rank = async (users: readonly RankUser[]): Promise<Float32Array[]> => {
-    const count = users.length
-    if (count === 0) return []
-    // At least one token and one candidate, both padding if need be: see score().
-    const n = Math.max(1, ...users.map(({ history }) => history.length))
-    const m = Math.max(1, ...users.map(({ candidates }) => candidates.length / slots))
-    const rows = new Int32Array(count * n * slots)
-    const actions = new Int32Array(count * n)
-    const times = new BigInt64Array(count * n)
-    const candidateRows = new Int32Array(count * m * slots)
-    users.forEach(({ history, candidates }, u) => {
-      rows.set(history.rows, u * n * slots)
-      actions.set(history.actions, u * n)
-      writeTimes(times, history.times, u * n)
-      candidateRows.set(candidates, u * m * slots)
-    })
-    const int64 = (values: readonly number[]) =>
-      new Tensor('int64', BigInt64Array.from(values, BigInt), [values.length])
+    if (users.length === 0) return []
+    const batch = packUsers(users, slots)
+    const { count, n, m } = batch
     const out = await run(sessions.rank, {
-      rows: new Tensor('int32', rows, [count, n, slots]),
-      actions: new Tensor('int32', actions, [count, n]),
-      times: new Tensor('int64', times, [count, n]),
-      lengths: int64(users.map(({ history }) => history.length)),
-      candidate_rows: new Tensor('int32', candidateRows, [count, m, slots]),
-      query_times: int64(users.map(({ queryTime }) => queryTime)),
+      rows: new Tensor('int32', batch.rows, [count, n, slots]),
+      actions: new Tensor('int32', batch.actions, [count, n]),
+      times: new Tensor('int64', batch.times, [count, n]),
+      lengths: new Tensor('int64', batch.lengths, [count]),
+      candidate_rows: new Tensor('int32', batch.candidateRows, [count, m, slots]),
+      query_times: new Tensor('int64', batch.queryTimes, [count]),
     })
-    const logits = float32(output(out, 'logits'))
-    const tasks = config.tasks.length
-    return users.map(({ candidates }, u) =>
-      logits.slice(u * m * tasks, u * m * tasks + (candidates.length / slots) * tasks),
-    )
+    return splitLogits(float32(output(out, 'logits')), batch)
   }
 
   const warmUp = async ({ historyTokens, candidates }: WarmUp): Promise<null> => {
