@@ -10,7 +10,7 @@ import { createNodeEngine } from '../model/engine/node/pool.js'
 import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { sliceTokens } from '../model/tokens.js'
-import { median } from './stats.js'
+import { callsPerSecond, median } from './stats.js'
 import { QUERY_TIME } from './workload.js'
 
 const ROUNDS = 15
@@ -128,17 +128,8 @@ async function rates(bundle: Bundle, log: (line: string) => void) {
     const handles = await Promise.all(
       Array.from({ length: IN_FLIGHT }, () => engine.prefill(history)),
     )
-    const start = performance.now()
-    let done = 0
-    await Promise.all(
-      handles.map(async (handle) => {
-        while (performance.now() - start < MS_PER_ROUND) {
-          await engine.score(handle, rows, QUERY_TIME)
-          done++
-        }
-      }),
-    )
-    const perSecond = (1000 * done) / (performance.now() - start)
+    const callers = handles.map((handle) => () => engine.score(handle, rows, QUERY_TIME))
+    const perSecond = await callsPerSecond(callers, MS_PER_ROUND)
     for (const handle of handles) engine.release(handle)
     return perSecond
   }

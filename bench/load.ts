@@ -4,7 +4,7 @@ import { Agent, request } from 'node:http'
 import { createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { createRandom } from '../model/random.js'
-import { quantile } from './stats.js'
+import { callsPerSecond, quantile } from './stats.js'
 
 const SEED = 7
 const READY_TRIES = 1200
@@ -25,17 +25,11 @@ export async function capacity(
   bodies: readonly string[],
   { connections, seconds }: { readonly connections: number; readonly seconds: number },
 ): Promise<number> {
-  const end = performance.now() + 1000 * seconds
-  let done = 0
-  const connection = async (offset: number) => {
-    for (let i = offset; performance.now() < end; i++) {
-      await client.post(bodies[i % bodies.length] ?? '')
-      done++
-    }
-  }
-  const start = performance.now()
-  await Promise.all(Array.from({ length: connections }, (_, c) => connection(c * 25)))
-  return (1000 * done) / (performance.now() - start)
+  const callers = Array.from(
+    { length: connections },
+    (_, c) => (made: number) => client.post(bodies[(c * 25 + made) % bodies.length] ?? ''),
+  )
+  return callsPerSecond(callers, 1000 * seconds)
 }
 
 /**

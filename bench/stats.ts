@@ -41,3 +41,23 @@ export async function medianMs(
   }
   return median(times)
 }
+
+/**
+ * Calls per second of all callers together for about `ms`; each waits for its call before it makes the
+ * next, and is told how many it made.
+ */
+export async function callsPerSecond(
+  callers: readonly ((made: number) => Promise<unknown>)[],
+  ms: number,
+): Promise<number> {
+  const start = performance.now()
+  let done = 0
+  const repeat = async (call: (made: number) => Promise<unknown>) => {
+    for (let made = 0; performance.now() - start < ms; made++) {
+      await call(made)
+      done++
+    }
+  }
+  await Promise.all(callers.map(repeat))
+  return (1000 * done) / (performance.now() - start)
+}

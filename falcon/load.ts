@@ -23,7 +23,10 @@ export type LoadOptions = {
   readonly gpuKvBytes?: number
   /** 0 = calibrated at start-up. */
   readonly microBatchSize?: number
-  /** Budget of tier 1 in bytes, wherever the engine keeps it: the GPU's share is part of it. */
+  /**
+   * Budget of tier 1 in bytes, wherever the engine keeps it: the GPU's share is part of it. 0 = 512 MiB,
+   * or on a GPU all that it has for K/V where that is more.
+   */
   readonly maxKvBytes?: number
   readonly onEvent?: (event: LoadEvent) => void
 }

@@ -129,7 +129,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   return app
 }
 
-/** `crashed`: every worker is gone, for now or for good; another replica does better. */
+/** `crashed`: every worker is gone, for now or for good, as with a GPU; another replica does better. */
 function readiness(isDraining: boolean, ranker: Ranker | undefined) {
   if (isDraining) return 'draining'
   if (ranker === undefined) return 'loading'

@@ -3,8 +3,9 @@ import type { FastifyInstance } from 'fastify'
 import { RankError } from '../model/errors.js'
 
 /**
- * Reads bodies as JSON, and nothing else as anything. `__proto__` keys are refused by Fastify's
- * own parser; this adds the reason to its bare "not valid JSON", and the time it took.
+ * Takes bodies of type application/json and no other; Fastify answers the rest with 415. Its own
+ * parser also refuses `__proto__` keys. This adds the reason to its bare "not valid JSON", and notes
+ * the time that parsing took.
  */
 export function addJsonParser(app: FastifyInstance): void {
   const parse = app.getDefaultJsonParser('error', 'error')

@@ -20,6 +20,7 @@ const HELP = [SERVE_HELP, EXPORT_HELP, VERIFY_HELP, GOLDEN_HELP, RANK_HELP, EVAL
 /** Events while loading and serving that somebody should look at. */
 const WARNINGS = new Set<LoadEvent['kind']>([
   'crash',
+  'deviceLost',
   'notRestarted',
   'provider',
   'engineFallback',

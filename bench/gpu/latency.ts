@@ -6,7 +6,7 @@ import type { Engine, RankUser } from '../../model/engine/engine.js'
 import { createNodeEngine } from '../../model/engine/node/pool.js'
 import type { Bundle } from '../../model/manifest.js'
 import { createRandom } from '../../model/random.js'
-import { quantile } from '../stats.js'
+import { callsPerSecond, quantile } from '../stats.js'
 import { QUERY_TIME } from '../workload.js'
 
 /** Users whose K/V takes turns: no two runs in a row read the same. */
@@ -86,16 +86,20 @@ export async function benchLatency(
       })
       const score = (handle = next(handles)) => inRuns(engine, handle, rows, m)
       const rank = () => engine.rank([user()])
+      const batched = () => engine.rank(Array.from({ length: BATCH }, user))
+      const perSecond = (run: () => Promise<unknown>) =>
+        callsPerSecond(
+          Array.from({ length: IN_FLIGHT }, () => run),
+          msPerFigure,
+        )
       const point = {
         m,
         score: await timing(() => score(), msPerFigure),
         scoreSame: await timing(() => score(handles[0]), msPerFigure),
         rank: await timing(rank, msPerFigure),
-        scorePerSecond: await perSecond(() => score(), msPerFigure),
-        rankPerSecond: await perSecond(rank, msPerFigure),
-        batchedRankPerSecond:
-          BATCH *
-          (await perSecond(() => engine.rank(Array.from({ length: BATCH }, user)), msPerFigure)),
+        scorePerSecond: await perSecond(() => score()),
+        rankPerSecond: await perSecond(rank),
+        batchedRankPerSecond: BATCH * (await perSecond(batched)),
       }
       points.push(point)
       log(
@@ -153,19 +157,6 @@ async function timing(run: () => Promise<unknown>, msPerFigure: number): Promise
     if (i >= LEAST_RUNS && ms * i > msPerFigure) break
   }
   return { ms: quantile(times, 0.5), p10: quantile(times, 0.1), p90: quantile(times, 0.9) }
-}
-
-async function perSecond(run: () => Promise<unknown>, msPerFigure: number): Promise<number> {
-  const start = performance.now()
-  let done = 0
-  const caller = async () => {
-    while (performance.now() - start < msPerFigure) {
-      await run()
-      done++
-    }
-  }
-  await Promise.all(Array.from({ length: IN_FLIGHT }, caller))
-  return (1000 * done) / (performance.now() - start)
 }
 
 function text({ ms, p10, p90 }: Timing): string {

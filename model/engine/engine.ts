@@ -78,6 +78,7 @@ export type Engine = {
 }
 
 export type EngineStats = {
+  /** That can take jobs: 0 while all have crashed, and for good when the GPU is lost. */
   readonly workers: number
   /** Jobs accepted and not yet answered. */
   readonly pendingJobs: number
@@ -119,6 +120,8 @@ export type EngineEvent =
       /** Until the next try. */
       readonly pauseMs: number
     }
+  /** After this error the GPU refuses every call: only a new process can use it again. */
+  | { readonly kind: 'deviceLost'; readonly error: string }
   /** Custom ops of this library run in place of the graphs' functions. */
   | { readonly kind: 'kernels'; readonly library: string }
   /** CUDA graphs of so many shapes are ready, and how many users share a one-pass run at most. */

@@ -4,6 +4,7 @@ import { zeroTokens } from '../../tokens.js'
 import type { Engine, EngineEvent, KvHandle, KvPast, RankUser, WarmUp } from '../engine.js'
 import { createBatcher } from './batch.js'
 import { chooseBatchLimit } from './batch-limit.js'
+import { watchDevice } from './device-watch.js'
 import type { KvEntry } from './kv-store.js'
 import { createLanes, type Lanes } from './lanes.js'
 import { open } from './open.js'
@@ -250,7 +251,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
       return closing
     },
   }
-  return engine
+  return opened.cuda === undefined ? engine : watchDevice(engine, opened.cuda.freeBytes, onEvent)
 }
 
 /** Lengths of one bucket differ by less than a quarter: what padding can cost at most. */
