@@ -25,7 +25,7 @@ type Pending = {
 export async function startRedisKv(
   options: RedisThreadOptions,
   onEvent: (event: ThreadEvent) => void,
-): Promise<RedisKv> {
+): Promise<RedisKv & { readonly thread: () => Worker | undefined }> {
   const pending = new Map<number, Pending>()
   let nextId = 1
   let worker: Worker | undefined
@@ -108,6 +108,7 @@ export async function startRedisKv(
     write: (user, chain, previous, rows) =>
       call({ method: 'write', args: [user, chain, previous, rows] }, buffersOf(rows)),
     forget: (user) => call({ method: 'forget', args: [user] }),
+    thread: () => worker,
     close() {
       closing ??= (async () => {
         clearTimeout(restart)

@@ -1,3 +1,4 @@
+import { unlessAborted } from '../model/deferred.js'
 import { RankError } from '../model/errors.js'
 import { createBreaker } from './breaker.js'
 import { type UserHash, userHash } from './key.js'
@@ -109,7 +110,7 @@ async function within<T>(
   const late = new RankError('DEADLINE_EXCEEDED', `tier 2 did not answer within ${ms} ms`)
   const timer = setTimeout(() => controller.abort(late), ms)
   try {
-    return await work(controller.signal)
+    return await unlessAborted(work(controller.signal), controller.signal)
   } finally {
     clearTimeout(timer)
     signal?.removeEventListener('abort', onAbort)

@@ -1,0 +1,115 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import type { KvHandle } from '../model/engine/engine.js'
+import { sliceTokens } from '../model/tokens.js'
+import { edited, plainTokens } from '../test/counting-engine.js'
+import { createFakeRedisKv } from '../test/fake-redis-kv.js'
+import { digestChain } from './digest.js'
+import { userHash } from './key.js'
+import { createRemote } from './remote.js'
+import { createTier2 } from './tier2.js'
+
+const USER = userHash('u')
+const TOKEN_BYTES = 10
+const all = plainTokens(200)
+const first = (length: number) => sliceTokens(all, 0, length)
+
+type Setup = {
+  /** Tokens that tier 2 holds. */
+  readonly stored?: number
+  readonly msPerToken?: number
+  readonly roundTripMs?: number
+  readonly msPerByte?: number
+  readonly appendIsExact?: boolean
+  readonly always?: boolean
+}
+
+async function open(setup: Setup = {}) {
+  const { stored = 150, msPerToken = 1, roundTripMs = 1, msPerByte = 0 } = setup
+  const { appendIsExact = true, always = false } = setup
+  const kv = createFakeRedisKv()
+  const rows = { tokens: stored, layers: [] }
+  await kv.write(USER, digestChain(first(stored)), undefined, rows)
+  const released: KvHandle[] = []
+  const observed: number[] = []
+  const remote = createRemote({
+    tier2: createTier2(kv, () => {}),
+    engine: {
+      importKv: async ({ tokens, times }) => {
+        assert.deepEqual(times, all.times.subarray(0, tokens))
+        return { tokens, bytes: tokens, device: 'test' }
+      },
+      release: (handle) => released.push(handle),
+    },
+    costs: {
+      prefillMs: (tokens) => tokens * msPerToken,
+      fetchMs: (bytes) => roundTripMs + bytes * msPerByte,
+      observeFetch: (bytes) => observed.push(bytes),
+    },
+    appendIsExact,
+    tokenBytes: TOKEN_BYTES,
+    always,
+  })
+  const ask = async (tokens = first(180), here = 0) =>
+    (await remote(USER, tokens, digestChain(tokens), here))?.covered
+  return { kv, ask, observed }
+}
+
+describe('createRemote', () => {
+  test('fetches the longest verified beginning and says what it was', async () => {
+    const { ask, observed } = await open()
+    assert.equal(await ask(first(180)), 150)
+    assert.equal(await ask(first(150)), 150)
+    assert.equal(await ask(first(140)), 128)
+    assert.equal(await ask(edited(first(180), 130)), 128)
+    assert.deepEqual(observed, [1500, 1500, 1280, 1280])
+  })
+
+  test('fetches nothing for a history that began otherwise, or of another user', async () => {
+    const { ask, kv } = await open()
+    assert.equal(await ask(edited(first(180), 3)), undefined)
+    assert.equal(await ask(plainTokens(180, 7)), undefined)
+    assert.equal(kv.calls.fetch, 0)
+  })
+
+  test('does not even ask where computing is cheaper', async () => {
+    const { ask, kv } = await open({ roundTripMs: 200 })
+    assert.equal(await ask(first(180)), undefined)
+    assert.equal(kv.calls.head, 0)
+    const slow = await open({ msPerByte: 0.2 })
+    assert.equal(await slow.ask(first(180)), undefined)
+    assert.equal(slow.kv.calls.head, 0)
+  })
+
+  test('asks, but fetches nothing, where tier 2 has too little to pay for itself', async () => {
+    const { ask, kv } = await open({ stored: 64, roundTripMs: 100 })
+    assert.equal(await ask(first(180)), undefined)
+    assert.deepEqual([kv.calls.head, kv.calls.fetch], [1, 0])
+  })
+
+  test('what is here already counts: only more of it is worth a fetch', async () => {
+    const { ask, kv } = await open({ roundTripMs: 20 })
+    assert.equal(await ask(first(180), 120), 150)
+    assert.equal(await ask(first(180), 150), undefined)
+    assert.equal(await ask(first(180), 175), undefined)
+    assert.equal(kv.calls.fetch, 1)
+  })
+
+  test('always means whatever it costs', async () => {
+    const { ask } = await open({ roundTripMs: 1_000, always: true })
+    assert.equal(await ask(first(180)), 150)
+  })
+
+  test('where an append is not exact only the whole history will do', async () => {
+    const { ask } = await open({ appendIsExact: false })
+    assert.equal(await ask(first(150)), 150)
+    assert.equal(await ask(first(180)), undefined)
+    assert.equal(await ask(first(128)), undefined)
+  })
+
+  test('a Redis that hangs gives nothing', async () => {
+    const { ask, kv } = await open()
+    kv.behave(() => new Promise<never>(() => {}))
+    assert.equal(await ask(first(180)), undefined)
+  })
+})

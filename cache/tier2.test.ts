@@ -1,0 +1,98 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import { RankError } from '../model/errors.js'
+import { plainTokens } from '../test/counting-engine.js'
+import { createFakeRedisKv } from '../test/fake-redis-kv.js'
+import { digestChain } from './digest.js'
+import { userHash } from './key.js'
+import { createTier2 } from './tier2.js'
+
+const USER = userHash('u')
+const chain = digestChain(plainTokens(70))
+const BUDGET_MS = 10_000
+const rows = { tokens: 70, layers: [] }
+
+const never = () => new Promise<never>(() => {})
+const fail = () => Promise.reject(new Error('connection is closed'))
+const rot = () => Promise.reject(new RankError('KV_CORRUPT', 'as asked'))
+
+async function open() {
+  const kv = createFakeRedisKv()
+  await kv.write(USER, chain, undefined, rows)
+  const states: string[] = []
+  const tier2 = createTier2(kv, (state) => states.push(state))
+  return { kv, states, tier2 }
+}
+
+describe('createTier2', () => {
+  test('finds what is there, and says when nothing is', async () => {
+    const { tier2 } = await open()
+    const head = await tier2.head(USER, BUDGET_MS)
+    assert.deepEqual(head?.chain, chain)
+    assert.ok(head !== undefined)
+    assert.equal((await tier2.fetch(USER, head, 64, BUDGET_MS))?.tokens, 64)
+    assert.equal(await tier2.head(userHash('other'), BUDGET_MS), undefined)
+    assert.deepEqual(tier2.stats(), {
+      lookups: { found: 2, absent: 1, corrupt: 0, timeout: 0, error: 0, open: 0 },
+      isOpen: false,
+      opened: 0,
+      readBytes: 128,
+    })
+  })
+
+  test('gives nothing when the budget is over, and stops asking after three times', async () => {
+    const { tier2, kv, states } = await open()
+    kv.behave(never)
+    for (let i = 0; i < 5; i++) assert.equal(await tier2.head(USER, 1), undefined)
+    assert.equal(kv.calls.head, 3)
+    assert.deepEqual(states, ['open'])
+    const { lookups, isOpen } = tier2.stats()
+    assert.deepEqual([lookups.timeout, lookups.open, isOpen], [3, 2, true])
+    tier2.stop()
+  })
+
+  test('what fails is nothing, and never an error', async () => {
+    const { tier2, kv } = await open()
+    const head = await tier2.head(USER, BUDGET_MS)
+    assert.ok(head !== undefined)
+    kv.behave(fail)
+    for (let i = 0; i < 3; i++) {
+      assert.equal(await tier2.fetch(USER, head, 64, BUDGET_MS), undefined)
+    }
+    assert.equal(await tier2.head(USER, BUDGET_MS), undefined)
+    assert.deepEqual(tier2.stats().lookups, {
+      ...{ found: 1, absent: 0, corrupt: 0, timeout: 0, error: 3, open: 1 },
+    })
+    tier2.stop()
+  })
+
+  test('closes by itself once Redis answers again', async () => {
+    const { tier2, kv, states } = await open()
+    kv.behave(fail)
+    for (let i = 0; i < 3; i++) await tier2.head(USER, BUDGET_MS)
+    kv.behave(undefined)
+    while (tier2.stats().isOpen) await new Promise(setImmediate)
+    assert.deepEqual(states, ['open', 'closed'])
+    assert.ok((await tier2.head(USER, BUDGET_MS)) !== undefined)
+  })
+
+  test('corrupt entries are counted and leave the circuit closed', async () => {
+    const { tier2, kv } = await open()
+    kv.behave(rot)
+    for (let i = 0; i < 10; i++) assert.equal(await tier2.head(USER, BUDGET_MS), undefined)
+    assert.deepEqual([tier2.stats().lookups.corrupt, tier2.stats().isOpen], [10, false])
+  })
+
+  test("rejects with the caller's own reason, which is no failure of Redis", async () => {
+    const { tier2, kv } = await open()
+    kv.behave(never)
+    const controller = new AbortController()
+    const left = tier2.head(USER, BUDGET_MS, controller.signal)
+    controller.abort(new RankError('CANCELLED', 'left'))
+    await assert.rejects(left, { code: 'CANCELLED' })
+    await assert.rejects(tier2.head(USER, BUDGET_MS, controller.signal), { code: 'CANCELLED' })
+    assert.deepEqual(tier2.stats().lookups, {
+      ...{ found: 0, absent: 0, corrupt: 0, timeout: 0, error: 0, open: 0 },
+    })
+  })
+})
