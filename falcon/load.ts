@@ -1,6 +1,7 @@
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
 import type { EngineEvent } from '../model/engine/engine.js'
 import { openBundle } from '../model/manifest.js'
+import { checkSlack, defaultSlack, roomOf } from '../model/window.js'
 import { type CalibrationPoint, calibrate, measureCosts } from './calibrate.js'
 import { type Costs, paysToKeep } from './policy.js'
 import { createRanker } from './rank.js'
@@ -28,6 +29,11 @@ export type LoadOptions = {
    * or on a GPU all that it has for K/V where that is more.
    */
   readonly maxKvBytes?: number
+  /**
+   * How many events the window of a full history moves at a time; 0 = a sixteenth of what
+   * the model holds, 1 = as few as it must.
+   */
+  readonly windowSlack?: number
   readonly onEvent?: (event: LoadEvent) => void
 }
 
@@ -55,6 +61,8 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
   const { onEvent = () => {} } = options
   const bundle = openBundle(options.bundle)
   const { manifest } = bundle
+  const { config } = manifest
+  const slackEvents = checkSlack(options.windowSlack || defaultSlack(roomOf(config)), config)
   const engine = await createEngine({ ...options, bundle, onEvent })
   try {
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
@@ -65,7 +73,7 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       microBatchSize = calibration.microBatchSize
       onEvent({ kind: 'calibrated', ...calibration })
     }
-    const { maxTokens } = manifest.config
+    const { maxTokens } = config
     await engine.warmUp({
       historyTokens: [maxTokens, Math.ceil(maxTokens / 4), 2].filter((n) => n <= maxTokens),
       candidates: [microBatchSize, Math.ceil(microBatchSize / 2), 1],
@@ -83,6 +91,7 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       microBatchSize,
       maxKvBytes: options.maxKvBytes || Math.max(DEFAULT_KV_BYTES, gpuBudgetBytes),
       keepsKv,
+      slackEvents,
     })
   } catch (error) {
     await engine.close()

@@ -7,6 +7,7 @@ import { predict, taskWeights, topK, valueScores } from '../model/heads.js'
 import type { Bundle } from '../model/manifest.js'
 import type { RankInput } from '../model/request.js'
 import { buildCandidates, buildHistory, type History } from '../model/sequence.js'
+import { checkSlack } from '../model/window.js'
 import { createDeadline, type Deadline } from './deadline.js'
 import { planMicroBatches } from './plan.js'
 import { chooseRoute } from './policy.js'
@@ -21,6 +22,8 @@ export type RankerOptions = {
   readonly maxKvBytes: number
   /** False where one pass is cheaper than K/V that is found again once; true when absent. */
   readonly keepsKv?: boolean
+  /** How many events the window of a full history moves at a time; 0 when absent: as few as it must. */
+  readonly slackEvents?: number
   /** Milliseconds, monotonic. */
   readonly now?: () => number
 }
@@ -44,6 +47,7 @@ const NOTHING: Scored = {
 
 /**
  * The pipeline: tokens, K/V of the history, micro-batches of candidates, heads, value formula, top-k.
+ * @throws {RankError} CONFIG_INVALID for slack that the model's history has no room for
  * @see Zhai et al., "Actions Speak Louder than Words", section 3.4 (M-FALCON)
  */
 export function createRanker(options: RankerOptions): Ranker {
@@ -55,6 +59,7 @@ export function createRanker(options: RankerOptions): Ranker {
   const memory = createMemoryCache(engine, maxKvBytes)
   const { appendIsExact } = manifest
   const kv = createKvCache({ engine, memory, appendIsExact })
+  const slackEvents = checkSlack(options.slackEvents ?? 0, manifest.config)
 
   /** Everything in one run: for histories whose K/V could not be reused. */
   const onePass = async (
@@ -125,11 +130,12 @@ export function createRanker(options: RankerOptions): Ranker {
       precision: manifest.precision,
       engine: engine.name,
       microBatchSize,
+      slackEvents,
     },
     async rank(input, rankOptions) {
       const start = now()
       const weights = taskWeights(tasks, bundleWeights, rankOptions.weights)
-      const history = buildHistory(input, vocabulary)
+      const history = buildHistory(input, vocabulary, slackEvents)
       const candidates = buildCandidates(input, vocabulary)
       const sequenced = now()
       const m = input.candidates.length

@@ -80,6 +80,8 @@ export type Ranker = {
     readonly precision: 'fp32' | 'fp16'
     readonly engine: string
     readonly microBatchSize: number
+    /** How many events the window of a full history moves at a time; 0: as few as it must. */
+    readonly slackEvents: number
   }
   /**
    * Ranks the candidates of one request.

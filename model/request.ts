@@ -24,6 +24,11 @@ export type RankInput = {
   /** Main series, merged by time; at equal times earlier sources come first. */
   readonly histories: readonly (readonly HistoryEvent[])[]
   readonly series: { readonly [name: string]: readonly SeriesEntry[] }
+  /**
+   * Events of all sources, older than these, that the sender left out; 0 when absent. Tells where a
+   * sliding window stands in the whole history, so that its start can stay in place.
+   */
+  readonly historyOffset?: number
   readonly candidates: readonly Candidate[]
   /** Query time: whole seconds since the epoch. */
   readonly time: number

@@ -10,6 +10,7 @@ import type {
 } from './request.js'
 import type { HistoryTokens } from './tokens.js'
 import type { Vocabulary } from './vocabulary.js'
+import { droppedEvents, roomOf } from './window.js'
 
 /** The user's side of a request, as tokens. */
 export type History = {
@@ -41,23 +42,25 @@ type Entry =
  *
  * Sources are merged by time (ties: sources in their order, then auxiliary series in the
  * manifest's order); a slowly changing series keeps the first entry of every run of equal raw
- * values; what does not fit C + 2E <= maxTokens loses its oldest events, whole.
+ * values; what does not fit C + 2E <= maxTokens loses its oldest events, whole, in steps of
+ * `slackEvents` (see `droppedEvents`; golden cases and test vectors have none).
  *
  * @throws {RankError} INVALID_REQUEST at a kept event's action type that the model does not have
  * @see Zhai et al., "Actions Speak Louder than Words", section 2.1 (sequentialization)
  */
-export function buildHistory(input: RankInput, vocabulary: Vocabulary): History {
+export function buildHistory(input: RankInput, vocabulary: Vocabulary, slackEvents = 0): History {
   const { config, layout } = vocabulary
   const notes = new Notes()
   const entries = mainEntries(input)
   for (const entry of auxiliaryEntries(input, vocabulary, notes)) entries.push(entry)
   entries.sort((a, b) => a.time - b.time)
-  const room = Math.floor((config.maxTokens - config.context.length) / 2)
-  const dropped = Math.max(0, entries.length - room)
+  const room = roomOf(config)
+  const dropped = droppedEvents(entries.length, room, slackEvents, input.historyOffset ?? 0)
   if (dropped > 0) {
+    const steps = slackEvents > 1 ? ` and moves ${slackEvents} at a time` : ''
     notes.add(
       'HISTORY_TRUNCATED',
-      `history holds at most ${room} events; the oldest were dropped`,
+      `history holds at most ${room} events${steps}; the oldest were dropped`,
       dropped,
     )
   }

@@ -6,6 +6,7 @@ import type { Bundle, Precision } from './manifest.js'
 import { createRandom } from './random.js'
 import type { RankInput } from './request.js'
 import type { Vocabulary } from './vocabulary.js'
+import { roomOf } from './window.js'
 
 /** Largest absolute logit difference to the float64 oracle that a precision may show (spec, golden cases). */
 export const TOLERANCE: Record<Precision, number> = { fp32: 1e-4, fp16: 4e-2 }
@@ -58,8 +59,7 @@ export function sampleRequests(vocabulary: Vocabulary, seed: number): RankInput[
   const items = vocabulary.knownItems()
   const pick = <T>(values: readonly T[], otherwise: T): T =>
     values[Math.floor(random() * values.length)] ?? otherwise
-  const room = Math.floor((config.maxTokens - config.context.length) / 2)
-  const counts = [...new Set(EVENT_COUNTS.map((count) => Math.min(count, room)))]
+  const counts = [...new Set(EVENT_COUNTS.map((count) => Math.min(count, roomOf(config))))]
   return counts.map((events, i) => {
     let time = START_SECONDS
     const history = Array.from({ length: events }, () => {

@@ -105,6 +105,9 @@ export const ModelList = Type.Object(
         precision: Type.String(),
         engine: Type.String(),
         microBatchSize: Type.Integer(),
+        slackEvents: Type.Integer({
+          description: 'How many events the window of a full history moves at a time.',
+        }),
       }),
     ),
   },

@@ -39,6 +39,7 @@ describe('parseServerConfig', () => {
       deviceId: 0,
       cudaFallback: false,
       microBatchSize: 0,
+      windowSlack: 0,
       shutdownTimeoutMs: 10_000,
     })
     assert.match(

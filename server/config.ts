@@ -55,6 +55,12 @@ export const KNOBS = {
   deviceId: integer('CUDA device', 0, 0, 1023),
   cudaFallback: toggle('Use the CPU when CUDA is missing', false),
   microBatchSize: integer('Candidates of one micro-batch; 0 = calibrate', 0, 0, 1_048_576),
+  windowSlack: integer(
+    'Events that the window of a full history moves at a time; 0 = a sixteenth of it',
+    0,
+    0,
+    1_048_576,
+  ),
   shutdownTimeoutMs: integer('How long a stop waits for requests in flight', 10_000, 0, 600_000),
 }
 
@@ -122,6 +128,7 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     deviceId: pick('deviceId', KNOBS.deviceId),
     cudaFallback: pick('cudaFallback', KNOBS.cudaFallback),
     microBatchSize: pick('microBatchSize', KNOBS.microBatchSize),
+    windowSlack: pick('windowSlack', KNOBS.windowSlack),
     shutdownTimeoutMs: pick('shutdownTimeoutMs', KNOBS.shutdownTimeoutMs),
   }
   if (config.maxBatchRequests > config.maxInFlight) {

@@ -122,6 +122,7 @@ const INVALID: [name: string, body: unknown, path: string | undefined, message: 
     /^lacks the fields: "value"$/,
   ],
   ['a series that is no list', { ...GOOD, series: { city: 1 } }, '/series/city', /got 1$/],
+  ['an offset below 0', { ...GOOD, historyOffset: -1 }, '/historyOffset', />= 0, got -1$/],
   ['topK of 0', { ...GOOD, topK: 0 }, '/topK', /got 0$/],
   ['a fractional topK', { ...GOOD, topK: 1.5 }, '/topK', /^must be integer, got 1.5$/],
   ['a deadline of 0', { ...GOOD, deadlineMs: 0 }, '/deadlineMs', /got 0$/],

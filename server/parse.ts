@@ -56,12 +56,13 @@ export function parseBatch(body: unknown, { maxBatchRequests }: Limits): readonl
 
 function toParsed(body: RankRequest, nowSec: number): Parsed {
   const { user, history, histories = [], series = {}, time = nowSec } = body
-  const { topK, weights, deadlineMs, partial } = body
+  const { historyOffset, topK, weights, deadlineMs, partial } = body
   return {
     input: {
       user,
       histories: history === undefined ? histories : [history, ...histories],
       series,
+      ...(historyOffset !== undefined && { historyOffset }),
       candidates: body.candidates.map((c) => (typeof c === 'string' ? { item: c } : c)),
       time,
     },

@@ -13,6 +13,7 @@ export const MAX_ACTIONS = 64
 /** Keeps the value formula finite. */
 const MAX_WEIGHT = 1e9
 const MAX_DEADLINE_MS = 60_000
+const MAX_OFFSET = 1e9
 
 const closed = { additionalProperties: false }
 
@@ -87,6 +88,14 @@ export const RankRequest = Type.Object(
     ),
     series: Type.Optional(
       Names(Type.Array(SeriesEntry), MAX_SERIES, 'Slowly changing series by name.'),
+    ),
+    historyOffset: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        maximum: MAX_OFFSET,
+        description:
+          'How many older events of all histories and series are not in the request; absent = 0. Whoever posts only the newest events says so here: K/V can be kept only of a history whose start does not move with every event.',
+      }),
     ),
     candidates: Type.Array(Candidate, {
       minItems: 1,

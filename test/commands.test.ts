@@ -170,6 +170,10 @@ describe('the commands', () => {
       ],
       [['eval', '--bundle', bundle], /eval needs --data/],
       [['eval', '--bundle', bundle, '--data', folder], /does not hold KuaiRand-Pure: log_standard/],
+      [
+        ['eval', '--bundle', bundle, '--data', folder, '--max-events', '9', '--window-slack', '9'],
+        /--window-slack must be an integer from 0 to 8, got "9"/,
+      ],
       [['serve', '--port', '70000'], /--port must be an integer from 0 to 65535, got "70000"/],
       [['verify', '--fast', bundle], /Unknown option '--fast'/],
     ]
@@ -224,10 +228,14 @@ describe('the commands', () => {
       bundle,
       '--data',
       data,
+      '--max-events',
+      '1',
       '--json',
     )
     assert.equal(status, 0, stderr)
-    const { tasks } = JSON.parse(stdout)
+    const { tasks, window } = JSON.parse(stdout)
+    // User 1's second request; the first finds nothing either way.
+    assert.deepEqual(window, { maxEvents: 1, slack: 0, full: 1, rebuilt: 1 })
     assert.deepEqual(
       tasks.map(({ task, rows }: { task: string; rows: number }) => [task, rows]),
       [

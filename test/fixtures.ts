@@ -178,9 +178,9 @@ export type Tokens = {
   readonly queryTime: number
 }
 
-export function tokensOf(request: RankInput, vocabulary: Vocabulary): Tokens {
+export function tokensOf(request: RankInput, vocabulary: Vocabulary, slackEvents = 0): Tokens {
   return {
-    history: buildHistory(request, vocabulary).tokens,
+    history: buildHistory(request, vocabulary, slackEvents).tokens,
     candidates: buildCandidates(request, vocabulary).rows,
     queryTime: request.time,
   }

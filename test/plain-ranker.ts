@@ -22,6 +22,7 @@ const MODEL = {
   precision: 'fp32',
   engine: 'plain',
   microBatchSize: 4,
+  slackEvents: 0,
 } as const
 
 /** Candidate i scores 1 / (i + 1), best first. */

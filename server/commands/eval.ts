@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util'
 import { loadRanker } from '../../falcon/load.js'
 import type { Ranker } from '../../falcon/types.js'
 import { openBundle } from '../../model/manifest.js'
+import { defaultSlack, droppedEvents, roomOf } from '../../model/window.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from './demo.js'
 import { needFolder } from './export.js'
 import { integer } from './flags.js'
@@ -10,15 +11,26 @@ import { type KuaiRandUser, readKuaiRand } from './kuairand.js'
 import { createProgress } from './progress.js'
 import { type TaskQuality, taskQuality } from './score-metrics.js'
 
-export const EVAL_HELP = `peregrine eval --data DIR [--bundle DIR] [--users N] [--json]
+export const EVAL_HELP = `peregrine eval --data DIR [--bundle DIR] [--users N] [--max-events N] [--window-slack N] [--json]
     replays KuaiRand-Pure's test days (5-8 May 2022) through the ranking pipeline, one request per
-    exposure with all earlier exposures as history; prints AUC and NE per task
-    --users N: only the first N users of the log`
+    exposure with the earlier exposures as history; prints AUC and NE per task, and how often a full
+    window cost a user the K/V
+    --users N: only the first N users of the log
+    --max-events N: a window shorter than the model's
+    --window-slack N: events that it moves at a time, a sixteenth of it by default`
 
 /** Users in flight: enough to keep every worker busy while another request is being sequenced. */
 const USERS_PER_CORE = 2
 
 type Collected = { readonly logits: number[]; readonly labels: number[] }
+
+type Window = {
+  readonly maxEvents: number
+  readonly slack: number
+  /** Requests of a user ranked before whose window is full, and those of them that found no K/V. */
+  full: number
+  rebuilt: number
+}
 
 export async function evalCommand(args: string[]): Promise<number> {
   const { values } = parseArgs({
@@ -27,13 +39,17 @@ export async function evalCommand(args: string[]): Promise<number> {
       data: { type: 'string' },
       bundle: { type: 'string', default: DEMO_BUNDLE },
       users: { type: 'string' },
+      'max-events': { type: 'string' },
+      'window-slack': { type: 'string' },
       json: { type: 'boolean', default: false },
     },
   })
   const data = needFolder(values.data, `eval needs --data\n${EVAL_HELP}`)
   ensureDemoBundle(values.bundle)
   const bundle = needFolder(values.bundle, EVAL_HELP)
-  const contextNames = openBundle(bundle).manifest.config.context.map(({ name }) => name)
+  const { config } = openBundle(bundle).manifest
+  const contextNames = config.context.map(({ name }) => name)
+  const window = openWindow(values['max-events'], values['window-slack'], roomOf(config))
   const ranker = await loadRanker({ bundle })
   try {
     const all = await readKuaiRand(data)
@@ -45,7 +61,7 @@ export async function evalCommand(args: string[]): Promise<number> {
     const waiting = users.values()
     const replayRest = async () => {
       for (const user of waiting)
-        await replay(user, ranker, contextNames, collected, progress.advance)
+        await replay(user, ranker, contextNames, window, collected, progress.advance)
     }
     await Promise.all(
       Array.from({ length: USERS_PER_CORE * availableParallelism() }, () => replayRest()),
@@ -57,37 +73,62 @@ export async function evalCommand(args: string[]): Promise<number> {
         Uint8Array.from(collected[t]?.labels ?? []),
       ),
     }))
-    process.stdout.write(values.json ? `${JSON.stringify({ tasks })}\n` : table(tasks))
+    process.stdout.write(
+      values.json
+        ? `${JSON.stringify({ tasks, window })}\n`
+        : `${table(tasks)}${windowLine(window)}\n`,
+    )
     return 0
   } finally {
     await ranker.close()
   }
 }
 
-/** Ranks each test-day exposure of a user alone, with everything before it as history. */
+function openWindow(events: string | undefined, slack: string | undefined, room: number): Window {
+  const maxEvents = events === undefined ? room : integer('--max-events', events, 1, room)
+  return {
+    maxEvents,
+    slack:
+      slack === undefined
+        ? defaultSlack(maxEvents)
+        : integer('--window-slack', slack, 0, Math.max(0, maxEvents - 1)),
+    full: 0,
+    rebuilt: 0,
+  }
+}
+
+/** Ranks each test-day exposure of a user alone, with what the window holds of those before it. */
 async function replay(
   { id, features, events }: KuaiRandUser,
   ranker: Ranker,
   contextNames: readonly string[],
+  window: Window,
   collected: readonly Collected[],
   advance: () => void,
 ): Promise<void> {
   const context = Object.fromEntries(
     Object.entries(features).filter(([name]) => contextNames.includes(name)),
   )
+  let isKnown = false
   for (const [i, target] of events.entries()) {
     if (!target.isTest) continue
+    const dropped = droppedEvents(i, window.maxEvents, window.slack, 0)
     const { item, features: shown } = target
     const result = await ranker.rank(
       {
         user: { id, features: context },
-        histories: [events.slice(0, i)],
+        histories: [events.slice(dropped, i)],
         series: {},
         candidates: [{ item, ...(shown === undefined ? {} : { features: shown }) }],
         time: target.time,
       },
       {},
     )
+    if (isKnown && dropped > 0) {
+      window.full++
+      if (result.kv.state === 'miss') window.rebuilt++
+    }
+    isKnown = true
     ranker.model.tasks.forEach(({ name }, t) => {
       collected[t]?.logits.push(result.items[0]?.logits[t] ?? Number.NaN)
       collected[t]?.labels.push(target.actions.includes(name) ? 1 : 0)
@@ -102,4 +143,8 @@ function table(tasks: readonly ({ readonly task: string } & TaskQuality)[]): str
     line([task, auc.toFixed(4), ne.toFixed(4), logLoss.toFixed(4), String(rows)]),
   )
   return line(['task', 'AUC', 'NE', 'log loss', 'rows']) + body.join('')
+}
+
+function windowLine({ maxEvents, slack, full, rebuilt }: Window): string {
+  return `${full} requests found their window of ${maxEvents} events full; ${rebuilt} rebuilt its K/V (slack ${slack})`
 }
