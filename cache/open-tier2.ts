@@ -33,6 +33,8 @@ export type Tier2Event =
 /** What fetching costs: round trip in milliseconds, and bytes of the codec per millisecond behind it. */
 export type FetchSpeed = { readonly roundTripMs: number; readonly bytesPerMs: number }
 
+export type OpenTier2Stats = Tier2Stats & { readonly writes: WriteStats }
+
 const BYTES = { float64: 8, float32: 4, float16: 2, int8: 1, int32: 4, int64: 8 } as const
 const FETCHES = 3
 
@@ -78,7 +80,7 @@ export async function openTier2(
       writes.forget(user)
       await kv.forget(user)
     },
-    stats: (): Tier2Stats & { readonly writes: WriteStats } => ({
+    stats: (): OpenTier2Stats => ({
       ...tier2.stats(),
       writes: writes.stats(),
     }),

@@ -1,8 +1,10 @@
+import { openTier2, type Tier2Event, type Tier2Options } from '../cache/open-tier2.js'
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
 import type { EngineEvent } from '../model/engine/engine.js'
 import { openBundle } from '../model/manifest.js'
+import { createRandom } from '../model/random.js'
 import { checkSlack, defaultSlack, roomOf } from '../model/window.js'
-import { type CalibrationPoint, calibrate, measureCosts } from './calibrate.js'
+import { type CalibrationPoint, calibrate, measureCosts, randomHistory } from './calibrate.js'
 import { type Costs, paysToKeep } from './policy.js'
 import { createRanker } from './rank.js'
 import type { Ranker } from './types.js'
@@ -34,6 +36,8 @@ export type LoadOptions = {
    * the model holds, 1 = as few as it must.
    */
   readonly windowSlack?: number
+  /** Tier 2; this process alone when absent. */
+  readonly redis?: Tier2Options
   readonly onEvent?: (event: LoadEvent) => void
 }
 
@@ -43,6 +47,7 @@ const DEFAULT_KV_BYTES = 512 * 2 ** 20
 /** What happens while a bundle gets ready, for logs. */
 export type LoadEvent =
   | EngineEvent
+  | Tier2Event
   | {
       readonly kind: 'calibrated'
       readonly microBatchSize: number
@@ -85,7 +90,23 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
     const keepsKv = costs === undefined || paysToKeep(costs)
     if (costs !== undefined) onEvent({ kind: 'policy', ...costs, keepsKv })
     const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}
+    const longest = randomHistory(manifest, maxTokens, createRandom(2))
+    const tier2 =
+      options.redis === undefined
+        ? undefined
+        : await openTier2(options.redis, manifest, engine, onEvent)
+    const speed = await tier2?.measure(longest)
+    const start = performance.now()
+    engine.release(await engine.prefill(longest))
+    const msPerToken = (performance.now() - start) / maxTokens
+    const { roundTripMs = 1, bytesPerMs = 250_000 } = speed ?? {}
     return createRanker({
+      ...(tier2 !== undefined && { tier2 }),
+      fetchCosts: {
+        prefillMs: (tokens) => tokens * msPerToken,
+        fetchMs: (bytes) => roundTripMs + bytes / bytesPerMs,
+        observeFetch: () => {},
+      },
       engine,
       bundle,
       microBatchSize,

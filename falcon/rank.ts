@@ -1,6 +1,8 @@
 import { userHash } from '../cache/key.js'
 import { createKvCache } from '../cache/kv.js'
 import { createMemoryCache } from '../cache/memory.js'
+import type { OpenTier2 } from '../cache/open-tier2.js'
+import type { FetchCosts } from '../cache/remote.js'
 import type { Engine } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import { predict, taskWeights, topK, valueScores } from '../model/heads.js'
@@ -20,6 +22,10 @@ export type RankerOptions = {
   readonly microBatchSize: number
   /** Budget of tier 1, the K/V kept in the engine. */
   readonly maxKvBytes: number
+  /** K/V in Redis; the ranker closes it. */
+  readonly tier2?: OpenTier2
+  /** What the choice between fetching and computing is made by; needed with `tier2`. */
+  readonly fetchCosts?: FetchCosts
   /** False where one pass is cheaper than K/V that is found again once; true when absent. */
   readonly keepsKv?: boolean
   /** How many events the window of a full history moves at a time; 0 when absent: as few as it must. */
@@ -58,7 +64,15 @@ export function createRanker(options: RankerOptions): Ranker {
   const { slots } = manifest.embedding
   const memory = createMemoryCache(engine, maxKvBytes)
   const { appendIsExact } = manifest
-  const kv = createKvCache({ engine, memory, appendIsExact })
+  const { tier2, fetchCosts } = options
+  const kv = createKvCache({
+    ...{ engine, memory, appendIsExact },
+    ...(tier2 !== undefined &&
+      fetchCosts !== undefined && {
+        remote: tier2.remote(fetchCosts, false),
+        writes: tier2.writes,
+      }),
+  })
   const slackEvents = checkSlack(options.slackEvents ?? 0, manifest.config)
 
   /** Everything in one run: for histories whose K/V could not be reused. */
@@ -180,8 +194,13 @@ export function createRanker(options: RankerOptions): Ranker {
         microBatchSize,
       } satisfies RankResult
     },
-    stats: () => ({ engine: engine.stats(), cache: memory.stats() }),
+    stats: () => ({
+      engine: engine.stats(),
+      cache: memory.stats(),
+      ...(tier2 !== undefined && { tier2: tier2.stats() }),
+    }),
     async close() {
+      await tier2?.close()
       memory.clear()
       await engine.close()
     },

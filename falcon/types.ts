@@ -1,3 +1,4 @@
+import type { OpenTier2Stats as Tier2Stats } from '../cache/open-tier2.js'
 import type { EngineStats } from '../model/engine/engine.js'
 import type { RankInput, Warning } from '../model/request.js'
 
@@ -67,7 +68,11 @@ export type RankerStats = {
     readonly maxKvBytes: number
     readonly evictions: number
   }
+  /** Absent without Redis. */
+  readonly tier2?: Tier2Stats
 }
+
+export type { OpenTier2Stats as Tier2Stats } from '../cache/open-tier2.js'
 
 /** A loaded, warmed-up bundle: everything the HTTP layer needs of the layers below. */
 export type Ranker = {

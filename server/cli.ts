@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { parseRedisUrl } from '../cache/redis-url.js'
 import { type LoadEvent, loadRanker } from '../falcon/load.js'
 import { RankError } from '../model/errors.js'
 import { ensureDemoBundle } from './commands/demo.js'
@@ -51,6 +52,14 @@ async function loadConfigured(config: ServerConfig, log: ReturnType<typeof creat
   return loadRanker({
     ...config,
     maxKvBytes: config.kvBytes,
+    ...(config.redisUrl !== '' && {
+      redis: {
+        target: parseRedisUrl(config.redisUrl),
+        connections: config.redisConnections,
+        codec: config.redisCodec,
+        ttlMs: 1000 * config.redisTtlSec,
+      },
+    }),
     onEvent(event) {
       log[WARNINGS.has(event.kind) ? 'warn' : 'info'](event, `engine: ${event.kind}`)
     },

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { configHelp, KNOBS, parseServerConfig } from './config.js'
+import type { RankError } from '../model/errors.js'
+import { configHelp, KNOBS, parseServerConfig, shownConfig } from './config.js'
 
 const BUNDLE = ['--bundle', 'bundles/toy']
 
@@ -39,6 +40,10 @@ describe('parseServerConfig', () => {
       deviceId: 0,
       cudaFallback: false,
       microBatchSize: 0,
+      redisUrl: '',
+      redisCodec: 'fp16',
+      redisTtlSec: 86_400,
+      redisConnections: 4,
       windowSlack: 0,
       shutdownTimeoutMs: 10_000,
     })
@@ -54,6 +59,25 @@ describe('parseServerConfig', () => {
     assert.equal(read(['--cuda-fallback']), true)
     assert.equal(read(['--no-cuda-fallback'], { PEREGRINE_CUDA_FALLBACK: 'true' }), false)
     assert.equal(read([], { PEREGRINE_CUDA_FALLBACK: 'true' }), true)
+  })
+
+  test('shows every setting but the passwords in it', () => {
+    const url = 'redis://app:s3cret@host:1/2'
+    const { config, sources } = parseServerConfig(BUNDLE, { PEREGRINE_REDIS_URL: url })
+    const shown = shownConfig(config, sources)
+    assert.equal(shown.redisUrl, '"redis://app:***@host:1/2" (env)')
+    assert.equal(shown.redisCodec, '"fp16" (default)')
+    assert.deepEqual(Object.keys(shown).sort(), Object.keys(config).sort())
+    for (const wrong of [
+      'redis://app:s3cret@',
+      'http://app:s3cret@host',
+      'redis://:s3/cret@host',
+    ]) {
+      assert.throws(
+        () => parseServerConfig([...BUNDLE, '--redis-url', wrong], {}),
+        ({ code, message }: RankError) => code === 'CONFIG_INVALID' && !/s3/.test(message),
+      )
+    }
   })
 
   test('ignores what Kubernetes sets beside a service called peregrine', () => {

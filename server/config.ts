@@ -1,9 +1,10 @@
 import { parseArgs } from 'node:util'
 import { show } from '../model/check.js'
+import { KV_CODECS } from '../model/engine/codec/graphs.js'
 import { ENGINES } from '../model/engine/create.js'
 import { RankError } from '../model/errors.js'
 import { DEMO_BUNDLE } from './commands/demo.js'
-import { choice, integer, type Knob, text, toggle } from './knob.js'
+import { choice, integer, type Knob, redis, text, toggle } from './knob.js'
 
 const MiB = 2 ** 20
 
@@ -55,6 +56,10 @@ export const KNOBS = {
   deviceId: integer('CUDA device', 0, 0, 1023),
   cudaFallback: toggle('Use the CPU when CUDA is missing', false),
   microBatchSize: integer('Candidates of one micro-batch; 0 = calibrate', 0, 0, 1_048_576),
+  redisUrl: redis('Redis that keeps K/V for all replicas; none = this process alone'),
+  redisCodec: choice('How K/V is written to Redis', 'fp16', KV_CODECS),
+  redisTtlSec: integer('How long K/V stays in Redis after its last write', 86_400, 1, 31_536_000),
+  redisConnections: integer('Connections that K/V is read by', 4, 1, 256),
   windowSlack: integer(
     'Events that the window of a full history moves at a time; 0 = a sixteenth of it',
     0,
@@ -128,6 +133,10 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     deviceId: pick('deviceId', KNOBS.deviceId),
     cudaFallback: pick('cudaFallback', KNOBS.cudaFallback),
     microBatchSize: pick('microBatchSize', KNOBS.microBatchSize),
+    redisUrl: pick('redisUrl', KNOBS.redisUrl),
+    redisCodec: pick('redisCodec', KNOBS.redisCodec),
+    redisTtlSec: pick('redisTtlSec', KNOBS.redisTtlSec),
+    redisConnections: pick('redisConnections', KNOBS.redisConnections),
     windowSlack: pick('windowSlack', KNOBS.windowSlack),
     shutdownTimeoutMs: pick('shutdownTimeoutMs', KNOBS.shutdownTimeoutMs),
   }
@@ -144,6 +153,18 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     )
   }
   return { config: Object.freeze(config), sources }
+}
+
+/** Every setting with its source, as a log may have it. */
+export function shownConfig(config: ServerConfig, sources?: ReadonlyMap<string, string>) {
+  return Object.fromEntries(
+    Object.entries<Knob<unknown>>(KNOBS).map(([name, { redact }]) => {
+      const value = config[name as keyof ServerConfig]
+      const text = show(redact === undefined ? value : redact(value))
+      const source = sources?.get(name)
+      return [name, source === undefined ? text : `${text} (${source})`]
+    }),
+  )
 }
 
 /** One line per flag, for `--help`. */

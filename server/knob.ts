@@ -1,3 +1,5 @@
+import { parseRedisUrl, redactRedisUrl } from '../cache/redis-url.js'
+
 /** One setting: what it is, what it may be, and how its text is read. */
 export type Knob<T> = {
   readonly what: string
@@ -6,11 +8,28 @@ export type Knob<T> = {
   readonly isSwitch: boolean
   /** Undefined when the text is none of what is expected. */
   readonly read: (text: string) => T | undefined
+  /** The value as a log may have it, where that is not the value itself. */
+  redact?(value: T): string
 }
 
 export function text(what: string, expected: string, fallback: string): Knob<string> {
   const read = (raw: string) => (raw === '' ? undefined : raw)
   return { what, expected, fallback, isSwitch: false, read }
+}
+
+/** Where Redis is; empty = nowhere. Holds a password, which neither a log nor an error shows. */
+export function redis(what: string): Knob<string> {
+  return {
+    what,
+    expected: 'a URL such as redis://:password@host:6379/0, redis-cluster://a,b or rediss://host',
+    fallback: '',
+    isSwitch: false,
+    read(raw) {
+      if (raw !== '') parseRedisUrl(raw)
+      return raw
+    },
+    redact: (value) => (value === '' ? value : redactRedisUrl(value)),
+  }
 }
 
 export function integer(what: string, fallback: number, min: number, max: number): Knob<number> {

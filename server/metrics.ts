@@ -2,6 +2,7 @@ import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { Ranker, RankResult } from '../falcon/types.js'
 import type { EngineStats } from '../model/engine/engine.js'
 import type { HttpCode } from './errors.js'
+import { addRedisMetrics } from './redis-metrics.js'
 
 export type Stage = 'parse' | 'sequence' | 'history' | 'score' | 'heads' | 'serialize'
 
@@ -27,7 +28,10 @@ export function createMetrics(
     buckets: LATENCY_SEC,
     registers,
   })
-  const lookups = counter('kv_lookups_total', 'K/V cache lookups by result', ['state'])
+  const lookups = counter('kv_lookups_total', 'K/V cache lookups by result; tier 2 is Redis', [
+    'state',
+    'tier',
+  ])
   const prefilled = counter('tokens_prefilled_total', 'History tokens that were prefilled')
   const reused = counter('tokens_reused_total', 'History tokens taken from the K/V cache')
   const candidates = counter('candidates_total', 'Candidates scored')
@@ -90,6 +94,7 @@ export function createMetrics(
     'Users ranked in one pass, several of them in one run',
     ({ batches }) => batches?.users,
   )
+  addRedisMetrics(registry, () => ranker()?.stats().tier2)
   new Gauge({
     name: 'peregrine_model_info',
     help: 'The model that serves',
@@ -165,7 +170,7 @@ export function createMetrics(
     },
     ranked(result: RankResult, retried: number): void {
       const { kv, timings } = result
-      lookups.inc({ state: kv.state })
+      lookups.inc({ state: kv.state, tier: String(kv.tier ?? 'none') })
       prefilled.inc(kv.prefilledTokens)
       reused.inc(kv.reusedTokens)
       candidates.inc(result.scored)

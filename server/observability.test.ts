@@ -166,7 +166,7 @@ describe('/metrics', () => {
       'peregrine_stage_seconds_count{stage="heads"} 2',
       'peregrine_stage_seconds_count{stage="history"} 2',
       'peregrine_stage_seconds_count{stage="serialize"} 2',
-      'peregrine_kv_lookups_total{state="stale"} 2',
+      'peregrine_kv_lookups_total{state="stale",tier="2"} 2',
       'peregrine_tokens_prefilled_total 4',
       'peregrine_tokens_reused_total 16',
       'peregrine_candidates_total 4',
