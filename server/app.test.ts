@@ -21,7 +21,7 @@ describe('POST /v1/rank', () => {
         { item: 'a', score: 1, tasks: { click: 1 } },
         { item: 'b', score: 0.5, tasks: { click: 0.5 } },
       ],
-      kv: { state: 'stale', reusedTokens: 8, prefilledTokens: 2 },
+      kv: { state: 'stale', tier: 2, reusedTokens: 8, prefilledTokens: 2 },
       timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4, totalMs: 10 },
       warnings: [],
     })
@@ -84,7 +84,7 @@ describe('POST /v1/rank', () => {
     assert.deepEqual(
       { ...explain, timings },
       {
-        kv: { state: 'stale', reusedTokens: 8, prefilledTokens: 2 },
+        kv: { state: 'stale', tier: 2, reusedTokens: 8, prefilledTokens: 2 },
         timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4, totalMs: 10 },
         historyTokens: 10,
         truncatedEvents: 0,
