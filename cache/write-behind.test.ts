@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { deferred } from '../model/deferred.js'
 import { sliceTokens } from '../model/tokens.js'
 import { plainTokens } from '../test/counting-engine.js'
 import { createFakeRedisKv } from '../test/fake-redis-kv.js'
@@ -119,6 +120,19 @@ describe('createWriteBehind', () => {
     writes.forget(USER)
     await idle()
     assert.deepEqual([kv.entry(USER), kv.calls.write], [undefined, 0])
+  })
+
+  test('what is about to be written of a forgotten user is not', async () => {
+    const { kv, writes, leaseOf, idle } = open()
+    const answer = deferred<void>()
+    kv.holdHeads(answer.promise)
+    writes.offer(USER, leaseOf(64))
+    await new Promise(setImmediate)
+    assert.equal(kv.calls.head, 1)
+    writes.forget(USER)
+    answer.resolve()
+    await idle()
+    assert.deepEqual([kv.entry(USER), kv.calls.write, writes.stats().dropped], [undefined, 0, 1])
   })
 
   test('closing drops what waits and refuses more', async () => {

@@ -7,6 +7,8 @@ export type FakeRedisKv = RedisKv & {
   readonly calls: { head: number; fetch: number; write: number; forget: number }
   /** What the next calls do instead: undefined = work. */
   behave(how: (() => Promise<never>) | undefined): void
+  /** Heads are answered once the promise resolves. */
+  holdHeads(until: Promise<void>): void
   entry(user: UserHash): DigestChain | undefined
 }
 
@@ -16,14 +18,19 @@ export function createFakeRedisKv(): FakeRedisKv {
   const calls = { head: 0, fetch: 0, write: 0, forget: 0 }
   let instead: (() => Promise<never>) | undefined
   let token = 0
+  let held: Promise<void> | undefined
   return {
     calls,
     behave(how) {
       instead = how
     },
+    holdHeads(until) {
+      held = until
+    },
     entry: (user) => entries.get(user)?.chain,
     async head(user) {
       calls.head++
+      await held
       if (instead !== undefined) return instead()
       return entries.get(user)
     },
