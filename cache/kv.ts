@@ -2,6 +2,7 @@ import { unlessAborted } from '../model/deferred.js'
 import type { Engine, KvHandle } from '../model/engine/engine.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 import { coveredTokens, type DigestChain, digestChain, PAGE_TOKENS } from './digest.js'
+import { createEpochs, type Epoch } from './epochs.js'
 import type { UserHash } from './key.js'
 import type { Lease, MemoryCache } from './memory.js'
 import type { createRemote } from './remote.js'
@@ -24,11 +25,24 @@ export type KvCache = {
   /**
    * K/V of exactly `tokens`. Concurrent calls for one user and one history share one prefill. The
    * caller ends the lease; K/V that is new is then written to tier 2. An aborted `signal` rejects with
-   * its reason and ends this caller's own prefill; whoever waited for that one builds its own.
+   * its reason and ends this caller's own prefill; whoever waited for that one builds its own. Nothing
+   * is kept once `epoch` is over, which begins here when absent.
    */
-  obtain(user: UserHash, tokens: HistoryTokens, signal?: AbortSignal): Promise<KvResult>
+  obtain(
+    user: UserHash,
+    tokens: HistoryTokens,
+    signal?: AbortSignal,
+    epoch?: Epoch,
+  ): Promise<KvResult>
   /** K/V that is neither looked up nor kept. The caller ends the lease. */
   prefill(tokens: HistoryTokens, signal?: AbortSignal): Promise<KvResult>
+  /** For whoever reads a history to obtain its K/V: a `forget` in between must hold for it. */
+  begin(user: UserHash): Epoch
+  /** Drops what tier 1 keeps, and keeps nothing of what began before. Leases stay valid. */
+  forget(user: UserHash): void
+  forgetAll(): void
+  /** How many of the user's tokens are in tier 1; 0 for none. */
+  tokensOf(user: UserHash): number
 }
 
 export type KvCacheOptions = {
@@ -47,12 +61,28 @@ type Past = { readonly handle: KvHandle; readonly tokens: number; readonly tier:
 export function createKvCache(options: KvCacheOptions): KvCache {
   const { engine, memory, appendIsExact, remote, writes } = options
   const flights = new Map<string, Promise<void>>()
+  const epochs = createEpochs()
+
+  /** A lease that goes on to the writer where the request lets go of it. */
+  const writtenAfterUse = (user: UserHash, lease: Lease): Lease => {
+    if (writes === undefined) return lease
+    const epoch = epochs.begin(user)
+    return {
+      ...lease,
+      done() {
+        if (epoch.isCurrent()) writes.offer(user, lease)
+        else lease.done()
+        epoch.end()
+      },
+    }
+  }
 
   const build = async (
     user: UserHash,
     tokens: HistoryTokens,
     chain: DigestChain,
     signal: AbortSignal | undefined,
+    epoch: Epoch,
   ): Promise<KvResult> => {
     const cached = memory.lookup(user)
     const found = cached === undefined ? 0 : coveredTokens(cached.chain, tokens, chain)
@@ -79,18 +109,40 @@ export function createKvCache(options: KvCacheOptions): KvCache {
         found > 0 &&
         tokens.length < cached.handle.tokens &&
         found + PAGE_TOKENS > tokens.length
-      const lease =
-        isLate && appendIsExact
-          ? ownLease(engine, handle, chain)
-          : memory.store(user, handle, chain)
-      const isNew = rest.length > 0 && !isLate
+      const isKept = epoch.isCurrent() && !(isLate && appendIsExact)
+      const lease = isKept ? memory.store(user, handle, chain) : ownLease(engine, handle, chain)
       return {
         ...reused(tokens, past?.tokens ?? 0, past?.tier),
-        lease: isNew && writes !== undefined ? writtenAfterUse(writes, user, lease) : lease,
+        lease: isKept && rest.length > 0 ? writtenAfterUse(user, lease) : lease,
       }
     } finally {
       if (fetched !== undefined) engine.release(fetched)
       cached?.done()
+    }
+  }
+
+  const obtain = async (
+    user: UserHash,
+    tokens: HistoryTokens,
+    signal: AbortSignal | undefined,
+    epoch: Epoch,
+  ): Promise<KvResult> => {
+    const chain = digestChain(tokens)
+    const flight = `${user} ${chain.whole}`
+    // Whoever comes second waits, then finds the entry (or, if the first failed or was cancelled, builds it).
+    for (let other = flights.get(flight); other !== undefined; other = flights.get(flight)) {
+      await unlessAborted(other, signal)
+    }
+    const result = build(user, tokens, chain, signal, epoch)
+    const settled = result.then(
+      () => {},
+      () => {},
+    )
+    flights.set(flight, settled)
+    try {
+      return await result
+    } finally {
+      if (flights.get(flight) === settled) flights.delete(flight)
     }
   }
 
@@ -99,25 +151,24 @@ export function createKvCache(options: KvCacheOptions): KvCache {
       const handle = await engine.prefill(tokens, undefined, signal)
       return { ...reused(tokens, 0), lease: ownLease(engine, handle, digestChain(tokens)) }
     },
-    async obtain(user, tokens, signal) {
-      const chain = digestChain(tokens)
-      const flight = `${user} ${chain.whole}`
-      // Whoever comes second waits, then finds the entry (or, if the first failed or was cancelled, builds it).
-      for (let other = flights.get(flight); other !== undefined; other = flights.get(flight)) {
-        await unlessAborted(other, signal)
-      }
-      const result = build(user, tokens, chain, signal)
-      const settled = result.then(
-        () => {},
-        () => {},
-      )
-      flights.set(flight, settled)
+    async obtain(user, tokens, signal, since) {
+      const epoch = since ?? epochs.begin(user)
       try {
-        return await result
+        return await obtain(user, tokens, signal, epoch)
       } finally {
-        if (flights.get(flight) === settled) flights.delete(flight)
+        if (since === undefined) epoch.end()
       }
     },
+    begin: epochs.begin,
+    forget(user) {
+      epochs.forget(user)
+      memory.forget(user)
+    },
+    forgetAll() {
+      epochs.forgetAll()
+      memory.clear()
+    },
+    tokensOf: memory.tokensOf,
   }
 }
 
@@ -133,9 +184,4 @@ function reused({ length }: HistoryTokens, covered: number, tier?: 1 | 2) {
 /** A lease on a handle that the cache does not keep. */
 function ownLease(engine: Engine, handle: KvHandle, chain: DigestChain): Lease {
   return { handle, chain, done: () => engine.release(handle) }
-}
-
-/** The lease goes on to the writer where the request lets go of it. */
-function writtenAfterUse(writes: Pick<WriteBehind, 'offer'>, user: UserHash, lease: Lease): Lease {
-  return { ...lease, done: () => writes.offer(user, lease) }
 }

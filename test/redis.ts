@@ -1,7 +1,7 @@
 // Real Redis servers for tests: started on free ports in a temporary folder, gone with the scope.
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -199,7 +199,6 @@ export type Certificates = { readonly ca: string; readonly cert: string; readonl
 
 export function makeCertificates(scope: Scope): Certificates {
   const folder = tempFolder(scope)
-  mkdirSync(folder, { recursive: true })
   const openssl = (...args: string[]) =>
     execFileSync('openssl', args, { cwd: folder, stdio: ['ignore', 'ignore', 'ignore'] })
   const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
@@ -221,12 +220,16 @@ export type Proxy = {
   setDelay(ms: number): void
   /** Closes every connection as soon as the server answers anything more, before the client sees it. */
   cutAtNextAnswer(): void
+  /** Closes every connection, and each new one at once, until it is opened again. */
+  shut(): void
+  open(): void
 }
 
 /** A network between a client and a server on 127.0.0.1. */
 export async function startProxy(scope: Scope, serverPort: number): Promise<Proxy> {
   let delayMs = 0
   let isCutting = false
+  let isShut = false
   const sockets = new Set<Socket>()
   const cut = () => {
     isCutting = false
@@ -246,6 +249,10 @@ export async function startProxy(scope: Scope, serverPort: number): Promise<Prox
     })
   }
   const server = createServer((client) => {
+    if (isShut) {
+      client.destroy()
+      return
+    }
     const upstream = connect(serverPort, '127.0.0.1')
     pass(client, upstream, false)
     pass(upstream, client, true)
@@ -264,6 +271,13 @@ export async function startProxy(scope: Scope, serverPort: number): Promise<Prox
     },
     cutAtNextAnswer: () => {
       isCutting = true
+    },
+    shut() {
+      isShut = true
+      cut()
+    },
+    open() {
+      isShut = false
     },
   }
 }
