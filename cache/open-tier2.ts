@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { KV_CODECS, type KvCodecName, planesOf } from '../model/engine/codec/graphs.js'
+import { withinMs } from '../model/deferred.js'
+import { type KvCodecName, planesOf } from '../model/engine/codec/graphs.js'
 import type { Engine } from '../model/engine/engine.js'
+import { RankError } from '../model/errors.js'
 import type { Manifest } from '../model/manifest.js'
 import type { HistoryTokens } from '../model/tokens.js'
 import { digestChain } from './digest.js'
@@ -14,7 +16,7 @@ import { createRemote, type FetchCosts } from './remote.js'
 import { createTier2, type Tier2Stats } from './tier2.js'
 import { createWriteBehind, type WriteStats } from './write-behind.js'
 
-export { KV_CODECS, type KvCodecName }
+export type { KvCodecName }
 
 export type Tier2Options = {
   readonly target: RedisTarget
@@ -73,12 +75,21 @@ export async function openTier2(
     measure: (history: HistoryTokens) => measureFetch(kv, engine, history, tokenBytes),
     /** Tokens of the user's K/V here; undefined when Redis does not say. */
     async tokensOf(user: UserHash, budgetMs: number): Promise<number | undefined> {
-      return (await tier2.head(user, budgetMs))?.chain.tokens
+      const found = kv.head(user).then(
+        (head) => head?.chain.tokens ?? 0,
+        () => undefined,
+      )
+      return withinMs(found, budgetMs, () => undefined)
     },
-    /** @throws what Redis says: nothing is forgotten then */
+    /** @throws {RankError} STORE_UNAVAILABLE: it may still be there */
     async forget(user: UserHash): Promise<void> {
       writes.forget(user)
-      await kv.forget(user)
+      try {
+        await kv.forget(user)
+      } catch {
+        const message = 'Redis must delete the K/V, got no answer: try again'
+        throw new RankError('STORE_UNAVAILABLE', message)
+      }
     },
     stats: (): OpenTier2Stats => ({
       ...tier2.stats(),

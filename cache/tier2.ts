@@ -108,7 +108,8 @@ async function within<T>(
   if (signal?.aborted) onAbort()
   else signal?.addEventListener('abort', onAbort, { once: true })
   const late = new RankError('DEADLINE_EXCEEDED', `tier 2 did not answer within ${ms} ms`)
-  const timer = setTimeout(() => controller.abort(late), ms)
+  // An answer that has come by then counts: in a turn of the event loop timers are before input.
+  const timer = setTimeout(() => setImmediate(() => controller.abort(late)), ms)
   try {
     return await unlessAborted(work(controller.signal), controller.signal)
   } finally {

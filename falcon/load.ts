@@ -1,4 +1,4 @@
-import { openTier2, type Tier2Event, type Tier2Options } from '../cache/open-tier2.js'
+import type { Tier2Event } from '../cache/open-tier2.js'
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
 import type { EngineEvent } from '../model/engine/engine.js'
 import { openBundle } from '../model/manifest.js'
@@ -7,11 +7,12 @@ import { checkSlack, defaultSlack, roomOf } from '../model/window.js'
 import { type CalibrationPoint, calibrate, measureCosts, randomHistory } from './calibrate.js'
 import { type Costs, paysToKeep } from './policy.js'
 import { createRanker } from './rank.js'
+import { openStores, redisTarget, type StoreOptions } from './stores.js'
 import type { Ranker } from './types.js'
 import { verifyBundle } from './verify.js'
 
 /** All but the bundle have defaults: CPU, everything else chosen by the machine. */
-export type LoadOptions = {
+export type LoadOptions = StoreOptions & {
   /** Folder of the bundle. */
   readonly bundle: string
   /** `auto` when absent: `capi` where it runs, else `node`. */
@@ -36,8 +37,6 @@ export type LoadOptions = {
    * the model holds, 1 = as few as it must.
    */
   readonly windowSlack?: number
-  /** Tier 2; this process alone when absent. */
-  readonly redis?: Tier2Options
   readonly onEvent?: (event: LoadEvent) => void
 }
 
@@ -64,11 +63,14 @@ export type LoadEvent =
  */
 export async function loadRanker(options: LoadOptions): Promise<Ranker> {
   const { onEvent = () => {} } = options
+  const redis = redisTarget(options)
   const bundle = openBundle(options.bundle)
   const { manifest } = bundle
   const { config } = manifest
   const slackEvents = checkSlack(options.windowSlack || defaultSlack(roomOf(config)), config)
   const engine = await createEngine({ ...options, bundle, onEvent })
+  const parts = { manifest, engine, windowSlack: slackEvents, onEvent }
+  const stores = await openStores(redis, options, parts)
   try {
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
     onEvent({ kind: 'verified', cases, maxDifference })
@@ -91,17 +93,13 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
     if (costs !== undefined) onEvent({ kind: 'policy', ...costs, keepsKv })
     const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}
     const longest = randomHistory(manifest, maxTokens, createRandom(2))
-    const tier2 =
-      options.redis === undefined
-        ? undefined
-        : await openTier2(options.redis, manifest, engine, onEvent)
-    const speed = await tier2?.measure(longest)
+    const speed = await stores.tier2?.measure(longest)
     const start = performance.now()
     engine.release(await engine.prefill(longest))
     const msPerToken = (performance.now() - start) / maxTokens
     const { roundTripMs = 1, bytesPerMs = 250_000 } = speed ?? {}
     return createRanker({
-      ...(tier2 !== undefined && { tier2 }),
+      ...stores,
       fetchCosts: {
         prefillMs: (tokens) => tokens * msPerToken,
         fetchMs: (bytes) => roundTripMs + bytes / bytesPerMs,
@@ -115,6 +113,7 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       slackEvents,
     })
   } catch (error) {
+    await stores.close()
     await engine.close()
     throw error
   }

@@ -1,5 +1,4 @@
 #!/usr/bin/env node
-import { parseRedisUrl } from '../cache/redis-url.js'
 import { type LoadEvent, loadRanker } from '../falcon/load.js'
 import { RankError } from '../model/errors.js'
 import { ensureDemoBundle } from './commands/demo.js'
@@ -26,6 +25,7 @@ const WARNINGS = new Set<LoadEvent['kind']>([
   'provider',
   'engineFallback',
   'leakedHandle',
+  'redisLost',
 ])
 
 type Command = { readonly help: string; run(args: string[]): number | Promise<number> }
@@ -52,16 +52,9 @@ async function loadConfigured(config: ServerConfig, log: ReturnType<typeof creat
   return loadRanker({
     ...config,
     maxKvBytes: config.kvBytes,
-    ...(config.redisUrl !== '' && {
-      redis: {
-        target: parseRedisUrl(config.redisUrl),
-        connections: config.redisConnections,
-        codec: config.redisCodec,
-        ttlMs: 1000 * config.redisTtlSec,
-      },
-    }),
     onEvent(event) {
-      log[WARNINGS.has(event.kind) ? 'warn' : 'info'](event, `engine: ${event.kind}`)
+      const part = event.kind.startsWith('redis') ? 'store' : 'engine'
+      log[WARNINGS.has(event.kind) ? 'warn' : 'info'](event, `${part}: ${event.kind}`)
     },
   })
 }

@@ -1,10 +1,11 @@
 import { parseArgs } from 'node:util'
+import { DEFAULT_EVENT_LIMITS } from '../cache/events.js'
 import { show } from '../model/check.js'
 import { KV_CODECS } from '../model/engine/codec/graphs.js'
 import { ENGINES } from '../model/engine/create.js'
 import { RankError } from '../model/errors.js'
 import { DEMO_BUNDLE } from './commands/demo.js'
-import { choice, integer, type Knob, redis, text, toggle } from './knob.js'
+import { choice, integer, type Knob, redisUrl, text, toggle } from './knob.js'
 
 const MiB = 2 ** 20
 
@@ -56,10 +57,24 @@ export const KNOBS = {
   deviceId: integer('CUDA device', 0, 0, 1023),
   cudaFallback: toggle('Use the CPU when CUDA is missing', false),
   microBatchSize: integer('Candidates of one micro-batch; 0 = calibrate', 0, 0, 1_048_576),
-  redisUrl: redis('Redis that keeps K/V for all replicas; none = this process alone'),
+  redisUrl: redisUrl(
+    'Redis for K/V and stored histories, shared by all replicas; none = in this process',
+  ),
   redisCodec: choice('How K/V is written to Redis', 'fp16', KV_CODECS),
-  redisTtlSec: integer('How long K/V stays in Redis after its last write', 86_400, 1, 31_536_000),
   redisConnections: integer('Connections that K/V is read by', 4, 1, 256),
+  kvTtlSec: integer('How long K/V stays in Redis after its last write', 86_400, 1, 31_536_000),
+  maxStoredEvents: integer(
+    'Events of a user that are stored; the oldest go',
+    DEFAULT_EVENT_LIMITS.maxStoredEvents,
+    1,
+    1_000_000,
+  ),
+  eventsTtlSec: integer(
+    'How long a user is stored after the last event',
+    DEFAULT_EVENT_LIMITS.ttlSec,
+    1,
+    315_360_000,
+  ),
   windowSlack: integer(
     'Events that the window of a full history moves at a time; 0 = a sixteenth of it',
     0,
@@ -107,9 +122,9 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
       return knob.fallback
     }
     sources.set(name, flag === undefined ? 'env' : 'flag')
-    const value = knob.read(raw)
-    if (value !== undefined) return value
     const where = flag === undefined ? envName(name) : `--${flagName(name)}`
+    const value = readKnob(where, knob, raw)
+    if (value !== undefined) return value
     const link = raw.startsWith('tcp://') ? ' (a Kubernetes service link: disable them)' : ''
     throw invalid(`${where} must be ${knob.expected}, got ${show(raw)}${link}`)
   }
@@ -135,8 +150,10 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     microBatchSize: pick('microBatchSize', KNOBS.microBatchSize),
     redisUrl: pick('redisUrl', KNOBS.redisUrl),
     redisCodec: pick('redisCodec', KNOBS.redisCodec),
-    redisTtlSec: pick('redisTtlSec', KNOBS.redisTtlSec),
     redisConnections: pick('redisConnections', KNOBS.redisConnections),
+    kvTtlSec: pick('kvTtlSec', KNOBS.kvTtlSec),
+    maxStoredEvents: pick('maxStoredEvents', KNOBS.maxStoredEvents),
+    eventsTtlSec: pick('eventsTtlSec', KNOBS.eventsTtlSec),
     windowSlack: pick('windowSlack', KNOBS.windowSlack),
     shutdownTimeoutMs: pick('shutdownTimeoutMs', KNOBS.shutdownTimeoutMs),
   }
@@ -155,23 +172,32 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
   return { config: Object.freeze(config), sources }
 }
 
-/** Every setting with its source, as a log may have it. */
-export function shownConfig(config: ServerConfig, sources?: ReadonlyMap<string, string>) {
+/** Each setting as a log may show it, with where it came from. */
+export function printConfig(config: ServerConfig, sources?: ConfigSources) {
   return Object.fromEntries(
-    Object.entries<Knob<unknown>>(KNOBS).map(([name, { redact }]) => {
-      const value = config[name as keyof ServerConfig]
-      const text = show(redact === undefined ? value : redact(value))
-      const source = sources?.get(name)
+    Object.entries<Knob<unknown>>(KNOBS).map(([name, knob]) => {
+      const value: unknown = Reflect.get(config, name)
+      const text = show(knob.print === undefined ? value : knob.print(value))
+      const source = [...(sources ?? [])].find(([key]) => key === name)?.[1]
       return [name, source === undefined ? text : `${text} (${source})`]
     }),
   )
+}
+
+function readKnob<T>(where: string, knob: Knob<T>, raw: string): T | undefined {
+  try {
+    return knob.read(raw)
+  } catch (error) {
+    if (error instanceof RankError) throw invalid(`${where}: ${error.message}`)
+    throw error
+  }
 }
 
 /** One line per flag, for `--help`. */
 export function configHelp(): string {
   return Object.entries<Knob<unknown>>(KNOBS)
     .map(([name, { what, expected, fallback }]) => {
-      return `  --${flagName(name).padEnd(22)}${what}: ${expected} (default ${fallback}; ${envName(name)})`
+      return `  --${flagName(name).padEnd(22)}${what}: ${expected} (default ${fallback === '' ? 'none' : fallback}; ${envName(name)})`
     })
     .join('\n')
 }

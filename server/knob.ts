@@ -6,10 +6,10 @@ export type Knob<T> = {
   readonly expected: string
   readonly fallback: T
   readonly isSwitch: boolean
-  /** Undefined when the text is none of what is expected. */
+  /** Undefined when the text is none of what is expected. @throws {RankError} saying more, and no secret */
   readonly read: (text: string) => T | undefined
-  /** The value as a log may have it, where that is not the value itself. */
-  redact?(value: T): string
+  /** For values with a secret in them: what a log may show. */
+  print?(value: T): string
 }
 
 export function text(what: string, expected: string, fallback: string): Knob<string> {
@@ -17,18 +17,18 @@ export function text(what: string, expected: string, fallback: string): Knob<str
   return { what, expected, fallback, isSwitch: false, read }
 }
 
-/** Where Redis is; empty = nowhere. Holds a password, which neither a log nor an error shows. */
-export function redis(what: string): Knob<string> {
+/** A Redis URL, or '' for none; checked by `parseRedisUrl`, and printed without its password. */
+export function redisUrl(what: string): Knob<string> {
   return {
     what,
-    expected: 'a URL such as redis://:password@host:6379/0, redis-cluster://a,b or rediss://host',
+    expected: 'a redis://, redis-sentinel:// or redis-cluster:// URL, rediss… for TLS',
     fallback: '',
     isSwitch: false,
     read(raw) {
-      if (raw !== '') parseRedisUrl(raw)
+      parseRedisUrl(raw)
       return raw
     },
-    redact: (value) => (value === '' ? value : redactRedisUrl(value)),
+    print: (url) => (url === '' ? 'none' : redactRedisUrl(url)),
   }
 }
 

@@ -3,7 +3,7 @@ import { collectDefaultMetrics, Registry } from 'prom-client'
 import type { Ranker } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
 import { buildApp } from './app.js'
-import { type ConfigSources, type ServerConfig, shownConfig } from './config.js'
+import { type ConfigSources, printConfig, type ServerConfig } from './config.js'
 import { createLogger } from './log.js'
 
 type Signal = 'SIGTERM' | 'SIGINT'
@@ -53,7 +53,7 @@ export async function serve(options: ServeOptions): Promise<Served> {
       process.exitCode = code
     })
 
-  log.info({ config: shownConfig(config, sources) }, 'configuration')
+  log.info({ config: printConfig(config, sources) }, 'configuration')
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
   let ranker: Ranker | undefined
