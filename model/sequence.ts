@@ -63,13 +63,16 @@ export function buildHistory(
   for (const entry of auxiliaryEntries(input, vocabulary, notes)) entries.push(entry)
   entries.sort((a, b) => a.time - b.time)
   const room = roomOf(config)
-  const dropped = droppedEvents(entries.length, room, slackEvents, input.historyOffset ?? 0)
-  if (dropped > 0) {
+  const older = input.stored?.older ?? 0
+  const offset = (input.historyOffset ?? 0) + older
+  const dropped = droppedEvents(entries.length, room, slackEvents, offset)
+  const truncatedEvents = dropped + older
+  if (truncatedEvents > 0) {
     const steps = slackEvents > 1 ? ` and moves ${slackEvents} at a time` : ''
     notes.add(
       'HISTORY_TRUNCATED',
       `history holds at most ${room} events${steps}; the oldest were dropped`,
-      dropped,
+      truncatedEvents,
     )
   }
   // Only what is kept is encoded: of 100,000 events, a few hundred.
@@ -90,7 +93,7 @@ export function buildHistory(
   return {
     tokens,
     events: kept.length,
-    truncatedEvents: dropped,
+    truncatedEvents,
     warnings: notes.list(),
   }
 }
@@ -118,9 +121,10 @@ export function buildCandidates(
   return { rows, warnings: notes.list() }
 }
 
-function mainEntries({ stored = [], histories }: HistoryInput): Entry[] {
-  const entries = stored.map((event, e): Entry => {
-    return { kind: 'main', time: event.time, event, h: STORED, e }
+function mainEntries({ stored, histories }: HistoryInput): Entry[] {
+  const entries: Entry[] = []
+  stored?.events.forEach((event, e) => {
+    entries.push({ kind: 'main', time: event.time, event, h: STORED, e })
   })
   histories.forEach((history, h) => {
     history.forEach((event, e) => {
