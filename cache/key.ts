@@ -1,0 +1,26 @@
+import { hash } from 'node:crypto'
+
+declare const USER_HASH: unique symbol
+
+/** What stands for a user in Redis and in tier 1: no user id is ever written there in clear. */
+export type UserHash = string & { readonly [USER_HASH]: true }
+
+/** 132 of SHA-256's bits: two of 10^12 users share them with probability 1e-16. */
+const HASH_CHARS = 22
+
+export function userHash(userId: string): UserHash {
+  return hash('sha256', userId, 'base64url').slice(0, HASH_CHARS) as UserHash
+}
+
+/**
+ * Keys of one user. The hash stands in braces: Redis Cluster then keeps all of a user's keys on one
+ * node, so that one script may use several of them.
+ */
+export function eventsKey(user: UserHash): string {
+  return `peregrine:{${user}}:events`
+}
+
+/** K/V is a model's own: another version never reads it. */
+export function kvKey(version: string, user: UserHash): string {
+  return `peregrine:{${user}}:kv:${version}`
+}
