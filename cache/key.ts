@@ -9,7 +9,12 @@ export type UserHash = string & { readonly [USER_HASH]: true }
 const HASH_CHARS = 22
 
 export function userHash(userId: string): UserHash {
-  return hash('sha256', userId, 'base64url').slice(0, HASH_CHARS) as UserHash
+  return shortHash(userId) as UserHash
+}
+
+/** The first 132 bits of a text's SHA-256, as 22 characters of base64url. */
+export function shortHash(text: string): string {
+  return hash('sha256', text, 'base64url').slice(0, HASH_CHARS)
 }
 
 /**
@@ -18,6 +23,11 @@ export function userHash(userId: string): UserHash {
  */
 export function eventsKey(user: UserHash): string {
   return `peregrine:{${user}}:events`
+}
+
+/** What an append with this idempotency key was answered. */
+export function appendKey(user: UserHash, idempotencyKey: string): string {
+  return `peregrine:{${user}}:append:${shortHash(idempotencyKey)}`
 }
 
 /** K/V is a model's own: another version never reads it. */

@@ -14,6 +14,7 @@ export type ErrorCode =
   | 'ENGINE_UNAVAILABLE'
   | 'WORKER_CRASHED'
   | 'KV_CORRUPT'
+  | 'STORE_UNAVAILABLE'
   | 'INTERNAL'
 
 /** Plain form of a `RankError`: survives `postMessage`, which drops `name` and `code`. */

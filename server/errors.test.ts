@@ -303,6 +303,7 @@ describe('errors of the service', () => {
       'MODEL_CONTRACT',
       'ENGINE_UNAVAILABLE',
       'WORKER_CRASHED',
+      'STORE_UNAVAILABLE',
       'KV_CORRUPT',
     ]
     const code = codes.find((one) => one === name)

@@ -1,7 +1,7 @@
 // Real Redis servers for tests: started on free ports in a temporary folder, gone with the scope.
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -199,7 +199,6 @@ export type Certificates = { readonly ca: string; readonly cert: string; readonl
 
 export function makeCertificates(scope: Scope): Certificates {
   const folder = tempFolder(scope)
-  mkdirSync(folder, { recursive: true })
   const openssl = (...args: string[]) =>
     execFileSync('openssl', args, { cwd: folder, stdio: ['ignore', 'ignore', 'ignore'] })
   const newKey = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes']
