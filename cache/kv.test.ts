@@ -236,6 +236,57 @@ describe('createKvCache', () => {
     await use(first(5))
   })
 
+  test('what was forgotten is gone, also when it was being built or appended to', async () => {
+    const { kv, engine, memory, use } = open()
+    await use(first(20))
+    assert.equal(kv.tokensOf('u'), 20)
+    kv.forget('u')
+    assert.equal(kv.tokensOf('u'), 0)
+    assert.equal(engine.live(), 0)
+
+    for (const length of [20, 30]) {
+      // The first time a prefill, then an append.
+      await use(first(length), 'other')
+      const building = kv.obtain('u', first(length))
+      kv.forget('u')
+      const { lease } = await building
+      assert.equal(engine.contentOf(lease.handle), contentOf(first(length)), 'its caller has it')
+      assert.equal(kv.tokensOf('u'), 0)
+      lease.done()
+      if (length === 20) await use(first(10))
+    }
+    assert.equal(kv.tokensOf('other'), 30, 'nobody else’s')
+    kv.forgetAll()
+    assert.equal(memory.stats().entries, 0)
+    assert.equal(engine.live(), 0)
+  })
+
+  test('who waits for a prefill that is forgotten builds its own, kept if it began after', async () => {
+    const { kv, engine } = open()
+    const before = kv.obtain('u', first(20))
+    const alsoBefore = kv.obtain('u', first(20))
+    kv.forget('u')
+    const after = kv.obtain('u', first(20))
+    const results = await Promise.all([before, alsoBefore, after])
+    for (const { lease } of results) lease.done()
+    assert.equal(engine.counts.prefills, 3)
+    assert.equal(kv.tokensOf('u'), 20)
+    assert.equal(engine.live(), 1)
+  })
+
+  test('an epoch that began before the history was read holds for what is made of it', async () => {
+    const { kv, engine } = open()
+    for (const forget of [() => kv.forget('u'), () => kv.forgetAll()]) {
+      const epoch = kv.begin('u')
+      forget()
+      const { lease } = await kv.obtain('u', first(20), undefined, epoch)
+      lease.done()
+      epoch.end()
+      assert.equal(kv.tokensOf('u'), 0)
+    }
+    assert.equal(engine.live(), 0)
+  })
+
   test('gives exactly the tokens asked for and leaks nothing, in random concurrent use', async () => {
     for (let seed = 1; seed <= 12; seed++) {
       const random = createRandom(seed)
@@ -251,6 +302,8 @@ describe('createKvCache', () => {
           const history = random() < 0.7 ? first(length) : plainTokens(length, 1 + below(2))
           const tokens = length > 0 && random() < 0.3 ? edited(history, below(length)) : history
           const what = `seed ${seed}, step ${step}`
+          if (random() < 0.05) kv.forget(`u${below(3)}`)
+          if (random() < 0.01) kv.forgetAll()
           if (random() < 0.1) {
             const client = new AbortController()
             const leaving = kv.obtain(`u${below(3)}`, tokens, client.signal)

@@ -21,6 +21,9 @@ export type MemoryCache = {
   lookup(key: string): Lease | undefined
   /** Takes ownership of `handle`; the user's former entry goes. */
   store(key: string, handle: KvHandle, chain: DigestChain): Lease
+  forget(key: string): void
+  /** Tokens of the user's entry, 0 for none; no use of it. */
+  tokensOf(key: string): number
   stats(): { entries: number; kvBytes: number; maxKvBytes: number; evictions: number }
   clear(): void
 }
@@ -66,6 +69,13 @@ export function createMemoryCache(
       // lru-cache refuses an entry beyond maxSize without calling dispose.
       if (entries.peek(key) !== entry && entry.users === 2) drop(entry)
       return held
+    },
+    forget(key) {
+      entries.delete(key)
+    },
+    tokensOf(key) {
+      const entry = entries.peek(key)
+      return entry !== undefined && engine.isAlive(entry.handle) ? entry.handle.tokens : 0
     },
     stats: () => ({
       entries: entries.size,
