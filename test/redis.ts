@@ -220,12 +220,16 @@ export type Proxy = {
   setDelay(ms: number): void
   /** Closes every connection as soon as the server answers anything more, before the client sees it. */
   cutAtNextAnswer(): void
+  /** Closes every connection, and each new one at once, until it is opened again. */
+  shut(): void
+  open(): void
 }
 
 /** A network between a client and a server on 127.0.0.1. */
 export async function startProxy(scope: Scope, serverPort: number): Promise<Proxy> {
   let delayMs = 0
   let isCutting = false
+  let isShut = false
   const sockets = new Set<Socket>()
   const cut = () => {
     isCutting = false
@@ -245,6 +249,10 @@ export async function startProxy(scope: Scope, serverPort: number): Promise<Prox
     })
   }
   const server = createServer((client) => {
+    if (isShut) {
+      client.destroy()
+      return
+    }
     const upstream = connect(serverPort, '127.0.0.1')
     pass(client, upstream, false)
     pass(upstream, client, true)
@@ -263,6 +271,13 @@ export async function startProxy(scope: Scope, serverPort: number): Promise<Prox
     },
     cutAtNextAnswer: () => {
       isCutting = true
+    },
+    shut() {
+      isShut = true
+      cut()
+    },
+    open() {
+      isShut = false
     },
   }
 }
