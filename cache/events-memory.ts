@@ -14,8 +14,8 @@ import {
 import { appendKey, type UserHash } from './key.js'
 
 export type MemoryEventsOptions = EventLimits & {
-  /** Estimated; the least recently used users go. */
-  readonly maxBytes: number
+  /** Estimated; the least recently used users go. 64 MiB when absent: ten thousand users of 20 events. */
+  readonly maxBytes?: number
   /** Milliseconds, monotonic. */
   readonly now?: () => number
 }
@@ -26,12 +26,13 @@ type Answer = Appended & { readonly digest: string }
 /** Of a user and of an event beside its text, as V8 keeps them: an order of magnitude. */
 const USER_BYTES = 300
 const EVENT_BYTES = 300
+const DEFAULT_BYTES = 64 * 2 ** 20
 /** Answers that retries may still ask for. */
 const MAX_ANSWERS = 10_000
 
 /** Stored histories of a single process that has no Redis. They end with it. */
 export function createMemoryEvents(options: MemoryEventsOptions): EventStore {
-  const { maxBytes, ttlSec, now = () => performance.now() } = options
+  const { maxBytes = DEFAULT_BYTES, ttlSec, now = () => performance.now() } = options
   let evictions = 0
   const perf = { now }
   const users = new LRUCache<UserHash, readonly Kept[]>({

@@ -58,6 +58,13 @@ export type EventLimits = {
   readonly ttlSec: number
 }
 
+/** More events than any model that is known holds, until a month after the last one. */
+export const DEFAULT_EVENT_LIMITS: EventLimits = {
+  maxStoredEvents: 4096,
+  slack: 256,
+  ttlSec: 30 * 86_400,
+}
+
 /** An event as the stores keep it; `text` is its identity. */
 export type StoredEvent = { readonly time: number; readonly text: string }
 

@@ -1,9 +1,15 @@
+import { DEFAULT_EVENT_LIMITS, type EventLimits, type EventStore } from '../cache/events.js'
+import { createMemoryEvents } from '../cache/events-memory.js'
+import { createRedisEvents } from '../cache/events-redis.js'
+import { BLOCK_MS, createForgets } from '../cache/forgets.js'
+import { connectRedis, type RedisEvent } from '../cache/redis.js'
+import { parseRedisUrl, type RedisTarget } from '../cache/redis-url.js'
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
 import type { EngineEvent } from '../model/engine/engine.js'
 import { openBundle } from '../model/manifest.js'
 import { type CalibrationPoint, calibrate, measureCosts } from './calibrate.js'
 import { type Costs, paysToKeep } from './policy.js'
-import { createRanker } from './rank.js'
+import { createRanker, type RankerOptions } from './rank.js'
 import type { Ranker } from './types.js'
 import { verifyBundle } from './verify.js'
 
@@ -28,6 +34,11 @@ export type LoadOptions = {
    * or on a GPU all that it has for K/V where that is more.
    */
   readonly maxKvBytes?: number
+  /** Where stored histories are, for all replicas; in this process when absent or ''. */
+  readonly redisUrl?: string
+  readonly maxStoredEvents?: number
+  /** Seconds after its last event until a user is forgotten. */
+  readonly eventsTtlSec?: number
   readonly onEvent?: (event: LoadEvent) => void
 }
 
@@ -37,6 +48,7 @@ const DEFAULT_KV_BYTES = 512 * 2 ** 20
 /** What happens while a bundle gets ready, for logs. */
 export type LoadEvent =
   | EngineEvent
+  | RedisEvent
   | {
       readonly kind: 'calibrated'
       readonly microBatchSize: number
@@ -52,10 +64,13 @@ export type LoadEvent =
  * @throws {RankError} BUNDLE_INVALID, CONFIG_INVALID, MODEL_CONTRACT, ENGINE_UNAVAILABLE
  */
 export async function loadRanker(options: LoadOptions): Promise<Ranker> {
-  const { onEvent = () => {} } = options
+  const { onEvent = () => {}, redisUrl = '' } = options
+  const redis = redisUrl === '' ? undefined : parseRedisUrl(redisUrl)
   const bundle = openBundle(options.bundle)
   const { manifest } = bundle
   const engine = await createEngine({ ...options, bundle, onEvent })
+  const stores = openStores(redis, options, onEvent)
+  const { events, openForgets } = stores
   try {
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
     onEvent({ kind: 'verified', cases, maxDifference })
@@ -83,9 +98,45 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       microBatchSize,
       maxKvBytes: options.maxKvBytes || Math.max(DEFAULT_KV_BYTES, gpuBudgetBytes),
       keepsKv,
+      events,
+      ...(openForgets !== undefined && { openForgets }),
     })
   } catch (error) {
+    stores.close()
     await engine.close()
     throw error
+  }
+}
+
+/** For what is written or asked for; rankings wait far less (falcon/users.ts). */
+const STORE_TIMEOUT_MS = 1000
+
+type Stores = Pick<RankerOptions, 'openForgets'> & { readonly events: EventStore; close(): void }
+
+/** Returns at once: Redis may come later, or never. */
+function openStores(
+  redis: RedisTarget | undefined,
+  options: LoadOptions,
+  onEvent: (event: RedisEvent) => void,
+): Stores {
+  const { maxStoredEvents, ttlSec } = DEFAULT_EVENT_LIMITS
+  const kept = options.maxStoredEvents ?? maxStoredEvents
+  const limits: EventLimits = {
+    maxStoredEvents: kept,
+    slack: Math.max(1, Math.floor(kept / 16)),
+    ttlSec: options.eventsTtlSec ?? ttlSec,
+  }
+  if (redis === undefined) return { events: createMemoryEvents(limits), close() {} }
+  const connect = (role: string, commandTimeoutMs: number) =>
+    connectRedis(redis, { role, commandTimeoutMs, onEvent })
+  const client = connect('events', STORE_TIMEOUT_MS)
+  const listener = connect('forgets', BLOCK_MS + STORE_TIMEOUT_MS)
+  return {
+    events: createRedisEvents(client, limits),
+    openForgets: (on) => createForgets({ client, listener, ...on }),
+    close() {
+      client.disconnect()
+      listener.disconnect()
+    },
   }
 }

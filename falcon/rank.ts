@@ -1,15 +1,22 @@
+import type { Epoch } from '../cache/epochs.js'
+import { DEFAULT_EVENT_LIMITS, type EventStore } from '../cache/events.js'
+import { createMemoryEvents } from '../cache/events-memory.js'
+import type { Forgets, ForgetsOptions } from '../cache/forgets.js'
+import { type UserHash, userHash } from '../cache/key.js'
 import { createKvCache } from '../cache/kv.js'
 import { createMemoryCache } from '../cache/memory.js'
 import type { Engine } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import { predict, taskWeights, topK, valueScores } from '../model/heads.js'
 import type { Bundle } from '../model/manifest.js'
-import type { RankInput } from '../model/request.js'
+import type { HistoryInput, RankInput } from '../model/request.js'
 import { buildCandidates, buildHistory, type History } from '../model/sequence.js'
+import type { HistoryTokens } from '../model/tokens.js'
 import { createDeadline, type Deadline } from './deadline.js'
 import { planMicroBatches } from './plan.js'
 import { chooseRoute } from './policy.js'
-import type { KvUse, RankedItem, Ranker, RankResult } from './types.js'
+import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
+import { createUsers, type StoredHistory } from './users.js'
 
 export type RankerOptions = {
   readonly engine: Engine
@@ -20,6 +27,10 @@ export type RankerOptions = {
   readonly maxKvBytes: number
   /** False where one pass is cheaper than K/V that is found again once; true when absent. */
   readonly keepsKv?: boolean
+  /** Stored histories, closed with the ranker; in memory when absent. */
+  readonly events?: EventStore
+  /** Where there are other replicas: begins to listen to them. */
+  readonly openForgets?: (on: Pick<ForgetsOptions, 'onForget' | 'onGap'>) => Forgets
   /** Milliseconds, monotonic. */
   readonly now?: () => number
 }
@@ -47,12 +58,26 @@ const NOTHING: Scored = {
  */
 export function createRanker(options: RankerOptions): Ranker {
   const { engine, bundle, microBatchSize, maxKvBytes, keepsKv = true } = options
+  const { events = createMemoryEvents(DEFAULT_EVENT_LIMITS) } = options
   const { now = () => performance.now() } = options
   const { manifest, vocabulary } = bundle
   const { tasks, weights: bundleWeights } = manifest.config
   const { slots } = manifest.embedding
   const memory = createMemoryCache(engine, maxKvBytes)
   const kv = createKvCache(engine, memory, manifest.appendIsExact)
+  const forgets = options.openForgets?.({ onForget: kv.forget, onGap: kv.forgetAll })
+  const users = createUsers({
+    events,
+    kv,
+    vocabulary,
+    ...(forgets !== undefined && { forgets }),
+  })
+
+  const historyOf = (input: HistoryInput, stored: StoredHistory | undefined): History => {
+    if (stored === undefined) return buildHistory(input, vocabulary)
+    const history = buildHistory({ ...input, stored: stored.events }, vocabulary)
+    return { ...history, warnings: [...stored.warnings, ...history.warnings] }
+  }
 
   /** Everything in one run: for histories whose K/V could not be reused. */
   const onePass = async (
@@ -80,6 +105,7 @@ export function createRanker(options: RankerOptions): Ranker {
     history: History,
     rows: Int32Array,
     deadline: Deadline,
+    epoch: Epoch,
   ): Promise<Scored> => {
     if (deadline.isOver(0)) return NOTHING
     const { signal } = deadline
@@ -88,7 +114,7 @@ export function createRanker(options: RankerOptions): Ranker {
     const obtained = await deadline.within(
       history.events === 0
         ? kv.prefill(history.tokens, signal)
-        : kv.obtain(input.user.id, history.tokens, signal),
+        : kv.obtain(userHash(input.user.id), history.tokens, signal, epoch),
     )
     if (obtained === undefined) return NOTHING
     const { lease, ...use } = obtained
@@ -114,6 +140,39 @@ export function createRanker(options: RankerOptions): Ranker {
     }
   }
 
+  /** K/V for nobody yet. */
+  const prefill = async (
+    user: UserHash,
+    tokens: HistoryTokens,
+    signal: AbortSignal | undefined,
+    epoch: Epoch,
+  ): Promise<KvUse> => {
+    const { lease, ...use } = await kv.obtain(user, tokens, signal, epoch)
+    lease.done()
+    return use
+  }
+
+  const sequenceAndScore = async (
+    input: RankInput,
+    { useStored = false }: RankOptions,
+    deadline: Deadline,
+    epoch: Epoch,
+  ) => {
+    const stored = useStored
+      ? await deadline.within(users.read(userHash(input.user.id), deadline.signal))
+      : undefined
+    const history = historyOf(input, stored)
+    const candidates = buildCandidates(input, vocabulary)
+    const sequenced = now()
+    const m = input.candidates.length
+    const route =
+      chooseRoute({ events: history.events, candidates: m, microBatchSize, keepsKv }) === 'onePass'
+        ? onePass
+        : cached
+    const result = await route(input, history, candidates.rows, deadline, epoch)
+    return { history, candidates, sequenced, result }
+  }
+
   return {
     model: {
       name: manifest.name,
@@ -127,17 +186,18 @@ export function createRanker(options: RankerOptions): Ranker {
     async rank(input, rankOptions) {
       const start = now()
       const weights = taskWeights(tasks, bundleWeights, rankOptions.weights)
-      const history = buildHistory(input, vocabulary)
-      const candidates = buildCandidates(input, vocabulary)
-      const sequenced = now()
       const m = input.candidates.length
       const deadline = createDeadline(rankOptions, start, now)
-      const route =
-        chooseRoute({ events: history.events, candidates: m, microBatchSize, keepsKv }) ===
-        'onePass'
-          ? onePass
-          : cached
-      const result = await route(input, history, candidates.rows, deadline).finally(deadline.end)
+      const epoch = kv.begin(userHash(input.user.id))
+      const { history, candidates, sequenced, result } = await sequenceAndScore(
+        input,
+        rankOptions,
+        deadline,
+        epoch,
+      ).finally(() => {
+        epoch.end()
+        deadline.end()
+      })
       const scoredAt = now()
       checkFinite(result.logits, manifest.precision)
       const scores = valueScores(result.logits, tasks, weights)
@@ -172,8 +232,34 @@ export function createRanker(options: RankerOptions): Ranker {
         microBatchSize,
       } satisfies RankResult
     },
-    stats: () => ({ engine: engine.stats(), cache: memory.stats() }),
+    async prefetch(input, { useStored = false, signal }) {
+      const user = userHash(input.user.id)
+      const epoch = kv.begin(user)
+      try {
+        const stored = useStored ? await users.read(user, signal) : undefined
+        const { tokens, events: count, warnings } = historyOf(input, stored)
+        // What a ranking would not look for is not worth making.
+        const isUseful = count > 0 && keepsKv
+        const made = isUseful ? prefill(user, tokens, signal, epoch) : Promise.resolve(NOTHING.kv)
+        return { kv: made.finally(epoch.end), warnings }
+      } catch (error) {
+        epoch.end()
+        throw error
+      }
+    },
+    appendEvents: users.appendEvents,
+    eventsOf: users.eventsOf,
+    kvOf: users.kvOf,
+    forget: users.forget,
+    stats: () => ({
+      engine: engine.stats(),
+      cache: memory.stats(),
+      events: events.stats(),
+      ...(forgets !== undefined && { forgets: forgets.stats() }),
+    }),
     async close() {
+      await forgets?.close()
+      events.close()
       memory.clear()
       await engine.close()
     },

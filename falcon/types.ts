@@ -1,5 +1,6 @@
+import type { Appended, EventStoreStats } from '../cache/events.js'
 import type { EngineStats } from '../model/engine/engine.js'
-import type { RankInput, Warning } from '../model/request.js'
+import type { HistoryEvent, HistoryInput, RankInput, Warning } from '../model/request.js'
 
 export type RankOptions = {
   /** How many items to answer, best first; all of them when absent. */
@@ -12,7 +13,11 @@ export type RankOptions = {
   readonly partial?: boolean
   /** Aborted when nobody waits for the answer any more: what is under way is dropped, CANCELLED. */
   readonly signal?: AbortSignal
+  /** Read the user's stored history: the first source, in place of the input's `stored`. */
+  readonly useStored?: boolean
 }
+
+export type PrefetchOptions = Pick<RankOptions, 'signal' | 'useStored'>
 
 export type RankedItem = {
   readonly item: string
@@ -32,8 +37,18 @@ export type KvUse = {
   readonly prefilledTokens: number
 }
 
+export type PrefetchResult = {
+  /** Under way; rejects with CANCELLED or WORKER_CRASHED, so it must be waited for. */
+  readonly kv: Promise<KvUse>
+  readonly warnings: readonly Warning[]
+}
+
+/** Tokens of a user's K/V, by tier. */
+export type KvTokens = { readonly memory: number }
+
 /** Milliseconds per stage of one request, in the order they happen. */
 export type RankTimings = {
+  /** Reading the stored history, and all histories to tokens. */
   readonly sequenceMs: number
   /** Cache lookup, prefill or append, and the wait for a worker. */
   readonly historyMs: number
@@ -65,6 +80,9 @@ export type RankerStats = {
     readonly maxKvBytes: number
     readonly evictions: number
   }
+  readonly events: EventStoreStats
+  /** Forgets and gaps that came from other replicas and from this one; absent without Redis. */
+  readonly forgets?: { readonly received: number; readonly gaps: number }
 }
 
 /** A loaded, warmed-up bundle: everything the HTTP layer needs of the layers below. */
@@ -84,6 +102,30 @@ export type Ranker = {
    * @throws {RankError} INVALID_REQUEST, DEADLINE_EXCEEDED, CANCELLED, WORKER_CRASHED
    */
   rank(input: RankInput, options: RankOptions): Promise<RankResult>
+  /**
+   * Makes the K/V of a history and keeps it. From when this resolves, a ranking of the same history finds
+   * the K/V or waits for it.
+   * @throws {RankError} INVALID_REQUEST, CANCELLED
+   */
+  prefetch(input: HistoryInput, options: PrefetchOptions): Promise<PrefetchResult>
+  /**
+   * Adds to the stored history; all or nothing, and nothing twice.
+   * @throws {RankError} INVALID_REQUEST at `/events/…` for an action that the model does not have, or at
+   * `/idempotencyKey`; STORE_UNAVAILABLE
+   */
+  appendEvents(
+    userId: string,
+    events: readonly HistoryEvent[],
+    idempotencyKey?: string,
+  ): Promise<Appended>
+  /** The stored history, oldest first. @throws {RankError} STORE_UNAVAILABLE */
+  eventsOf(userId: string): Promise<readonly HistoryEvent[]>
+  kvOf(userId: string): Promise<KvTokens>
+  /**
+   * Forgets the stored history and the K/V, here and on every other replica.
+   * @throws {RankError} STORE_UNAVAILABLE: some of it may be forgotten already; again forgets the rest
+   */
+  forget(userId: string): Promise<void>
   stats(): RankerStats
   close(): Promise<void>
 }

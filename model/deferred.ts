@@ -30,3 +30,14 @@ export function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | unde
     void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
   })
 }
+
+/**
+ * `promise`, or after `ms` what `late` gives. What has arrived by then counts, also where this process
+ * was too busy to look at it: in a turn of the event loop timers come before input.
+ */
+export function withinMs<T>(promise: Promise<T>, ms: number, late: () => T): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => setImmediate(() => resolve(late())), ms)
+    void promise.then(resolve, reject).finally(() => clearTimeout(timer))
+  })
+}

@@ -18,16 +18,20 @@ export type SeriesEntry = { readonly value: FeatureValue; readonly time: number 
 
 export type Candidate = { readonly item: string; readonly features?: Features }
 
-/** What there is to rank, parsed and free of HTTP. All candidates share one query time. */
-export type RankInput = {
+/** A user at a time, parsed and free of HTTP: what a history's tokens are made of. */
+export type HistoryInput = {
   readonly user: { readonly id: string; readonly features?: Features }
+  /** What the service itself keeps of the main series: merged like `histories`, before all of them. */
+  readonly stored?: readonly HistoryEvent[]
   /** Main series, merged by time; at equal times earlier sources come first. */
   readonly histories: readonly (readonly HistoryEvent[])[]
   readonly series: { readonly [name: string]: readonly SeriesEntry[] }
-  readonly candidates: readonly Candidate[]
   /** Query time: whole seconds since the epoch. */
   readonly time: number
 }
+
+/** What there is to rank. All candidates share one query time. */
+export type RankInput = HistoryInput & { readonly candidates: readonly Candidate[] }
 
 /** Something the caller should know but that does not stop the ranking. */
 export type Warning = {
@@ -38,6 +42,8 @@ export type Warning = {
     | 'UNKNOWN_SERIES'
     | 'HISTORY_TRUNCATED'
     | 'EVENT_AFTER_QUERY'
+    | 'UNKNOWN_ACTION'
+    | 'HISTORY_UNAVAILABLE'
   readonly message: string
   readonly count: number
 }

@@ -47,6 +47,40 @@ function eventsOf({ tokens }: ReturnType<typeof build>) {
 }
 
 describe('buildHistory', () => {
+  test('merges stored events before all other sources of the same time', () => {
+    const result = build({
+      stored: [event('1', 10), event('2', 20)],
+      histories: [[event('3', 20)], [event('4', 5)]],
+    })
+    assert.deepEqual(
+      eventsOf(result).map(([time, , row]) => [time, row]),
+      [
+        [5, 4],
+        [10, 1],
+        [20, 2],
+        [20, 3],
+      ],
+    )
+  })
+
+  test('an unknown action is an error of the request, and a warning of what is stored', () => {
+    const known = event('1', 10, { actions: ['click'] })
+    const gone = event('1', 10, { actions: ['gone', 'click'] })
+    const result = build({ stored: [gone, gone] })
+    assert.deepEqual(eventsOf(result), eventsOf(build({ stored: [known, known] })))
+    assert.deepEqual(result.warnings, [
+      {
+        code: 'UNKNOWN_ACTION',
+        message: 'stored events: the model has no action "gone"',
+        count: 2,
+      },
+    ])
+    assert.throws(() => build({ stored: [gone], histories: [[], [known, gone]] }), {
+      code: 'INVALID_REQUEST',
+      path: '/histories/1/1/actions/0',
+    })
+  })
+
   test('gives context tokens alone for an empty history, at the query time', () => {
     const { tokens, events, warnings } = build({ user: { id: 'u', features: { country: 3 } } })
     assert.equal(tokens.length, 2)

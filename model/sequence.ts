@@ -1,9 +1,11 @@
 import { show } from './check.js'
+import type { HstuConfig } from './config.js'
 import { RankError } from './errors.js'
 import type {
   Features,
   FeatureValue,
   HistoryEvent,
+  HistoryInput,
   RankInput,
   SeriesEntry,
   Warning,
@@ -25,7 +27,7 @@ type Entry =
       readonly kind: 'main'
       readonly time: number
       readonly event: HistoryEvent
-      /** Where it stands in the request. */
+      /** Where it stands in the request; `h` is STORED for what does not. */
       readonly h: number
       readonly e: number
     }
@@ -36,17 +38,19 @@ type Entry =
       readonly value: FeatureValue
     }
 
+const STORED = -1
+
 /**
  * History tokens of a request: context tokens, then item and action token per event, oldest first.
  *
- * Sources are merged by time (ties: sources in their order, then auxiliary series in the
+ * Sources are merged by time (ties: stored events, then sources in their order, then auxiliary series in the
  * manifest's order); a slowly changing series keeps the first entry of every run of equal raw
  * values; what does not fit C + 2E <= maxTokens loses its oldest events, whole.
  *
  * @throws {RankError} INVALID_REQUEST at a kept event's action type that the model does not have
  * @see Zhai et al., "Actions Speak Louder than Words", section 2.1 (sequentialization)
  */
-export function buildHistory(input: RankInput, vocabulary: Vocabulary): History {
+export function buildHistory(input: HistoryInput, vocabulary: Vocabulary): History {
   const { config, layout } = vocabulary
   const notes = new Notes()
   const entries = mainEntries(input)
@@ -107,8 +111,10 @@ export function buildCandidates(
   return { rows, warnings: notes.list() }
 }
 
-function mainEntries({ histories }: RankInput): Entry[] {
-  const entries: Entry[] = []
+function mainEntries({ stored = [], histories }: HistoryInput): Entry[] {
+  const entries = stored.map((event, e): Entry => {
+    return { kind: 'main', time: event.time, event, h: STORED, e }
+  })
   histories.forEach((history, h) => {
     history.forEach((event, e) => {
       entries.push({ kind: 'main', time: event.time, event, h, e })
@@ -117,7 +123,7 @@ function mainEntries({ histories }: RankInput): Entry[] {
   return entries
 }
 
-function auxiliaryEntries(input: RankInput, vocabulary: Vocabulary, notes: Notes): Entry[] {
+function auxiliaryEntries(input: HistoryInput, vocabulary: Vocabulary, notes: Notes): Entry[] {
   for (const name of Object.keys(input.series)) {
     if (!vocabulary.auxiliary.some((series) => series.name === name)) {
       notes.add(
@@ -158,7 +164,7 @@ function writeEvents(
       const { item, features } = entry.event
       if (!vocabulary.writeItem(item, features, rows, at * layout.slots)) unknown++
       if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'history', notes)
-      actions[at + 1] = actionMask(entry, vocabulary) | isAction
+      actions[at + 1] = actionMask(entry, vocabulary, notes) | isAction
     }
     at += 2
   }
@@ -190,22 +196,25 @@ function writeContext(
 function actionMask(
   { event, h, e }: Entry & { readonly kind: 'main' },
   { config, actionBits }: Vocabulary,
+  notes: Notes,
 ): number {
   const unobserved = config.unobservedAction === undefined ? [] : [config.unobservedAction]
   let mask = 0
   const names = event.actions ?? unobserved
   names.forEach((name, a) => {
     const bit = actionBits.get(name)
-    if (bit === undefined) {
-      throw new RankError(
-        'INVALID_REQUEST',
-        `unknown action ${show(name)}: expected one of ${config.actions.join(', ')}`,
-        { path: `/histories/${h}/${e}/actions/${a}` },
-      )
-    }
-    mask |= 1 << bit
+    if (bit !== undefined) mask |= 1 << bit
+    // Stored under another version of the model: nobody's fault, least of all this request's.
+    else if (h === STORED) {
+      notes.add('UNKNOWN_ACTION', `stored events: the model has no action ${show(name)}`, 1)
+    } else throw unknownAction(name, config, `/histories/${h}/${e}/actions/${a}`)
   })
   return mask
+}
+
+export function unknownAction(name: string, { actions }: HstuConfig, path: string): RankError {
+  const message = `unknown action ${show(name)}: expected one of ${actions.join(', ')}`
+  return new RankError('INVALID_REQUEST', message, { path })
 }
 
 /** Time-ordered entries without those that repeat the raw value before them. */

@@ -25,6 +25,7 @@ const WARNINGS = new Set<LoadEvent['kind']>([
   'provider',
   'engineFallback',
   'leakedHandle',
+  'redisLost',
 ])
 
 type Command = { readonly help: string; run(args: string[]): number | Promise<number> }
@@ -52,7 +53,8 @@ async function loadConfigured(config: ServerConfig, log: ReturnType<typeof creat
     ...config,
     maxKvBytes: config.kvBytes,
     onEvent(event) {
-      log[WARNINGS.has(event.kind) ? 'warn' : 'info'](event, `engine: ${event.kind}`)
+      const part = event.kind.startsWith('redis') ? 'store' : 'engine'
+      log[WARNINGS.has(event.kind) ? 'warn' : 'info'](event, `${part}: ${event.kind}`)
     },
   })
 }

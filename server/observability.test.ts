@@ -195,10 +195,10 @@ describe('/metrics', () => {
 
 test('/metrics has what only some engines count, where they do', async (t) => {
   const ranker = rankerOf()
-  const { cache, engine } = ranker.stats()
+  const { engine, ...others } = ranker.stats()
   const kv = { gpuBytes: 11, gpuBudgetBytes: 99, hostBytes: 22, spills: 33, restores: 44 }
   let more: Partial<EngineStats> = { kv, batches: { runs: 55, users: 66 } }
-  const stats = () => ({ cache, engine: { ...engine, ...more } })
+  const stats = () => ({ ...others, engine: { ...engine, ...more } })
   const app = await appOf(undefined, { ranker: () => ({ ...ranker, stats }) })
   t.after(() => app.close())
   const samples = async () =>

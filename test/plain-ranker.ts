@@ -1,5 +1,8 @@
 import type { TestContext } from 'node:test'
 import { Registry } from 'prom-client'
+import { DEFAULT_EVENT_LIMITS } from '../cache/events.js'
+import { createMemoryEvents } from '../cache/events-memory.js'
+import { userHash } from '../cache/key.js'
 import type { Ranker, RankResult } from '../falcon/types.js'
 import type { RankInput } from '../model/request.js'
 import { type AppOptions, buildApp } from '../server/app.js'
@@ -48,12 +51,22 @@ export function rankerOf(
   rank: Ranker['rank'] = async (input) => resultOf(input),
   close: Ranker['close'] = async () => {},
 ): Ranker {
+  const events = createMemoryEvents(DEFAULT_EVENT_LIMITS)
   return {
     model: MODEL,
     rank,
+    prefetch: async () => ({
+      kv: Promise.resolve({ state: 'miss', reusedTokens: 0, prefilledTokens: 10 }),
+      warnings: [],
+    }),
+    appendEvents: (userId, posted, key) => events.append(userHash(userId), posted, key),
+    eventsOf: (userId) => events.get(userHash(userId)),
+    kvOf: async () => ({ memory: 10 }),
+    forget: (userId) => events.forget(userHash(userId)),
     stats: () => ({
       engine: { workers: 2, pendingJobs: 3, restarts: 1 },
       cache: { entries: 5, kvBytes: 600, maxKvBytes: 1000, evictions: 7 },
+      events: events.stats(),
     }),
     close,
   }
