@@ -36,8 +36,13 @@ const Kv = Type.Object(
   { description: 'What the K/V cache did.' },
 )
 
+const warnings = Type.Array(
+  Type.Object({ code: Type.String(), message: Type.String(), count: Type.Integer() }),
+  { description: 'What the caller should know but did not stop the ranking.' },
+)
+
 const stages = {
-  sequenceMs: ms('history to tokens'),
+  sequenceMs: ms('reading the stored history, and all of it to tokens'),
   historyMs: ms('cache lookup, prefill or append, and the wait for a worker'),
   scoreMs: ms('scoring the micro-batches'),
   headsMs: ms('predictions, value formula, sorting'),
@@ -65,10 +70,7 @@ export const RankAnswer = Type.Object(
     items: Type.Array(Item, { description: 'Best first.' }),
     kv: Kv,
     timings: Type.Object(stages),
-    warnings: Type.Array(
-      Type.Object({ code: Type.String(), message: Type.String(), count: Type.Integer() }),
-      { description: 'What the caller should know but did not stop the ranking.' },
-    ),
+    warnings,
     partial: Type.Optional(
       Type.Literal(true, { description: 'The deadline came before every candidate was scored.' }),
     ),
@@ -87,6 +89,47 @@ export const RankAnswer = Type.Object(
     ),
   },
   { description: 'The ranking.' },
+)
+
+export const PrefetchAnswer = Type.Object(
+  {
+    model: Type.String({ description: 'name@version of the bundle.' }),
+    kv: Type.Optional(Kv),
+    warnings,
+  },
+  { description: 'With wait: the K/V is there. Without: it is being made, and `kv` is absent.' },
+)
+
+const Event = Type.Object({
+  item: Type.String(),
+  time: Type.Integer(),
+  actions: Type.Optional(Type.Array(Type.String())),
+  features: Type.Optional(Type.Record(Type.String(), Type.Unknown())),
+})
+
+export const EventsAnswer = Type.Object(
+  {
+    stored: Type.Integer({ description: 'Events that were not there before.' }),
+    duplicates: Type.Integer({ description: 'Events that were there already, or came twice.' }),
+    total: Type.Integer({ description: 'Events of the user now.' }),
+    trimmed: Type.Integer({ description: 'The oldest ones, which had to go.' }),
+  },
+  { description: 'All events are stored.' },
+)
+
+export const UserAnswer = Type.Object(
+  {
+    user: Type.Object({ id: Type.String() }),
+    count: Type.Integer(),
+    firstTime: Type.Optional(Type.Integer({ description: 'Absent without events.' })),
+    lastTime: Type.Optional(Type.Integer()),
+    kvTokens: Type.Object(
+      { memory: Type.Integer({ description: 'In this process.' }) },
+      { description: 'How many history tokens have K/V, by tier.' },
+    ),
+    events: Type.Array(Event, { description: 'The stored history, oldest first.' }),
+  },
+  { description: 'What is kept of a user; nothing of one that nobody knows.' },
 )
 
 export const ModelList = Type.Object(

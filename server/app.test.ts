@@ -257,6 +257,9 @@ describe('/docs', () => {
     assert.deepEqual(Object.keys(doc.paths), [
       '/v1/rank',
       '/v1/rank/batch',
+      '/v1/users/{id}/events',
+      '/v1/users/{id}',
+      '/v1/prefetch',
       '/v1/models',
       '/livez',
       '/readyz',
@@ -265,6 +268,11 @@ describe('/docs', () => {
     assert.deepEqual(Object.keys(doc.components.schemas), [
       'RankRequest',
       'RankAnswer',
+      'PrefetchRequest',
+      'PrefetchAnswer',
+      'EventsRequest',
+      'EventsAnswer',
+      'UserAnswer',
       'ModelList',
       'Problem',
     ])
@@ -276,16 +284,23 @@ describe('/docs', () => {
     assert.deepEqual(Object.keys(post.responses), statuses)
     const references = JSON.stringify(doc).match(/"\$ref":"[^"]*"/g) ?? []
     for (const reference of references) {
-      assert.match(reference, /#\/components\/schemas\/(RankRequest|RankAnswer|ModelList|Problem)"/)
+      const [, name = ''] = /#\/components\/schemas\/(\w+)"/.exec(reference) ?? []
+      assert.ok(Object.hasOwn(doc.components.schemas, name), reference)
     }
   })
 
-  test('has an example that the service takes', async (t) => {
+  test('has examples that the service takes', async (t) => {
     const post = await client(t)
     const app = await appOf()
     t.after(() => app.close())
     const doc = (await app.inject('/docs/json')).json()
-    const [example] = doc.components.schemas.RankRequest.examples
-    assert.equal((await post(example)).statusCode, 200)
+    for (const [name, url] of [
+      ['RankRequest', '/v1/rank'],
+      ['PrefetchRequest', '/v1/prefetch'],
+      ['EventsRequest', '/v1/users/u1/events'],
+    ] as const) {
+      const [example] = doc.components.schemas[name].examples
+      assert.equal((await post(example, url)).statusCode, 200, name)
+    }
   })
 })

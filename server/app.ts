@@ -11,12 +11,15 @@ import type { Ranker } from '../falcon/types.js'
 import { createAdmission } from './admission.js'
 import { addJsonParser } from './body.js'
 import { addDocs, ref } from './docs.js'
+import { createDoor } from './door.js'
 import { clientErrorHandler, errorHandler, notFoundHandler, STATUS } from './errors.js'
 import { requestId } from './log.js'
 import { createMetrics } from './metrics.js'
 import { newOutcome } from './outcome.js'
 import type { Limits } from './parse.js'
 import { addRankRoutes } from './rank-routes.js'
+import { MAX_ID_CHARS } from './schema.js'
+import { addUserRoutes } from './user-routes.js'
 
 export type AppOptions = {
   /** Undefined while nothing is loaded. */
@@ -34,6 +37,8 @@ export type AppOptions = {
 
 /** A client that sends no byte more must not hold its connection for ever. */
 const REQUEST_TIMEOUT_MS = 60_000
+/** A user id in a URL, where each of its characters may be nine. */
+const MAX_PARAM_CHARS = 9 * MAX_ID_CHARS
 /** Asked every few seconds by machines: logged at debug. */
 const PROBES = new Set(['/livez', '/readyz', '/metrics'])
 
@@ -53,6 +58,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     // What comes on a connection that is still open while draining is served, and told to go.
     return503OnClosing: false,
     clientErrorHandler,
+    routerOptions: { maxParamLength: MAX_PARAM_CHARS },
     frameworkErrors(_error, request, reply) {
       reply.raw.writeHead(400, {
         'content-type': 'application/json; charset=utf-8',
@@ -104,7 +110,9 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   }
 
   await addDocs(app)
-  addRankRoutes(app, { ranker, limits: config, admission, metrics, nowSec })
+  const parts = { door: createDoor(ranker, admission), limits: config, metrics, nowSec }
+  addRankRoutes(app, parts)
+  addUserRoutes(app, parts)
 
   app.get(
     '/v1/models',

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { configHelp, KNOBS, parseServerConfig } from './config.js'
+import { inspect } from 'node:util'
+import { configHelp, KNOBS, parseServerConfig, printConfig } from './config.js'
 
 const BUNDLE = ['--bundle', 'bundles/toy']
 
@@ -39,12 +40,44 @@ describe('parseServerConfig', () => {
       deviceId: 0,
       cudaFallback: false,
       microBatchSize: 0,
+      redisUrl: '',
+      maxStoredEvents: 4096,
+      eventsTtlSec: 2_592_000,
       shutdownTimeoutMs: 10_000,
     })
     assert.match(
       configHelp(),
       /--shutdown-timeout-ms .*default 10000; PEREGRINE_SHUTDOWN_TIMEOUT_MS/,
     )
+  })
+
+  test('never shows the password of Redis', () => {
+    const url = 'redis://alice:s3cret@cache:6379/1'
+    for (const [args, env] of [
+      [['--redis-url', url], {}],
+      [[], { PEREGRINE_REDIS_URL: url }],
+    ] as const) {
+      const { config, sources } = parseServerConfig([...BUNDLE, ...args], env)
+      assert.equal(config.redisUrl, url)
+      const printed = printConfig(config, sources)
+      assert.match(
+        String(printed.redisUrl),
+        /^"redis:\/\/alice:\*\*\*@cache:6379\/1" \((flag|env)\)$/,
+      )
+      assert.deepEqual(Object.keys(printed), Object.keys(config))
+      for (const bad of [`${url}/2`, `x${url}`, url.replace('@', ''), `${url}:x`]) {
+        const refused = () =>
+          args.length > 0
+            ? parseServerConfig([...BUNDLE, '--redis-url', bad], {})
+            : parseServerConfig(BUNDLE, { PEREGRINE_REDIS_URL: bad })
+        assert.throws(refused, (error: Error) => {
+          assert.match(error.message, /^(--redis-url|PEREGRINE_REDIS_URL): a Redis URL must /)
+          assert.doesNotMatch(inspect(error).replace(/\n\s+at .*/g, ''), /s3cret/)
+          return true
+        })
+      }
+    }
+    assert.match(configHelp(), /--redis-url .*default none/)
   })
 
   test('reads switches as flags, their negation, and variables', () => {

@@ -1,9 +1,10 @@
 import { parseArgs } from 'node:util'
+import { DEFAULT_EVENT_LIMITS } from '../cache/events.js'
 import { show } from '../model/check.js'
 import { ENGINES } from '../model/engine/create.js'
 import { RankError } from '../model/errors.js'
 import { DEMO_BUNDLE } from './commands/demo.js'
-import { choice, integer, type Knob, text, toggle } from './knob.js'
+import { choice, integer, type Knob, redisUrl, text, toggle } from './knob.js'
 
 const MiB = 2 ** 20
 
@@ -55,6 +56,19 @@ export const KNOBS = {
   deviceId: integer('CUDA device', 0, 0, 1023),
   cudaFallback: toggle('Use the CPU when CUDA is missing', false),
   microBatchSize: integer('Candidates of one micro-batch; 0 = calibrate', 0, 0, 1_048_576),
+  redisUrl: redisUrl('Redis for stored histories, shared by all replicas; none = in this process'),
+  maxStoredEvents: integer(
+    'Events of a user that are stored; the oldest go',
+    DEFAULT_EVENT_LIMITS.maxStoredEvents,
+    1,
+    1_000_000,
+  ),
+  eventsTtlSec: integer(
+    'How long a user is stored after the last event',
+    DEFAULT_EVENT_LIMITS.ttlSec,
+    1,
+    315_360_000,
+  ),
   shutdownTimeoutMs: integer('How long a stop waits for requests in flight', 10_000, 0, 600_000),
 }
 
@@ -96,9 +110,9 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
       return knob.fallback
     }
     sources.set(name, flag === undefined ? 'env' : 'flag')
-    const value = knob.read(raw)
-    if (value !== undefined) return value
     const where = flag === undefined ? envName(name) : `--${flagName(name)}`
+    const value = readKnob(where, knob, raw)
+    if (value !== undefined) return value
     const link = raw.startsWith('tcp://') ? ' (a Kubernetes service link: disable them)' : ''
     throw invalid(`${where} must be ${knob.expected}, got ${show(raw)}${link}`)
   }
@@ -122,6 +136,9 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     deviceId: pick('deviceId', KNOBS.deviceId),
     cudaFallback: pick('cudaFallback', KNOBS.cudaFallback),
     microBatchSize: pick('microBatchSize', KNOBS.microBatchSize),
+    redisUrl: pick('redisUrl', KNOBS.redisUrl),
+    maxStoredEvents: pick('maxStoredEvents', KNOBS.maxStoredEvents),
+    eventsTtlSec: pick('eventsTtlSec', KNOBS.eventsTtlSec),
     shutdownTimeoutMs: pick('shutdownTimeoutMs', KNOBS.shutdownTimeoutMs),
   }
   if (config.maxBatchRequests > config.maxInFlight) {
@@ -139,11 +156,32 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
   return { config: Object.freeze(config), sources }
 }
 
+/** Each setting as a log may show it, with where it came from. */
+export function printConfig(config: ServerConfig, sources?: ConfigSources) {
+  return Object.fromEntries(
+    Object.entries<Knob<unknown>>(KNOBS).map(([name, knob]) => {
+      const value: unknown = Reflect.get(config, name)
+      const text = show(knob.print === undefined ? value : knob.print(value))
+      const source = [...(sources ?? [])].find(([key]) => key === name)?.[1]
+      return [name, source === undefined ? text : `${text} (${source})`]
+    }),
+  )
+}
+
+function readKnob<T>(where: string, knob: Knob<T>, raw: string): T | undefined {
+  try {
+    return knob.read(raw)
+  } catch (error) {
+    if (error instanceof RankError) throw invalid(`${where}: ${error.message}`)
+    throw error
+  }
+}
+
 /** One line per flag, for `--help`. */
 export function configHelp(): string {
   return Object.entries<Knob<unknown>>(KNOBS)
     .map(([name, { what, expected, fallback }]) => {
-      return `  --${flagName(name).padEnd(22)}${what}: ${expected} (default ${fallback}; ${envName(name)})`
+      return `  --${flagName(name).padEnd(22)}${what}: ${expected} (default ${fallback === '' ? 'none' : fallback}; ${envName(name)})`
     })
     .join('\n')
 }

@@ -2,8 +2,27 @@ import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import type { TSchema } from 'typebox'
-import { ModelList, Problem, RankAnswer } from './answer-schema.js'
-import { RankRequest } from './schema.js'
+import {
+  EventsAnswer,
+  ModelList,
+  PrefetchAnswer,
+  Problem,
+  RankAnswer,
+  UserAnswer,
+} from './answer-schema.js'
+import { EventsRequest, PrefetchRequest, RankRequest } from './schema.js'
+
+const SCHEMAS = {
+  RankRequest,
+  RankAnswer,
+  PrefetchRequest,
+  PrefetchAnswer,
+  EventsRequest,
+  EventsAnswer,
+  UserAnswer,
+  ModelList,
+  Problem,
+}
 
 const DESCRIPTION = `Online ranking with HSTU generative recommenders: post a user, the history and
 the candidates; get calibrated scores. Every error is \`{code, message, path?}\`; branch on \`code\`.`
@@ -16,6 +35,7 @@ export async function addDocs(app: FastifyInstance): Promise<void> {
       info: { title: 'Peregrine', description: DESCRIPTION, version: 'v1' },
       tags: [
         { name: 'ranking', description: 'Scores for candidates.' },
+        { name: 'users', description: 'What is kept of a user: the stored history and its K/V.' },
         { name: 'models', description: 'What is loaded.' },
         { name: 'operation', description: 'Probes and metrics.' },
       ],
@@ -26,12 +46,12 @@ export async function addDocs(app: FastifyInstance): Promise<void> {
     },
   })
   await app.register(swaggerUi, { routePrefix: '/docs' })
-  for (const [$id, schema] of Object.entries({ RankRequest, RankAnswer, ModelList, Problem })) {
+  for (const [$id, schema] of Object.entries(SCHEMAS)) {
     app.addSchema({ $id, ...schema })
   }
 }
 
-export function ref(name: 'RankRequest' | 'RankAnswer' | 'ModelList' | 'Problem'): TSchema {
+export function ref(name: keyof typeof SCHEMAS): TSchema {
   return { $ref: `${name}#` }
 }
 
@@ -43,7 +63,7 @@ const REFUSED = {
   422: 'LIMIT_EXCEEDED: too many events, candidates or requests.',
   429: 'OVERLOADED: refused before any work; see Retry-After.',
   500: 'INTERNAL and other faults of the service.',
-  503: 'NOT_READY or WORKER_CRASHED; see Retry-After.',
+  503: 'NOT_READY, WORKER_CRASHED or STORE_UNAVAILABLE; see Retry-After.',
   504: 'DEADLINE_EXCEEDED.',
 } as const
 

@@ -66,8 +66,9 @@ export function errorHandler(error: unknown, request: FastifyRequest, reply: Fas
 /** Answers 405 with the allowed methods where the path exists, else 404. */
 export function notFoundHandler(request: FastifyRequest, reply: FastifyReply) {
   const url = request.url.split('?', 1)[0] ?? ''
-  const methods = (['GET', 'POST'] as const).filter((method) =>
-    request.server.hasRoute({ method, url }),
+  const route = url.replace(/^\/v1\/users\/[^/]+/, '/v1/users/:id')
+  const methods = (['GET', 'POST', 'DELETE'] as const).filter((method) =>
+    request.server.hasRoute({ method, url: route }),
   )
   const code = methods.length === 0 ? 'NOT_FOUND' : 'METHOD_NOT_ALLOWED'
   const message =

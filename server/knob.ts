@@ -1,16 +1,35 @@
+import { parseRedisUrl, redactRedisUrl } from '../cache/redis-url.js'
+
 /** One setting: what it is, what it may be, and how its text is read. */
 export type Knob<T> = {
   readonly what: string
   readonly expected: string
   readonly fallback: T
   readonly isSwitch: boolean
-  /** Undefined when the text is none of what is expected. */
+  /** Undefined when the text is none of what is expected. @throws {RankError} saying more, and no secret */
   readonly read: (text: string) => T | undefined
+  /** For values with a secret in them: what a log may show. */
+  print?(value: T): string
 }
 
 export function text(what: string, expected: string, fallback: string): Knob<string> {
   const read = (raw: string) => (raw === '' ? undefined : raw)
   return { what, expected, fallback, isSwitch: false, read }
+}
+
+/** A Redis URL, or '' for none; checked by `parseRedisUrl`, and printed without its password. */
+export function redisUrl(what: string): Knob<string> {
+  return {
+    what,
+    expected: 'a redis://, redis-sentinel:// or redis-cluster:// URL, rediss… for TLS',
+    fallback: '',
+    isSwitch: false,
+    read(raw) {
+      parseRedisUrl(raw)
+      return raw
+    },
+    print: (url) => (url === '' ? 'none' : redactRedisUrl(url)),
+  }
 }
 
 export function integer(what: string, fallback: number, min: number, max: number): Knob<number> {

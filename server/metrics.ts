@@ -1,5 +1,6 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
-import type { Ranker, RankResult } from '../falcon/types.js'
+import type { Appended } from '../cache/events.js'
+import type { KvUse, Ranker, RankerStats, RankResult } from '../falcon/types.js'
 import type { EngineStats } from '../model/engine/engine.js'
 import type { HttpCode } from './errors.js'
 
@@ -44,6 +45,10 @@ export function createMetrics(
     'code',
   ])
   const retries = counter('retries_total', 'Rankings run again after a worker crashed')
+  const prefetches = counter('prefetches_total', 'K/V made ahead of a ranking, by result', [
+    'state',
+  ])
+  const events = counter('events_total', 'Events posted to stored histories, by result', ['result'])
   const seconds = new Histogram({
     name: 'peregrine_request_seconds',
     help: 'Time from the headers of a request to its answer',
@@ -90,6 +95,30 @@ export function createMetrics(
     'Users ranked in one pass, several of them in one run',
     ({ batches }) => batches?.users,
   )
+  someHave(Gauge, 'redis_connected', '1 while Redis can be asked for stored histories', (stats) => {
+    return stats.events.kind === 'redis' ? Number(stats.events.isConnected) : undefined
+  })
+  someHave(Gauge, 'events_users', 'Users with a stored history in this process', ({ events }) => {
+    return events.kind === 'memory' ? events.users : undefined
+  })
+  someHave(Gauge, 'events_bytes', 'Bytes of the stored histories in this process', ({ events }) => {
+    return events.kind === 'memory' ? events.bytes : undefined
+  })
+  someHave(
+    Counter,
+    'events_evictions_total',
+    'Users whose stored history went for lack of memory',
+    ({ events }) => (events.kind === 'memory' ? events.evictions : undefined),
+  )
+  someHave(Counter, 'forgets_total', 'Users forgotten by any replica', ({ forgets }) => {
+    return forgets?.received
+  })
+  someHave(
+    Counter,
+    'forget_gaps_total',
+    'Times that forgets may have been missed, so that all K/V of this process was dropped',
+    ({ forgets }) => forgets?.gaps,
+  )
   new Gauge({
     name: 'peregrine_model_info',
     help: 'The model that serves',
@@ -132,12 +161,22 @@ export function createMetrics(
     })
   }
 
-  /** What not every engine has: no sample where it has none. */
+  /** What not every engine has. */
   function optional(
     Kind: typeof Gauge | typeof Counter,
     name: string,
     help: string,
     read: (stats: EngineStats) => number | undefined,
+  ): void {
+    someHave(Kind, name, help, ({ engine }) => read(engine))
+  }
+
+  /** No sample where there is none. */
+  function someHave(
+    Kind: typeof Gauge | typeof Counter,
+    name: string,
+    help: string,
+    read: (stats: RankerStats) => number | undefined,
   ): void {
     const metric = new Kind({
       name: `peregrine_${name}`,
@@ -145,7 +184,7 @@ export function createMetrics(
       registers,
       collect() {
         metric.remove()
-        const stats = ranker()?.stats().engine
+        const stats = ranker()?.stats()
         const value = stats === undefined ? undefined : read(stats)
         if (value !== undefined) metric.inc(value)
       },
@@ -162,6 +201,16 @@ export function createMetrics(
     },
     error(code: HttpCode): void {
       errors.inc({ code })
+    },
+    prefetched({ state, prefilledTokens, reusedTokens }: KvUse): void {
+      prefetches.inc({ state })
+      prefilled.inc(prefilledTokens)
+      reused.inc(reusedTokens)
+    },
+    appended({ stored, duplicates, trimmed }: Appended): void {
+      events.inc({ result: 'stored' }, stored)
+      events.inc({ result: 'duplicate' }, duplicates)
+      events.inc({ result: 'trimmed' }, trimmed)
     },
     ranked(result: RankResult, retried: number): void {
       const { kv, timings } = result

@@ -1,16 +1,18 @@
 import type { RankOptions } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
-import type { RankInput } from '../model/request.js'
+import type { HistoryEvent, HistoryInput, RankInput } from '../model/request.js'
 import {
+  bodyFault,
   crowdFault,
   envelope,
   envelopeFault,
+  events,
   type Fault,
   isRecord,
-  rankFault,
+  prefetch,
   request,
 } from './fault.js'
-import type { RankRequest } from './schema.js'
+import { MAX_ID_CHARS, type PrefetchRequest, type RankRequest } from './schema.js'
 
 export type Limits = {
   /** Over all histories and series of one request. */
@@ -29,18 +31,70 @@ export type Parsed = {
   readonly mainHistories: 0 | 1
 }
 
+export type ParsedPrefetch = {
+  readonly input: HistoryInput
+  readonly useStored: boolean
+  readonly wait: boolean
+  readonly model: string | undefined
+  readonly mainHistories: 0 | 1
+}
+
+export type ParsedEvents = {
+  readonly events: readonly HistoryEvent[]
+  readonly idempotencyKey: string | undefined
+}
+
 /**
  * The request in a parsed JSON body; `nowSec` is its time when it has none.
  * @throws {RankError} INVALID_REQUEST, LIMIT_EXCEEDED with the JSON pointer of the fault
  */
 export function parseRank(body: unknown, limits: Limits, nowSec: number): Parsed {
-  if (isRecord(body)) {
-    checkLengths(body, limits)
-    const crowd = crowdFault(body)
-    if (crowd !== undefined) throw invalid(crowd)
-  }
-  if (!request.Check(body)) throw invalid(rankFault(body))
+  checkSize(body, limits)
+  if (!request.Check(body)) throw invalid(bodyFault(request, body))
   return toParsed(body, nowSec)
+}
+
+/** @throws {RankError} INVALID_REQUEST, LIMIT_EXCEEDED with the JSON pointer of the fault */
+export function parsePrefetch(body: unknown, limits: Limits, nowSec: number): ParsedPrefetch {
+  checkSize(body, limits)
+  if (!prefetch.Check(body)) throw invalid(bodyFault(prefetch, body))
+  const { wait = false, model } = body
+  return { ...toHistory(body, nowSec), wait, model }
+}
+
+/**
+ * Events to store; `header` is the Idempotency-Key, which the body may have instead.
+ * @throws {RankError} INVALID_REQUEST, LIMIT_EXCEEDED with the JSON pointer of the fault
+ */
+export function parseEvents(body: unknown, header: unknown, limits: Limits): ParsedEvents {
+  if (isRecord(body)) {
+    checkLength('/events', 'events', lengthOf(body.events), limits.maxHistoryEvents)
+  }
+  checkSize(body, limits)
+  if (!events.Check(body)) throw invalid(bodyFault(events, body))
+  const { idempotencyKey = header } = body
+  if (idempotencyKey === undefined) return { events: body.events, idempotencyKey }
+  if (
+    typeof idempotencyKey !== 'string' ||
+    idempotencyKey === '' ||
+    idempotencyKey.length > MAX_ID_CHARS
+  ) {
+    const message = `Idempotency-Key must have 1 to ${MAX_ID_CHARS} characters, got ${lengthText(idempotencyKey)}`
+    throw new RankError('INVALID_REQUEST', message)
+  }
+  if (header !== undefined && header !== idempotencyKey) {
+    const message = 'must be the same as the header Idempotency-Key, got another'
+    throw invalid({ path: '/idempotencyKey', message })
+  }
+  return { events: body.events, idempotencyKey }
+}
+
+/** The user of a URL. @throws {RankError} INVALID_REQUEST */
+export function parseUserId(params: unknown): string {
+  const id = isRecord(params) ? params.id : undefined
+  if (typeof id === 'string' && id !== '' && id.length <= MAX_ID_CHARS) return id
+  const message = `a user id must have 1 to ${MAX_ID_CHARS} characters, got ${lengthText(id)}`
+  throw new RankError('INVALID_REQUEST', message)
 }
 
 /**
@@ -55,17 +109,15 @@ export function parseBatch(body: unknown, { maxBatchRequests }: Limits): readonl
 }
 
 function toParsed(body: RankRequest, nowSec: number): Parsed {
-  const { user, history, histories = [], series = {}, time = nowSec } = body
   const { topK, weights, deadlineMs, partial } = body
+  const { input, useStored, mainHistories } = toHistory(body, nowSec)
   return {
     input: {
-      user,
-      histories: history === undefined ? histories : [history, ...histories],
-      series,
+      ...input,
       candidates: body.candidates.map((c) => (typeof c === 'string' ? { item: c } : c)),
-      time,
     },
     options: {
+      ...(useStored && { useStored }),
       ...(topK !== undefined && { topK }),
       ...(weights !== undefined && { weights }),
       ...(deadlineMs !== undefined && { deadlineMs }),
@@ -73,8 +125,26 @@ function toParsed(body: RankRequest, nowSec: number): Parsed {
     },
     explain: body.explain ?? false,
     model: body.model,
-    mainHistories: history === undefined ? 0 : 1,
+    mainHistories,
   }
+}
+
+function toHistory(body: RankRequest | PrefetchRequest, nowSec: number) {
+  const { user, history, histories = [], series = {}, time = nowSec } = body
+  const isGiven = history !== undefined
+  return {
+    input: { user, histories: isGiven ? [history, ...histories] : histories, series, time },
+    useStored: !isGiven,
+    mainHistories: isGiven ? 1 : 0,
+  } as const
+}
+
+/** What is far too large is refused before the schema walks it. */
+function checkSize(body: unknown, limits: Limits): void {
+  if (!isRecord(body)) return
+  checkLengths(body, limits)
+  const crowd = crowdFault(body)
+  if (crowd !== undefined) throw invalid(crowd)
 }
 
 /** Lengths come before the schema: reading them costs nothing, the schema walks every element. */
@@ -102,6 +172,10 @@ function totalLength(lists: readonly unknown[]): number {
 
 function lengthOf(value: unknown): number {
   return Array.isArray(value) ? value.length : 0
+}
+
+function lengthText(value: unknown): string {
+  return typeof value === 'string' ? String(value.length) : 'none'
 }
 
 function invalid({ path, message }: Fault): RankError {

@@ -1,25 +1,20 @@
-import { setMaxListeners } from 'node:events'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
-import { RankError } from '../model/errors.js'
-import type { Admission } from './admission.js'
 import { modelId, toAnswer } from './answer.js'
 import { ref, refusals } from './docs.js'
+import { clientOf, type Door } from './door.js'
 import { isFault, problemOf } from './errors.js'
 import type { Metrics } from './metrics.js'
 import { type Limits, type Parsed, parseBatch, parseRank } from './parse.js'
 import { rankOnce } from './rank.js'
 
 export type RankRoutes = {
-  readonly ranker: () => Ranker | undefined
+  readonly door: Door
   readonly limits: Limits
-  readonly admission: Admission
   readonly metrics: Metrics
   readonly nowSec: () => number
 }
-
-const LOADING_RETRY_SEC = 2
 
 const rankSchema = {
   tags: ['ranking'],
@@ -55,38 +50,7 @@ const batchSchema = {
 
 /** Adds POST /v1/rank and POST /v1/rank/batch. */
 export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
-  const { ranker, limits, admission, metrics, nowSec } = parts
-
-  /** The ranker, when there is one with room for `count` more rankings. */
-  function door(reply: FastifyReply, count: number): Ranker {
-    const ready = ranker()
-    if (ready === undefined) {
-      reply.header('retry-after', LOADING_RETRY_SEC)
-      throw new RankError('NOT_READY', 'the model is still loading; see /readyz')
-    }
-    if (!admission.hasRoom(count)) {
-      reply.header('retry-after', admission.retryAfterSec(ready.stats().engine.workers))
-      const { maxInFlight, inFlight } = admission
-      const message = `at most ${maxInFlight} rankings run at once, got ${count} more to ${inFlight()}`
-      throw new RankError('OVERLOADED', message)
-    }
-    return ready
-  }
-
-  async function admitted<T>(
-    reply: FastifyReply,
-    count: number,
-    work: (ranker: Ranker) => Promise<T>,
-  ): Promise<T> {
-    const ready = door(reply, count)
-    const startMs = performance.now()
-    admission.enter(count)
-    try {
-      return await work(ready)
-    } finally {
-      admission.leave(count, performance.now() - startMs)
-    }
-  }
+  const { door, limits, metrics, nowSec } = parts
 
   /** Runs `parse`, adding its time to that of the JSON. */
   function timed<T>({ outcome }: FastifyRequest, parse: () => T): T {
@@ -137,7 +101,7 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
 
   // Refuses before the body is read.
   const onRequest = async (_: FastifyRequest, reply: FastifyReply) => {
-    door(reply, 1)
+    door.open(reply, 1)
   }
 
   app.post(
@@ -146,7 +110,7 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     async (request, reply) => {
       const parsed = timed(request, () => parseRank(request.body, limits, nowSec()))
       request.outcome.requests = 1
-      return admitted(reply, 1, (ready) => answer(request, ready, parsed, clientOf(reply)))
+      return door.admit(reply, 1, (ready) => answer(request, ready, parsed, clientOf(reply)))
     },
   )
 
@@ -164,7 +128,7 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
         }),
       )
       request.outcome.requests = entries.length
-      return admitted(reply, entries.length, async (ready) => {
+      return door.admit(reply, entries.length, async (ready) => {
         const signal = clientOf(reply)
         const results = entries.map(async (entry) => {
           if (entry.kind === 'refused') return failure(request, entry.error)
@@ -176,17 +140,4 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
       })
     },
   )
-}
-
-/** Aborted when the client is gone before its reply is. */
-function clientOf({ raw }: FastifyReply): AbortSignal {
-  const controller = new AbortController()
-  // One listener for each ranking of a batch.
-  setMaxListeners(0, controller.signal)
-  const onClose = () => {
-    if (!raw.writableFinished) controller.abort()
-  }
-  if (raw.closed) onClose()
-  else raw.once('close', onClose)
-  return controller.signal
 }

@@ -46,14 +46,15 @@ function isCrash(error: unknown): boolean {
   return error instanceof RankError && error.code === 'WORKER_CRASHED'
 }
 
-function checkModel({ model }: Ranker, asked: string | undefined): void {
+/** @throws {RankError} MODEL_NOT_FOUND */
+export function checkModel({ model }: Ranker, asked: string | undefined): void {
   if (asked === undefined || asked === model.name || asked === modelId(model)) return
   const message = `no model ${show(asked)}: expected ${show(model.name)} or ${show(modelId(model))}`
   throw new RankError('MODEL_NOT_FOUND', message, { path: '/model' })
 }
 
 /** `/histories/0/…` counts `history` as the first source; the client counts it apart. */
-function asWritten(error: unknown, mainHistories: 0 | 1): unknown {
+export function asWritten(error: unknown, mainHistories: 0 | 1): unknown {
   if (mainHistories === 0 || !(error instanceof RankError)) return error
   const [, source, rest] = /^\/histories\/(\d+)(.*)$/.exec(error.path ?? '') ?? []
   if (source === undefined) return error

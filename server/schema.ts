@@ -67,27 +67,41 @@ export const CandidateItem = Type.Object(
 
 export const Candidate = Type.Union([Id('The item to score.', 'video-42'), CandidateItem])
 
+const IdempotencyKey = Type.String({
+  minLength: 1,
+  maxLength: MAX_ID_CHARS,
+  description: 'Repeat it with a retry: the first answer comes again, and nothing is added twice.',
+  examples: ['4f0c1d7e'],
+})
+
+/** Who, and what of the history comes with the request. */
+const user = {
+  user: Type.Object(
+    { id: Id('Who the ranking is for.', 'u1'), features: Type.Optional(Features) },
+    closed,
+  ),
+  history: Type.Optional(
+    Type.Array(HistoryEvent, {
+      description:
+        'The main history, in any order; sorted by time. Absent = the stored history (see POST /v1/users/{id}/events), [] = none.',
+    }),
+  ),
+  histories: Type.Optional(
+    Type.Array(Type.Array(HistoryEvent), {
+      maxItems: MAX_SOURCES,
+      description:
+        'More histories, merged by time; at equal times the main history comes first, then these in their order.',
+    }),
+  ),
+  series: Type.Optional(
+    Names(Type.Array(SeriesEntry), MAX_SERIES, 'Slowly changing series by name.'),
+  ),
+}
+const Model = Type.Optional(Id('Name of a model, or name@version.', 'kuairand'))
+
 export const RankRequest = Type.Object(
   {
-    user: Type.Object(
-      { id: Id('Who the ranking is for.', 'u1'), features: Type.Optional(Features) },
-      closed,
-    ),
-    history: Type.Optional(
-      Type.Array(HistoryEvent, {
-        description: 'The main history, in any order; sorted by time. Absent = empty.',
-      }),
-    ),
-    histories: Type.Optional(
-      Type.Array(Type.Array(HistoryEvent), {
-        maxItems: MAX_SOURCES,
-        description:
-          'More histories, merged by time; at equal times `history` comes first, then these in their order.',
-      }),
-    ),
-    series: Type.Optional(
-      Names(Type.Array(SeriesEntry), MAX_SERIES, 'Slowly changing series by name.'),
-    ),
+    ...user,
     candidates: Type.Array(Candidate, {
       minItems: 1,
       description:
@@ -117,7 +131,7 @@ export const RankRequest = Type.Object(
     explain: Type.Optional(
       Type.Boolean({ description: 'Add logits to the items, and how the answer was computed.' }),
     ),
-    model: Type.Optional(Id('Name of a model, or name@version.', 'kuairand')),
+    model: Model,
   },
   {
     ...closed,
@@ -142,4 +156,33 @@ export const BatchEnvelope = Type.Object(
   closed,
 )
 
+export const PrefetchRequest = Type.Object(
+  {
+    ...user,
+    time: Type.Optional({ ...Time, description: 'Query time in whole seconds; absent = now.' }),
+    model: Model,
+    wait: Type.Optional(
+      Type.Boolean({ description: 'Answer 200 when the K/V is there, instead of 202 at once.' }),
+    ),
+  },
+  { ...closed, examples: [{ user: { id: 'u1' }, wait: true }] },
+)
+
+export const EventsRequest = Type.Object(
+  {
+    events: Type.Array(HistoryEvent, {
+      minItems: 1,
+      description:
+        'In any order; one that is stored already, equal in time, item, actions and features, is not stored twice.',
+    }),
+    idempotencyKey: Type.Optional(IdempotencyKey),
+  },
+  {
+    ...closed,
+    examples: [{ events: [{ item: '17', time: 1_650_000_000, actions: ['click'] }] }],
+  },
+)
+
 export type RankRequest = Static<typeof RankRequest>
+export type PrefetchRequest = Static<typeof PrefetchRequest>
+export type EventsRequest = Static<typeof EventsRequest>

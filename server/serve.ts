@@ -1,10 +1,9 @@
 import type { Logger } from 'pino'
 import { collectDefaultMetrics, Registry } from 'prom-client'
 import type { Ranker } from '../falcon/types.js'
-import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
 import { buildApp } from './app.js'
-import type { ConfigSources, ServerConfig } from './config.js'
+import { type ConfigSources, printConfig, type ServerConfig } from './config.js'
 import { createLogger } from './log.js'
 
 type Signal = 'SIGTERM' | 'SIGINT'
@@ -54,7 +53,7 @@ export async function serve(options: ServeOptions): Promise<Served> {
       process.exitCode = code
     })
 
-  log.info({ config: withSources(config, sources) }, 'configuration')
+  log.info({ config: printConfig(config, sources) }, 'configuration')
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
   let ranker: Ranker | undefined
@@ -142,13 +141,4 @@ export async function serve(options: ServeOptions): Promise<Served> {
 function tryIt(url: string): string {
   const body = JSON.stringify({ user: { id: 'u1' }, candidates: ['1', '2'] })
   return `curl ${url}/v1/rank -H 'content-type: application/json' -d '${body}'`
-}
-
-function withSources(config: ServerConfig, sources?: ReadonlyMap<string, string>) {
-  return Object.fromEntries(
-    Object.entries(config).map(([name, value]) => {
-      const source = sources?.get(name)
-      return [name, source === undefined ? show(value) : `${show(value)} (${source})`]
-    }),
-  )
 }
