@@ -197,6 +197,20 @@ describe('connectRedis', { skip: NO_REDIS }, () => {
         node.cli('config', 'set', 'cluster-require-full-coverage', 'no').catch(() => ''),
       ),
     )
+    const silent = connectTo(t, url, { commandTimeoutMs: 300 })
+    await until('all nodes', () =>
+      Promise.all(keys.map((key) => silent.client.get(key))).then(() => true),
+    )
+    second?.pause()
+    const reads = await Promise.allSettled(keys.map((key) => silent.client.get(key)))
+    second?.resume()
+    const timedOut = reads.filter(({ status }) => status === 'rejected')
+    assert.equal(timedOut.length, Number(sizes[1]), 'a silent master costs its own keys only')
+    assert.match(
+      JSON.stringify(timedOut.map((read) => String('reason' in read && read.reason))),
+      /timed out/,
+    )
+
     await first?.kill()
     const lost = Number(sizes[0])
     for (let round = 0; round < 5; round++) {

@@ -47,7 +47,7 @@ const forgetSchema = {
   tags: ['users'],
   summary: 'Forget a user',
   description:
-    'The stored history and the K/V, in this process and in all that share its Redis. After a 503 some of it may be gone: repeat it.',
+    'The stored history and the K/V, in this process and in all that share its Redis. After a 503 some of it may be gone: repeat it. Answers to idempotency keys stay for a day, so that a late retry brings nothing back.',
   params,
   response: { 204: Type.Null({ description: 'Forgotten.' }), ...refusals(400, 500, 503) },
 }
