@@ -77,7 +77,11 @@ export function createMemoryEvents(options: MemoryEventsOptions): EventStore {
       if (key !== undefined && first === undefined) answers.set(key, { digest, ...answer })
       return answer
     },
-    get: async (user) => (users.get(user) ?? []).map(({ event }) => event),
+    async get(user, newest = Number.POSITIVE_INFINITY) {
+      const kept = users.get(user) ?? []
+      const older = Math.max(0, kept.length - newest)
+      return { events: kept.slice(older).map(({ event }) => event), older }
+    },
     async forget(user) {
       users.delete(user)
     },

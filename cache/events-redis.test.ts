@@ -47,7 +47,7 @@ describe('createRedisEvents', { skip: NO_REDIS }, () => {
       stored.reduce((sum, count) => sum + count),
       all.length,
     )
-    for (const store of stores) assert.deepEqual(await store.get(alice), all)
+    for (const store of stores) assert.deepEqual((await store.get(alice)).events, all)
   })
 
   test('a retry after a connection that was cut gets the answer that was lost', async (t) => {
@@ -83,7 +83,7 @@ describe('createRedisEvents', { skip: NO_REDIS }, () => {
 
     await server.cli('config', 'set', 'maxmemory', '1')
     await assert.rejects(store.append(alice, events(5), 'k'), { ...UNAVAILABLE, message: /OOM/ })
-    assert.equal((await store.get(alice)).length, 3)
+    assert.equal((await store.get(alice)).events.length, 3)
     await server.cli('config', 'set', 'maxmemory', '0')
 
     await server.cli('acl', 'setuser', 'default', '-zrange')
@@ -127,6 +127,7 @@ describe('createRedisEvents', { skip: NO_REDIS }, () => {
     for (const text of ['x', '1', 'null', '{"time":1}', '{"time":"1","item":"a"}', '1,2']) {
       await server.cli('zadd', eventsKey(alice), '1', text)
       await assert.rejects(store.get(alice), UNAVAILABLE, text)
+      await assert.rejects(store.get(alice, 5), UNAVAILABLE, text)
       await store.forget(alice)
     }
     await server.cli('set', eventsKey(alice), 'x')
@@ -159,7 +160,7 @@ describe('createRedisEvents', { skip: NO_REDIS }, () => {
       await store.forget(alice)
       const answer = await store.append(alice, events(count))
       assert.deepEqual(answer, { stored: count, duplicates: 0, total: count, trimmed: 0 })
-      assert.deepEqual(await store.get(alice), events(count))
+      assert.deepEqual((await store.get(alice)).events, events(count))
     }
   })
 })

@@ -1,6 +1,6 @@
 import { hash } from 'node:crypto'
 import { RankError } from '../model/errors.js'
-import type { HistoryEvent } from '../model/request.js'
+import type { HistoryEvent, StoredHistory } from '../model/request.js'
 import {
   type Appended,
   checkSameAppend,
@@ -21,7 +21,7 @@ import type { RedisClient } from './redis.js'
  * duplicates and trimmed of the batch; time to live of the answer.
  * Answers "digest stored duplicates total trimmed", the first answer to a key that was seen before.
  */
-const APPEND = `
+const APPEND = scriptOf(`
 local first = KEYS[2] and redis.call('GET', KEYS[2])
 if first then return first end
 local batch, stored, pairs = 0, 0, {}
@@ -45,8 +45,18 @@ redis.call('EXPIRE', KEYS[1], ARGV[2])
 local answer = string.format('%s %d %d %d %d', ARGV[5], stored, ARGV[6] + batch - stored, total - excess, ARGV[7] + excess)
 if KEYS[2] then redis.call('SET', KEYS[2], answer, 'EX', ARGV[8]) end
 return answer
-`
-const APPEND_SHA = hash('sha1', APPEND)
+`)
+
+/** How many events a user has, and the newest ARGV[1] of them: both at one moment. */
+const READ = scriptOf(`
+return { redis.call('ZCARD', KEYS[1]), redis.call('ZRANGE', KEYS[1], -ARGV[1], -1) }
+`)
+
+type Script = { readonly source: string; readonly sha: string }
+
+function scriptOf(source: string): Script {
+  return { source, sha: hash('sha1', source) }
+}
 
 /**
  * Stored histories that all replicas share: a sorted set per user, score = time, member = canonical
@@ -70,14 +80,19 @@ export function createRedisEvents(client: RedisClient, limits: EventLimits): Eve
         trimmed,
         IDEMPOTENCY_TTL_SEC,
       ].map(String)
-      const answer = await available(() => runAppend(client, keys, args))
+      const answer = await available(() => runScript(client, APPEND, keys, args))
       const [first = '', ...counts] = String(answer).split(' ')
       checkSameAppend(first, digest)
       return toAppended(counts.map(Number))
     },
-    async get(user) {
-      const texts = await available(() => client.zrange(eventsKey(user), 0, '-1'))
-      return parseEvents(texts)
+    async get(user, newest) {
+      const key = eventsKey(user)
+      if (newest === undefined) {
+        return toHistory(await available(() => client.zrange(key, 0, '-1')), 0)
+      }
+      const answer = await available(() => runScript(client, READ, [key], [String(newest)]))
+      const [total, texts] = Array.isArray(answer) ? answer : []
+      return toHistory(texts, Number(total))
     },
     async forget(user) {
       await available(() => client.del(eventsKey(user)))
@@ -87,17 +102,18 @@ export function createRedisEvents(client: RedisClient, limits: EventLimits): Eve
   }
 }
 
-async function runAppend(
+async function runScript(
   client: RedisClient,
+  { source, sha }: Script,
   keys: readonly string[],
   args: readonly string[],
 ): Promise<unknown> {
   try {
-    return await client.evalsha(APPEND_SHA, keys.length, ...keys, ...args)
+    return await client.evalsha(sha, keys.length, ...keys, ...args)
   } catch (error) {
     // A server that is new, or was restarted.
     if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error
-    return client.eval(APPEND, keys.length, ...keys, ...args)
+    return client.eval(source, keys.length, ...keys, ...args)
   }
 }
 
@@ -106,12 +122,14 @@ function toAppended(counts: readonly number[]): Appended {
   return { stored, duplicates, total, trimmed }
 }
 
-/** One parse for all: it costs half of one per event. */
-function parseEvents(texts: readonly string[]): readonly HistoryEvent[] {
+/** One parse for all: it costs half of one per event. `total` of 0 stands for "these are all". */
+function toHistory(texts: unknown, total: number): StoredHistory {
   try {
-    const events: unknown = JSON.parse(`[${texts.join()}]`)
-    if (Array.isArray(events) && events.length === texts.length && events.every(isEvent)) {
-      return events
+    if (Array.isArray(texts)) {
+      const events: unknown = JSON.parse(`[${texts.join()}]`)
+      if (Array.isArray(events) && events.length === texts.length && events.every(isEvent)) {
+        return { events, older: Math.max(0, total - events.length) }
+      }
     }
   } catch {
     // Said below, without quoting what is somebody's history.

@@ -14,7 +14,7 @@ import {
 } from './events.js'
 import { createMemoryEvents } from './events-memory.js'
 import { createRedisEvents } from './events-redis.js'
-import { userHash } from './key.js'
+import { type UserHash, userHash } from './key.js'
 import { connectRedis } from './redis.js'
 import { parseRedisUrl } from './redis-url.js'
 
@@ -64,12 +64,17 @@ for (const [kind, needsRedis, open] of KINDS) {
       store.close()
       for (const clean of cleaners) await clean()
     })
+    const eventsOf = async (user: UserHash) => {
+      const { events, older } = await store.get(user)
+      assert.equal(older, 0, 'all of them')
+      return events
+    }
     const fresh = async (...users: (typeof alice)[]) => {
       for (const user of users) await store.forget(user)
     }
 
     test('a user that nobody knows has no events', async () => {
-      assert.deepEqual(await store.get(userHash('nobody')), [])
+      assert.deepEqual(await eventsOf(userHash('nobody')), [])
       await store.forget(userHash('nobody'))
     })
 
@@ -79,8 +84,8 @@ for (const [kind, needsRedis, open] of KINDS) {
       assert.deepEqual(first, { stored: 2, duplicates: 1, total: 2, trimmed: 0 })
       const second = await store.append(alice, [event(20), event(10)])
       assert.deepEqual(second, { stored: 1, duplicates: 1, total: 3, trimmed: 0 })
-      assert.deepEqual(await store.get(alice), [event(10), event(20), event(30)])
-      assert.deepEqual(await store.get(bob), [])
+      assert.deepEqual(await eventsOf(alice), [event(10), event(20), event(30)])
+      assert.deepEqual(await eventsOf(bob), [])
     })
 
     test('are the same event when only the order of actions and names differs', async () => {
@@ -92,7 +97,7 @@ for (const [kind, needsRedis, open] of KINDS) {
         { time: 5, item: 'i', features: { tab: 1, a: 'x' }, actions: ['click', 'like'] },
       ]
       for (const form of forms) await store.append(alice, [form])
-      assert.deepEqual(await store.get(alice), [
+      assert.deepEqual(await eventsOf(alice), [
         { time: 5, item: 'i', actions: ['click', 'like'], features: { a: 'x', tab: 1 } },
       ])
     })
@@ -109,7 +114,7 @@ for (const [kind, needsRedis, open] of KINDS) {
         { time: 6, item: 'i' },
       ]
       assert.equal((await store.append(alice, forms)).stored, forms.length)
-      assert.equal((await store.get(alice)).length, forms.length)
+      assert.equal((await eventsOf(alice)).length, forms.length)
     })
 
     test('have one order at equal times, whatever the arrival: that of their text’s bytes', async () => {
@@ -119,7 +124,7 @@ for (const [kind, needsRedis, open] of KINDS) {
       for (const order of orders) {
         await fresh(alice)
         for (const item of order) await store.append(alice, [event(7, item)])
-        got.push((await store.get(alice)).map(({ item }) => item))
+        got.push((await eventsOf(alice)).map(({ item }) => item))
       }
       const byBytes = items
         .map((item) => canonicalText(event(7, item)))
@@ -137,7 +142,7 @@ for (const [kind, needsRedis, open] of KINDS) {
       const firsts: (number | undefined)[] = []
       for (let time = 1; time <= 40; time++) {
         await store.append(alice, [event(time)])
-        const events = await store.get(alice)
+        const events = await eventsOf(alice)
         assert.ok(events.length <= 24, `${time}: ${events.length}`)
         assert.ok(events.length >= Math.min(time, 20), `${time}: ${events.length}`)
         firsts.push(events[0]?.time)
@@ -151,7 +156,18 @@ for (const [kind, needsRedis, open] of KINDS) {
       await fresh(alice)
       const answer = await store.append(alice, range(1, 100))
       assert.deepEqual(answer, { stored: 24, duplicates: 0, total: 24, trimmed: 76 })
-      assert.deepEqual(timesOf(await store.get(alice)), timesOf(range(77, 100)))
+      assert.deepEqual(timesOf(await eventsOf(alice)), timesOf(range(77, 100)))
+    })
+
+    test('are read from the newest on, and say how many were not', async () => {
+      await fresh(alice)
+      await store.append(alice, range(1, 10))
+      for (let newest = 1; newest <= 12; newest++) {
+        const { events, older } = await store.get(alice, newest)
+        assert.deepEqual(timesOf(events), timesOf(range(Math.max(1, 11 - newest), 10)))
+        assert.equal(older, Math.max(0, 10 - newest))
+      }
+      assert.deepEqual(await store.get(bob, 5), { events: [], older: 0 })
     })
 
     test('an idempotency key gets the first answer again and adds nothing, also after a forget', async () => {
@@ -163,7 +179,7 @@ for (const [kind, needsRedis, open] of KINDS) {
       assert.deepEqual(await store.append(alice, range(1, 3), key), first)
       await store.forget(alice)
       assert.deepEqual(await store.append(alice, range(1, 3), key), first)
-      assert.deepEqual(await store.get(alice), [])
+      assert.deepEqual(await eventsOf(alice), [])
       assert.equal((await store.append(bob, range(1, 2), key)).stored, 2, 'keys are a user’s own')
       await assert.rejects(store.append(alice, range(1, 2), key), {
         code: 'INVALID_REQUEST',
@@ -184,7 +200,7 @@ for (const [kind, needsRedis, open] of KINDS) {
           return stored
         }),
       )
-      assert.deepEqual(timesOf(await store.get(alice)), timesOf(range(1, 20)))
+      assert.deepEqual(timesOf(await eventsOf(alice)), timesOf(range(1, 20)))
       assert.equal(
         answers.reduce((sum, stored) => sum + stored),
         20,
@@ -217,7 +233,7 @@ for (const [kind, needsRedis, open] of KINDS) {
             if (expected === 'refused') await assert.rejects(got, { code: 'INVALID_REQUEST' }, what)
             else assert.deepEqual(await got, expected, what)
           }
-          const got = (await store.get(user)).map(canonicalText)
+          const got = (await eventsOf(user)).map(canonicalText)
           assert.deepEqual(got, model.get(user), what)
         }
       }

@@ -1,5 +1,5 @@
 import { RankError } from '../model/errors.js'
-import type { HistoryEvent } from '../model/request.js'
+import type { HistoryEvent, StoredHistory } from '../model/request.js'
 import { shortHash, type UserHash } from './key.js'
 
 /** What an append came to: every event posted is stored, a duplicate, or too old to be kept. */
@@ -39,8 +39,11 @@ export type EventStore = {
     events: readonly HistoryEvent[],
     idempotencyKey?: string,
   ): Promise<Appended>
-  /** Oldest first; none for a user that nobody knows. @throws {RankError} STORE_UNAVAILABLE */
-  get(user: UserHash): Promise<readonly HistoryEvent[]>
+  /**
+   * The `newest` events, or all; none for a user that nobody knows.
+   * @throws {RankError} STORE_UNAVAILABLE
+   */
+  get(user: UserHash, newest?: number): Promise<StoredHistory>
   /** Answers to idempotency keys stay: a late retry must not bring events back. @throws {RankError} STORE_UNAVAILABLE */
   forget(user: UserHash): Promise<void>
   stats(): EventStoreStats

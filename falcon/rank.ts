@@ -16,7 +16,7 @@ import { createDeadline, type Deadline } from './deadline.js'
 import { planMicroBatches } from './plan.js'
 import { chooseRoute } from './policy.js'
 import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
-import { createUsers, type StoredHistory } from './users.js'
+import { createUsers, type ReadHistory } from './users.js'
 
 export type RankerOptions = {
   readonly engine: Engine
@@ -73,10 +73,10 @@ export function createRanker(options: RankerOptions): Ranker {
     ...(forgets !== undefined && { forgets }),
   })
 
-  const historyOf = (input: HistoryInput, stored: StoredHistory | undefined): History => {
-    if (stored === undefined) return buildHistory(input, vocabulary)
-    const history = buildHistory({ ...input, stored: stored.events }, vocabulary)
-    return { ...history, warnings: [...stored.warnings, ...history.warnings] }
+  const historyOf = (input: HistoryInput, read: ReadHistory | undefined): History => {
+    if (read === undefined) return buildHistory(input, vocabulary)
+    const history = buildHistory({ ...input, stored: read.stored }, vocabulary)
+    return { ...history, warnings: [...read.warnings, ...history.warnings] }
   }
 
   /** Everything in one run: for histories whose K/V could not be reused. */
@@ -158,10 +158,10 @@ export function createRanker(options: RankerOptions): Ranker {
     deadline: Deadline,
     epoch: Epoch,
   ) => {
-    const stored = useStored
+    const read = useStored
       ? await deadline.within(users.read(userHash(input.user.id), deadline.signal))
       : undefined
-    const history = historyOf(input, stored)
+    const history = historyOf(input, read)
     const candidates = buildCandidates(input, vocabulary)
     const sequenced = now()
     const m = input.candidates.length
@@ -236,8 +236,8 @@ export function createRanker(options: RankerOptions): Ranker {
       const user = userHash(input.user.id)
       const epoch = kv.begin(user)
       try {
-        const stored = useStored ? await users.read(user, signal) : undefined
-        const { tokens, events: count, warnings } = historyOf(input, stored)
+        const read = useStored ? await users.read(user, signal) : undefined
+        const { tokens, events: count, warnings } = historyOf(input, read)
         // What a ranking would not look for is not worth making.
         const isUseful = count > 0 && keepsKv
         const made = isUseful ? prefill(user, tokens, signal, epoch) : Promise.resolve(NOTHING.kv)

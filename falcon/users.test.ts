@@ -97,6 +97,26 @@ describe('a ranking with the stored history', () => {
     assert.notDeepEqual(items, (await rank({ ...bare, histories: [[a], [b]] }, {})).items)
   })
 
+  test('reads no more of it than the model holds, and tells how much was left out', async () => {
+    let read = 0
+    const events = createMemoryEvents(DEFAULT_EVENT_LIMITS)
+    const get: EventStore['get'] = async (...args) => {
+      const stored = await events.get(...args)
+      read = stored.events.length
+      return stored
+    }
+    const { rank, appendEvents, eventsOf } = open({ events: { ...events, get } })
+    await appendEvents('u', split(request(100))[1])
+    const all = await eventsOf('u')
+    const given = await rank({ ...bare, histories: [all] }, {})
+    const result = await rank(bare, { useStored: true })
+    assert.equal(read, Math.floor((66 - 2) / 2))
+    assert.deepEqual(result.items, given.items)
+    assert.equal(result.kv.state, 'hit')
+    assert.equal(result.truncatedEvents, all.length - read)
+    assert.deepEqual(result.warnings, given.warnings)
+  })
+
   test('goes on without it, with a warning, when the store is away or says nothing in time', async () => {
     for (const events of [broken, storeWith(never)]) {
       const { rank } = open({ events })
@@ -128,7 +148,9 @@ describe('a ranking with the stored history', () => {
 
   test('drops actions that this version of the model does not have, with a warning', async () => {
     const known = click('3', 5)
-    const events = storeWith(async () => [{ ...known, actions: ['click', 'gone', 'gone too'] }])
+    const events = storeWith(async () => {
+      return { events: [{ ...known, actions: ['click', 'gone', 'gone too'] }], older: 0 }
+    })
     const { rank } = open({ events })
     const { items, warnings } = await rank(bare, { useStored: true })
     assert.deepEqual(items, (await rank({ ...bare, histories: [[known]] }, {})).items)
@@ -250,8 +272,8 @@ describe('forget', () => {
     const { rank, appendEvents, forget, kvOf, prefills } = open({
       events: {
         ...events,
-        async get(user) {
-          const found = await events.get(user)
+        async get(...args) {
+          const found = await events.get(...args)
           await read.promise
           return found
         },

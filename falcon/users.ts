@@ -4,8 +4,8 @@ import { type UserHash, userHash } from '../cache/key.js'
 import type { KvCache } from '../cache/kv.js'
 import { unlessAborted, withinMs } from '../model/deferred.js'
 import { RankError } from '../model/errors.js'
-import type { HistoryEvent, Warning } from '../model/request.js'
-import { unknownAction } from '../model/sequence.js'
+import type { StoredHistory, Warning } from '../model/request.js'
+import { roomOf, unknownAction } from '../model/sequence.js'
 import type { Vocabulary } from '../model/vocabulary.js'
 import type { Ranker } from './types.js'
 
@@ -17,22 +17,22 @@ export type UsersOptions = {
   readonly vocabulary: Vocabulary
 }
 
-/** The stored history of a ranking: empty, with a warning, where the store did not answer in time. */
-export type StoredHistory = {
-  readonly events: readonly HistoryEvent[]
+/** What a ranking reads: nothing, with a warning, where the store did not answer in time. */
+export type ReadHistory = {
+  readonly stored: StoredHistory
   readonly warnings: readonly Warning[]
 }
 
 export type Users = Pick<Ranker, 'appendEvents' | 'eventsOf' | 'kvOf' | 'forget'> & {
   /** Rejects only with the reason of an aborted signal. */
-  read(user: UserHash, signal: AbortSignal | undefined): Promise<StoredHistory>
+  read(user: UserHash, signal: AbortSignal | undefined): Promise<ReadHistory>
 }
 
 /** A ranking without history is far worse than one that is late by this; one that hangs is worse still. */
 const READ_BUDGET_MS = 100
 
-const UNAVAILABLE: StoredHistory = {
-  events: [],
+const UNAVAILABLE: ReadHistory = {
+  stored: { events: [], older: 0 },
   warnings: [
     {
       code: 'HISTORY_UNAVAILABLE',
@@ -45,10 +45,12 @@ const UNAVAILABLE: StoredHistory = {
 /** What the service keeps of each user: the stored history and its K/V. */
 export function createUsers({ events, kv, forgets, vocabulary }: UsersOptions): Users {
   const { actionBits, config } = vocabulary
+  // More than the window can hold would be read and parsed for nothing.
+  const room = roomOf(config)
   return {
     async read(user, signal) {
-      const reading = events.get(user).then(
-        (found): StoredHistory => ({ events: found, warnings: [] }),
+      const reading = events.get(user, room).then(
+        (stored): ReadHistory => ({ stored, warnings: [] }),
         (error: unknown) => {
           if (isUnavailable(error)) return UNAVAILABLE
           throw error
@@ -64,7 +66,7 @@ export function createUsers({ events, kv, forgets, vocabulary }: UsersOptions): 
       })
       return events.append(userHash(userId), posted, idempotencyKey)
     },
-    eventsOf: (userId) => events.get(userHash(userId)),
+    eventsOf: async (userId) => (await events.get(userHash(userId))).events,
     kvOf: async (userId) => ({ memory: kv.tokensOf(userHash(userId)) }),
     async forget(userId) {
       const user = userHash(userId)

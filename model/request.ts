@@ -18,11 +18,18 @@ export type SeriesEntry = { readonly value: FeatureValue; readonly time: number 
 
 export type Candidate = { readonly item: string; readonly features?: Features }
 
+/** What is stored of a user's main series, oldest first. */
+export type StoredHistory = {
+  readonly events: readonly HistoryEvent[]
+  /** How many events before these were not read: no history could hold them. */
+  readonly older: number
+}
+
 /** A user at a time, parsed and free of HTTP: what a history's tokens are made of. */
 export type HistoryInput = {
   readonly user: { readonly id: string; readonly features?: Features }
   /** What the service itself keeps of the main series: merged like `histories`, before all of them. */
-  readonly stored?: readonly HistoryEvent[]
+  readonly stored?: StoredHistory
   /** Main series, merged by time; at equal times earlier sources come first. */
   readonly histories: readonly (readonly HistoryEvent[])[]
   readonly series: { readonly [name: string]: readonly SeriesEntry[] }

@@ -49,7 +49,7 @@ function eventsOf({ tokens }: ReturnType<typeof build>) {
 describe('buildHistory', () => {
   test('merges stored events before all other sources of the same time', () => {
     const result = build({
-      stored: [event('1', 10), event('2', 20)],
+      stored: { events: [event('1', 10), event('2', 20)], older: 0 },
       histories: [[event('3', 20)], [event('4', 5)]],
     })
     assert.deepEqual(
@@ -63,11 +63,23 @@ describe('buildHistory', () => {
     )
   })
 
+  test('counts stored events that were not read among the dropped', () => {
+    const events = Array.from({ length: 40 }, (_, i) => event('1', i))
+    const all = build({ stored: { events, older: 0 } })
+    const newest = build({ stored: { events: events.slice(8), older: 8 } })
+    assert.deepEqual(newest, all)
+    assert.ok(all.truncatedEvents >= 8)
+    assert.equal(all.warnings[0]?.count, all.truncatedEvents)
+  })
+
   test('an unknown action is an error of the request, and a warning of what is stored', () => {
     const known = event('1', 10, { actions: ['click'] })
     const gone = event('1', 10, { actions: ['gone', 'click'] })
-    const result = build({ stored: [gone, gone] })
-    assert.deepEqual(eventsOf(result), eventsOf(build({ stored: [known, known] })))
+    const result = build({ stored: { events: [gone, gone], older: 0 } })
+    assert.deepEqual(
+      eventsOf(result),
+      eventsOf(build({ stored: { events: [known, known], older: 0 } })),
+    )
     assert.deepEqual(result.warnings, [
       {
         code: 'UNKNOWN_ACTION',
@@ -75,10 +87,13 @@ describe('buildHistory', () => {
         count: 2,
       },
     ])
-    assert.throws(() => build({ stored: [gone], histories: [[], [known, gone]] }), {
-      code: 'INVALID_REQUEST',
-      path: '/histories/1/1/actions/0',
-    })
+    assert.throws(
+      () => build({ stored: { events: [gone], older: 0 }, histories: [[], [known, gone]] }),
+      {
+        code: 'INVALID_REQUEST',
+        path: '/histories/1/1/actions/0',
+      },
+    )
   })
 
   test('gives context tokens alone for an empty history, at the query time', () => {

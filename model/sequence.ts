@@ -56,13 +56,14 @@ export function buildHistory(input: HistoryInput, vocabulary: Vocabulary): Histo
   const entries = mainEntries(input)
   for (const entry of auxiliaryEntries(input, vocabulary, notes)) entries.push(entry)
   entries.sort((a, b) => a.time - b.time)
-  const room = Math.floor((config.maxTokens - config.context.length) / 2)
+  const room = roomOf(config)
   const dropped = Math.max(0, entries.length - room)
-  if (dropped > 0) {
+  const truncatedEvents = dropped + (input.stored?.older ?? 0)
+  if (truncatedEvents > 0) {
     notes.add(
       'HISTORY_TRUNCATED',
       `history holds at most ${room} events; the oldest were dropped`,
-      dropped,
+      truncatedEvents,
     )
   }
   // Only what is kept is encoded: of 100,000 events, a few hundred.
@@ -83,9 +84,14 @@ export function buildHistory(input: HistoryInput, vocabulary: Vocabulary): Histo
   return {
     tokens,
     events: kept.length,
-    truncatedEvents: dropped,
+    truncatedEvents,
     warnings: notes.list(),
   }
+}
+
+/** The most events that a model's history holds: two tokens each, behind the context tokens. */
+export function roomOf({ maxTokens, context }: HstuConfig): number {
+  return Math.floor((maxTokens - context.length) / 2)
 }
 
 /** Candidates as rows (m, slots) of the embedding table, in request order. */
@@ -111,9 +117,10 @@ export function buildCandidates(
   return { rows, warnings: notes.list() }
 }
 
-function mainEntries({ stored = [], histories }: HistoryInput): Entry[] {
-  const entries = stored.map((event, e): Entry => {
-    return { kind: 'main', time: event.time, event, h: STORED, e }
+function mainEntries({ stored, histories }: HistoryInput): Entry[] {
+  const entries: Entry[] = []
+  stored?.events.forEach((event, e) => {
+    entries.push({ kind: 'main', time: event.time, event, h: STORED, e })
   })
   histories.forEach((history, h) => {
     history.forEach((event, e) => {

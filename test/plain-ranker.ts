@@ -60,7 +60,7 @@ export function rankerOf(
       warnings: [],
     }),
     appendEvents: (userId, posted, key) => events.append(userHash(userId), posted, key),
-    eventsOf: (userId) => events.get(userHash(userId)),
+    eventsOf: async (userId) => (await events.get(userHash(userId))).events,
     kvOf: async () => ({ memory: 10 }),
     forget: (userId) => events.forget(userHash(userId)),
     stats: () => ({
