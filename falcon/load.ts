@@ -1,9 +1,10 @@
+import { type Costs, createCosts } from '../cache/costs.js'
+import { type KvMode, paysToKeep } from '../cache/decide.js'
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
-import type { EngineEvent } from '../model/engine/engine.js'
-import { openBundle } from '../model/manifest.js'
+import type { Engine, EngineEvent } from '../model/engine/engine.js'
+import { type Manifest, openBundle } from '../model/manifest.js'
 import { checkSlack, defaultSlack, roomOf } from '../model/window.js'
-import { type CalibrationPoint, calibrate, measureCosts } from './calibrate.js'
-import { type Costs, paysToKeep } from './policy.js'
+import { type CalibrationPoint, calibrate, type LongestCosts, measureCosts } from './calibrate.js'
 import { createRanker } from './rank.js'
 import type { Ranker } from './types.js'
 import { verifyBundle } from './verify.js'
@@ -31,6 +32,8 @@ export type LoadOptions = {
    * the model holds, 1 = as few as it must.
    */
   readonly windowSlack?: number
+  /** When K/V is kept and used; `auto` when absent. */
+  readonly kv?: KvMode
   readonly onEvent?: (event: LoadEvent) => void
 }
 
@@ -45,8 +48,8 @@ export type LoadEvent =
       readonly microBatchSize: number
       readonly points: readonly CalibrationPoint[]
     }
-  /** What decides whether K/V is kept; measured on a GPU only. */
-  | ({ readonly kind: 'policy'; readonly keepsKv: boolean } & Costs)
+  /** What decides whether K/V is kept; measured on a GPU, on a CPU predicted from shorter runs. */
+  | ({ readonly kind: 'policy'; readonly kv: KvMode; readonly keepsKv: boolean } & LongestCosts)
   | { readonly kind: 'verified'; readonly cases: number; readonly maxDifference: number }
 
 /**
@@ -75,23 +78,39 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       historyTokens: [maxTokens, Math.ceil(maxTokens / 4), 2].filter((n) => n <= maxTokens),
       candidates: [microBatchSize, Math.ceil(microBatchSize / 2), 1],
     })
-    // On a CPU one pass costs what its parts do: nothing to measure, and it would take seconds.
-    const costs = engine.name.endsWith('/cuda')
-      ? await measureCosts(engine, manifest, microBatchSize)
-      : undefined
-    const keepsKv = costs === undefined || paysToKeep(costs)
-    if (costs !== undefined) onEvent({ kind: 'policy', ...costs, keepsKv })
+    const costs = await openCosts(engine, manifest, microBatchSize, options.kv ?? 'auto', onEvent)
     const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}
     return createRanker({
       engine,
       bundle,
       microBatchSize,
       maxKvBytes: options.maxKvBytes || Math.max(DEFAULT_KV_BYTES, gpuBudgetBytes),
-      keepsKv,
+      costs,
       slackEvents,
     })
   } catch (error) {
     await engine.close()
     throw error
   }
+}
+
+async function openCosts(
+  engine: Engine,
+  manifest: Manifest,
+  microBatchSize: number,
+  kv: KvMode,
+  onEvent: (event: LoadEvent) => void,
+): Promise<Costs> {
+  const { maxTokens } = manifest.config
+  const { calibration, longest } = await measureCosts(engine, manifest, microBatchSize)
+  const costs = createCosts(calibration, { kv, maxTokens })
+  const { prefillMs, scoreMs, rankMs } = longest ?? {
+    prefillMs: costs.prefillMs(maxTokens, 0),
+    scoreMs: costs.scoreMs(microBatchSize, maxTokens),
+    rankMs: costs.rankMs(microBatchSize, maxTokens),
+  }
+  const keepsKv = paysToKeep({ prefillMs, scoreMs, rankMs })
+  onEvent({ kind: 'policy', kv, keepsKv, prefillMs, scoreMs, rankMs })
+  // On a GPU launches decide more than arithmetic: the measured answer holds for all lengths.
+  return longest === undefined ? costs : createCosts(calibration, { kv, maxTokens, keepsKv })
 }

@@ -1,4 +1,6 @@
-import { createKvCache } from '../cache/kv.js'
+import type { Costs } from '../cache/costs.js'
+import type { KvDecision, KvQuestion } from '../cache/decide.js'
+import { createKvCache, type KvState } from '../cache/kv.js'
 import { createMemoryCache } from '../cache/memory.js'
 import type { Engine } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
@@ -8,8 +10,8 @@ import type { RankInput } from '../model/request.js'
 import { buildCandidates, buildHistory, type History } from '../model/sequence.js'
 import { checkSlack } from '../model/window.js'
 import { createDeadline, type Deadline } from './deadline.js'
+import { observeEngine } from './observe.js'
 import { planMicroBatches } from './plan.js'
-import { chooseRoute } from './policy.js'
 import type { KvUse, RankedItem, Ranker, RankResult } from './types.js'
 
 export type RankerOptions = {
@@ -19,8 +21,8 @@ export type RankerOptions = {
   readonly microBatchSize: number
   /** Budget of tier 1, the K/V kept in the engine. */
   readonly maxKvBytes: number
-  /** False where one pass is cheaper than K/V that is found again once; true when absent. */
-  readonly keepsKv?: boolean
+  /** What decides between the ways to the scores; absent: all K/V is kept and used. */
+  readonly costs?: Costs
   /** How many events the window of a full history moves at a time; 0 when absent: as few as it must. */
   readonly slackEvents?: number
   /** Milliseconds, monotonic. */
@@ -33,6 +35,12 @@ type Scored = {
   readonly scored: number
   readonly microBatches: number
   readonly historyMs: number
+}
+
+const DECISION_OF: Record<KvState, KvDecision> = {
+  hit: 'hit',
+  stale: 'append',
+  miss: 'recompute',
 }
 
 /** What a partial answer holds when its deadline passed before anything was scored. */
@@ -50,14 +58,57 @@ const NOTHING: Scored = {
  * @see Zhai et al., "Actions Speak Louder than Words", section 3.4 (M-FALCON)
  */
 export function createRanker(options: RankerOptions): Ranker {
-  const { engine, bundle, microBatchSize, maxKvBytes, keepsKv = true } = options
-  const { now = () => performance.now() } = options
+  const { bundle, microBatchSize, maxKvBytes, costs, now = () => performance.now() } = options
   const { manifest, vocabulary } = bundle
   const { tasks, weights: bundleWeights } = manifest.config
   const { slots } = manifest.embedding
+  const engine =
+    costs === undefined ? options.engine : observeEngine(options.engine, costs, slots, now)
+  const mode = costs?.policy.kv ?? 'always'
   const memory = createMemoryCache(engine, maxKvBytes)
   const kv = createKvCache(engine, memory, manifest.appendIsExact)
   const slackEvents = checkSlack(options.slackEvents ?? 0, manifest.config)
+
+  const questionOf = (tokens: number, covered1: number, candidates: number): KvQuestion => ({
+    tokens,
+    covered1,
+    candidates,
+    microBatchSize,
+  })
+
+  /**
+   * Whether the history's K/V is neither looked up nor kept. Without events it carries the query
+   * time: not worth the place of the user's entry.
+   */
+  const isUnkept = (history: History) => history.events === 0 || mode === 'never'
+
+  /**
+   * Whether history and candidates go in one pass; they must fit one micro-batch. Whoever has K/V in
+   * tier 1 goes there: what it covers is not known yet, and a hit beats everything.
+   */
+  const isOnePass = (userId: string, history: History, candidates: number): boolean => {
+    if (candidates > microBatchSize) return false
+    if (isUnkept(history)) return true
+    if (costs === undefined || mode === 'always') return false
+    const { decision } = costs.decide(questionOf(history.tokens.length, 0, candidates))
+    if (decision !== 'onePass') return false
+    const entry = costs.policy.keepsKv === false ? undefined : memory.lookup(userId)
+    entry?.done()
+    return entry === undefined
+  }
+
+  /** `use` with the decision that it was, and what that should cost. */
+  const priced = (
+    decision: KvDecision,
+    use: Omit<KvUse, 'decision'>,
+    tokens: number,
+    candidates: number,
+  ): KvUse => {
+    if (costs === undefined) return { ...use, decision }
+    const question = questionOf(tokens, use.reusedTokens, candidates)
+    const { predictedMs } = costs.priceOf(decision, question)
+    return { ...use, decision, predictedMs: micros(predictedMs) }
+  }
 
   /** Everything in one run: for histories whose K/V could not be reused. */
   const onePass = async (
@@ -67,12 +118,15 @@ export function createRanker(options: RankerOptions): Ranker {
     deadline: Deadline,
   ): Promise<Scored> => {
     if (deadline.isOver(0)) return NOTHING
-    const user = { history: history.tokens, candidates: rows, queryTime: input.time }
+    const { tokens } = history
+    const user = { history: tokens, candidates: rows, queryTime: input.time }
+    const use: KvUse = { state: 'none', reusedTokens: 0, prefilledTokens: tokens.length }
+    const kvUse = priced('onePass', use, tokens.length, rows.length / slots)
     const ranked = await deadline.within(engine.rank([user], deadline.signal))
     if (ranked === undefined) return NOTHING
     const [logits = new Float32Array(0)] = ranked
     return {
-      kv: { state: 'none', reusedTokens: 0, prefilledTokens: history.tokens.length },
+      kv: kvUse,
       logits,
       scored: rows.length / slots,
       microBatches: 1,
@@ -89,9 +143,8 @@ export function createRanker(options: RankerOptions): Ranker {
     if (deadline.isOver(0)) return NOTHING
     const { signal } = deadline
     const start = now()
-    // Without events the K/V carries the query time: not worth the place of the user's entry.
     const obtained = await deadline.within(
-      history.events === 0
+      isUnkept(history)
         ? kv.prefill(history.tokens, signal)
         : kv.obtain(input.user.id, history.tokens, signal),
     )
@@ -99,8 +152,10 @@ export function createRanker(options: RankerOptions): Ranker {
     const { lease, ...use } = obtained
     try {
       const historyMs = now() - start
-      const logits = new Float32Array((rows.length / slots) * tasks.length)
-      const plan = planMicroBatches(rows.length / slots, microBatchSize)
+      const m = rows.length / slots
+      const kvUse = priced(DECISION_OF[use.state], use, history.tokens.length, m)
+      const logits = new Float32Array(m * tasks.length)
+      const plan = planMicroBatches(m, microBatchSize)
       let scored = 0
       let microBatches = 0
       for (const { start: from, end } of plan) {
@@ -113,7 +168,7 @@ export function createRanker(options: RankerOptions): Ranker {
         microBatches++
       }
       const done = logits.subarray(0, scored * tasks.length)
-      return { kv: use, logits: done, scored, microBatches, historyMs }
+      return { kv: kvUse, logits: done, scored, microBatches, historyMs }
     } finally {
       lease.done()
     }
@@ -138,11 +193,7 @@ export function createRanker(options: RankerOptions): Ranker {
       const sequenced = now()
       const m = input.candidates.length
       const deadline = createDeadline(rankOptions, start, now)
-      const route =
-        chooseRoute({ events: history.events, candidates: m, microBatchSize, keepsKv }) ===
-        'onePass'
-          ? onePass
-          : cached
+      const route = isOnePass(input.user.id, history, m) ? onePass : cached
       const result = await route(input, history, candidates.rows, deadline).finally(deadline.end)
       const scoredAt = now()
       checkFinite(result.logits, manifest.precision)
@@ -161,7 +212,10 @@ export function createRanker(options: RankerOptions): Ranker {
       const end = now()
       return {
         items,
-        kv: result.kv,
+        kv:
+          result.kv.decision === undefined
+            ? result.kv
+            : { ...result.kv, measuredMs: micros(scoredAt - sequenced) },
         timings: {
           sequenceMs: micros(sequenced - start),
           historyMs: micros(result.historyMs),
@@ -178,7 +232,11 @@ export function createRanker(options: RankerOptions): Ranker {
         microBatchSize,
       } satisfies RankResult
     },
-    stats: () => ({ engine: engine.stats(), cache: memory.stats() }),
+    stats: () => ({
+      engine: engine.stats(),
+      cache: memory.stats(),
+      ...(costs !== undefined && { costs: costs.stats() }),
+    }),
     async close() {
       memory.clear()
       await engine.close()

@@ -1,3 +1,5 @@
+import type { CostStats } from '../cache/costs.js'
+import type { KvDecision } from '../cache/decide.js'
 import type { EngineStats } from '../model/engine/engine.js'
 import type { RankInput, Warning } from '../model/request.js'
 
@@ -30,6 +32,11 @@ export type KvUse = {
   readonly state: 'hit' | 'stale' | 'miss' | 'none'
   readonly reusedTokens: number
   readonly prefilledTokens: number
+  /** Absent where the deadline came first. */
+  readonly decision?: KvDecision
+  /** Of K/V and scores together, beside what `predictedMs` said; absent where nothing predicts. */
+  readonly measuredMs?: number
+  readonly predictedMs?: number
 }
 
 /** Milliseconds per stage of one request, in the order they happen. */
@@ -65,6 +72,8 @@ export type RankerStats = {
     readonly maxKvBytes: number
     readonly evictions: number
   }
+  /** Absent where nothing was measured to predict from. */
+  readonly costs?: CostStats
 }
 
 /** A loaded, warmed-up bundle: everything the HTTP layer needs of the layers below. */
