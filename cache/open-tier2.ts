@@ -1,18 +1,20 @@
 import { randomUUID } from 'node:crypto'
-import { withinMs } from '../model/deferred.js'
+import { deferred, withinMs } from '../model/deferred.js'
 import { type KvCodecName, planesOf } from '../model/engine/codec/graphs.js'
 import type { Engine } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import type { Manifest } from '../model/manifest.js'
 import type { HistoryTokens } from '../model/tokens.js'
+import type { Costs, FetchSpeed } from './costs.js'
 import { digestChain } from './digest.js'
 import { type UserHash, userHash } from './key.js'
+import type { Lease } from './memory.js'
 import type { PageShape } from './page.js'
 import type { RedisKv } from './redis-kv.js'
 import type { ThreadEvent } from './redis-protocol.js'
 import { startRedisKv } from './redis-thread.js'
 import type { RedisTarget } from './redis-url.js'
-import { createRemote, type FetchCosts } from './remote.js'
+import { createRemote } from './remote.js'
 import { createTier2, type Tier2Stats } from './tier2.js'
 import { createWriteBehind, type WriteStats } from './write-behind.js'
 
@@ -32,13 +34,12 @@ export type Tier2Event =
   /** Whether lookups are tried at all. */
   | { readonly kind: 'tier2'; readonly circuit: 'open' | 'closed' }
 
-/** What fetching costs: round trip in milliseconds, and bytes of the codec per millisecond behind it. */
-export type FetchSpeed = { readonly roundTripMs: number; readonly bytesPerMs: number }
-
 export type OpenTier2Stats = Tier2Stats & { readonly writes: WriteStats }
 
 const BYTES = { float64: 8, float32: 4, float16: 2, int8: 1, int32: 4, int64: 8 } as const
 const FETCHES = 3
+/** How long a start waits for Redis, which may be away for good. */
+const FIRST_CONNECTION_MS = 1_000
 
 /** Bytes of one token's K/V, all layers, in a codec. */
 export function codecTokenBytes({ codec, layers, kWidth, vWidth }: PageShape): number {
@@ -57,9 +58,16 @@ export async function openTier2(
   const { version, precision, appendIsExact } = manifest
   const shape: PageShape = { codec, layers, kWidth: heads * dqk, vWidth: heads * dv }
   const tokenBytes = codecTokenBytes(shape)
+  let isConnected = false
+  let onConnected = () => {}
   const kv = await startRedisKv(
     { target, connections, codec, precision, version, shape, appendIsExact, ttlMs },
-    onEvent,
+    (event) => {
+      onEvent(event)
+      if (!('role' in event) || event.role !== 'kv-write') return
+      isConnected = event.kind === 'redisReady'
+      if (isConnected) onConnected()
+    },
   )
   const tier2 = createTier2(kv, (circuit) => onEvent({ kind: 'tier2', circuit }))
   const writes = createWriteBehind({
@@ -70,9 +78,37 @@ export async function openTier2(
   return {
     tokenBytes,
     writes,
-    remote: (costs: FetchCosts, always: boolean) =>
-      createRemote({ tier2, engine, costs, appendIsExact, tokenBytes, always }),
-    measure: (history: HistoryTokens) => measureFetch(kv, engine, history, tokenBytes),
+    /** For the K/V cache: K/V is fetched and written where that should be cheaper than computing it. */
+    cacheParts(costs: Costs) {
+      const always = costs.policy.kv === 'always'
+      const pays = (tokens: number) =>
+        always ||
+        (costs.fetchMs(tokens * tokenBytes) ?? Number.POSITIVE_INFINITY) <
+          costs.prefillMs(tokens, 0)
+      return {
+        remote: createRemote({ tier2, engine, costs, appendIsExact, tokenBytes, always }),
+        writes: {
+          offer(user: UserHash, lease: Lease) {
+            if (pays(lease.handle.tokens)) writes.offer(user, lease)
+            else lease.done()
+          },
+        },
+      }
+    },
+    /**
+     * Measures what fetching `history` costs now and whenever Redis is there anew. Resolves after the
+     * first measurement, or soon where Redis is not there.
+     */
+    async watchSpeed(history: HistoryTokens, onSpeed: (speed: FetchSpeed) => void): Promise<void> {
+      const measure = async () => {
+        const speed = await measureFetch(kv, engine, history, tokenBytes)
+        if (speed !== undefined) onSpeed(speed)
+      }
+      const first = deferred<void>()
+      onConnected = () => void measure().then(first.resolve)
+      if (isConnected) onConnected()
+      await withinMs(first.promise, FIRST_CONNECTION_MS, () => {})
+    },
     /** Tokens of the user's K/V here; undefined when Redis does not say. */
     async tokensOf(user: UserHash, budgetMs: number): Promise<number | undefined> {
       const found = kv.head(user).then(
@@ -133,7 +169,8 @@ async function measureFetch(
       roundTripMs = Math.min(roundTripMs, headAt - start)
       fetchMs = Math.min(fetchMs, performance.now() - headAt)
     }
-    return { roundTripMs, bytesPerMs: (history.length * tokenBytes) / fetchMs }
+    const bytesPerSec = (1000 * history.length * tokenBytes) / fetchMs
+    return { roundTripMs, bytesPerSec, bytesPerToken: tokenBytes }
   } catch {
     return undefined
   } finally {

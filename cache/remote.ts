@@ -1,16 +1,9 @@
 import type { Engine, KvHandle } from '../model/engine/engine.js'
 import type { HistoryTokens } from '../model/tokens.js'
+import type { Costs } from './costs.js'
 import { coveredTokens, type DigestChain } from './digest.js'
 import type { UserHash } from './key.js'
 import type { Tier2 } from './tier2.js'
-
-/** What the choice between fetching and computing is made by; milliseconds. */
-export type FetchCosts = {
-  prefillMs(newTokens: number, pastTokens: number): number
-  /** One round trip and these bytes, of the codec. */
-  fetchMs(bytes: number): number
-  observeFetch(bytes: number, ms: number): void
-}
 
 /** K/V of a history's first tokens, as the engine has it now. The caller releases it. */
 export type RemotePast = { readonly handle: KvHandle; readonly covered: number }
@@ -23,7 +16,7 @@ const PATIENCE = 3
 export type RemoteOptions = {
   readonly tier2: Tier2
   readonly engine: Pick<Engine, 'importKv' | 'release'>
-  readonly costs: FetchCosts
+  readonly costs: Pick<Costs, 'prefillMs' | 'fetchMs' | 'observeFetch'>
   readonly appendIsExact: boolean
   /** Bytes of one token's K/V in the codec. */
   readonly tokenBytes: number
@@ -42,11 +35,14 @@ export function createRemote(options: RemoteOptions) {
   const { tier2, engine, costs, appendIsExact, tokenBytes, always } = options
   const { now = () => performance.now() } = options
 
+  /** Endless before it was measured. */
+  const fetchMs = (bytes: number) => costs.fetchMs(bytes) ?? Number.POSITIVE_INFINITY
+
   /** What is saved by having `covered` tokens instead of `here`, less what they cost to fetch. */
   const gainMs = (tokens: number, here: number, covered: number) =>
     costs.prefillMs(tokens - here, here) -
     costs.prefillMs(tokens - covered, covered) -
-    costs.fetchMs(covered * tokenBytes)
+    fetchMs(covered * tokenBytes)
 
   return async (
     user: UserHash,
@@ -58,10 +54,9 @@ export function createRemote(options: RemoteOptions) {
     const n = tokens.length
     if (!always && gainMs(n, here, n) <= 0) return undefined
     const budgetMs =
-      PATIENCE_MS +
-      Math.min(costs.prefillMs(n - here, here), PATIENCE * costs.fetchMs(n * tokenBytes))
+      PATIENCE_MS + Math.min(costs.prefillMs(n - here, here), PATIENCE * fetchMs(n * tokenBytes))
     const start = now()
-    const headMs = Math.min(budgetMs, PATIENCE_MS + PATIENCE * costs.fetchMs(0))
+    const headMs = Math.min(budgetMs, PATIENCE_MS + PATIENCE * fetchMs(0))
     const head = await tier2.head(user, headMs, signal)
     if (head === undefined) return undefined
     const covered = coveredTokens(head.chain, tokens, chain)

@@ -1,13 +1,17 @@
-import type { Engine } from '../model/engine/engine.js'
+import type { Calibration } from '../cache/costs.js'
+import type { Engine, KvHandle } from '../model/engine/engine.js'
 import type { Manifest } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
-import type { HistoryTokens } from '../model/tokens.js'
-import type { Costs } from './policy.js'
+import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 
 const SIZES = [16, 32, 64, 128, 256, 512, 1024, 2048]
 const RUNS = 3
 /** A longer run would keep deadlines unchecked and other requests waiting. */
 const MAX_RUN_MS = 100
+/** On a CPU a cost that took longer is not measured again: it would delay the start. */
+const REPEAT_MS = 25
+/** Candidates that tell as much as b of them on a CPU, where each costs the same. */
+const CPU_CANDIDATES = 128
 /** A smaller b bounds memory and checks deadlines more often: worth this much of the best speed. */
 const TOLERATED_LOSS = 1.05
 
@@ -43,33 +47,94 @@ export async function calibrate(
   return { microBatchSize: smallestGood(points), points }
 }
 
-/** What the ways to a request's logits cost: the best of a few runs each, on a warm engine. */
+/** Milliseconds at the longest history and b candidates. */
+export type LongestCosts = {
+  /** K/V of the whole history. */
+  readonly prefillMs: number
+  readonly scoreMs: number
+  /** History and candidates in one pass. */
+  readonly rankMs: number
+}
+
+/**
+ * What the ways to a request's logits cost at a few lengths, on a warm engine: the best of a few runs
+ * each. On a CPU all of it takes 0.15 s for a small model and four prefills of the longest history for
+ * a large one; on a GPU the longest is measured in one pass too.
+ */
 export async function measureCosts(
   engine: Engine,
   manifest: Manifest,
   microBatchSize: number,
-): Promise<Costs> {
+): Promise<{ readonly calibration: Calibration; readonly longest: LongestCosts | undefined }> {
+  const isGpu = engine.name.endsWith('/cuda')
   const random = createRandom(1)
-  const history = randomHistory(manifest, manifest.config.maxTokens, random)
-  const candidates = randomRows(manifest, microBatchSize, random)
+  const { maxTokens: most } = manifest.config
+  const history = randomHistory(manifest, most, random)
+  const many = isGpu ? microBatchSize : Math.min(microBatchSize, CPU_CANDIDATES)
+  const candidates = randomRows(manifest, many, random)
+  const quarter = Math.ceil(most / 4)
+  const few = Math.min(2, most)
+  const whole = await engine.prefill(history)
   const best = async (run: () => Promise<unknown>) => {
     let ms = Number.POSITIVE_INFINITY
-    for (let i = 0; i <= RUNS; i++) {
+    let spentMs = 0
+    for (let i = 0; i <= RUNS && (isGpu || spentMs < REPEAT_MS); i++) {
       const start = performance.now()
       await run()
-      ms = Math.min(ms, performance.now() - start)
+      const took = performance.now() - start
+      ms = Math.min(ms, took)
+      spentMs += took
     }
     return ms
   }
-  const handle = await engine.prefill(history)
   try {
-    return {
-      prefillMs: await best(async () => engine.release(await engine.prefill(history))),
-      scoreMs: await best(() => engine.score(handle, candidates, 0)),
-      rankMs: await best(() => engine.rank([{ history, candidates, queryTime: 0 }])),
+    const prefill = async (newTokens: number, pastTokens: number) => {
+      const tokens = sliceTokens(history, pastTokens, pastTokens + newTokens)
+      const past = pastTokens === 0 ? undefined : { handle: whole, tokens: pastTokens }
+      const ms = await best(async () => engine.release(await engine.prefill(tokens, past)))
+      return { newTokens, pastTokens, ms }
     }
+    const score = async (count: number, handle: KvHandle) => {
+      const rows = candidates.subarray(0, (count * candidates.length) / many)
+      const ms = await best(() => engine.score(handle, rows, 0))
+      return { candidates: count, tokens: handle.tokens, ms }
+    }
+    const scoreQuarter = async () => {
+      const past = { handle: whole, tokens: quarter }
+      const view = await engine.prefill(sliceTokens(history, quarter, quarter), past)
+      try {
+        return [await score(many, view), await score(1, view)]
+      } finally {
+        engine.release(view)
+      }
+    }
+    const rank = async (tokens: number) => {
+      const user = { history: sliceTokens(history, 0, tokens), candidates, queryTime: 0 }
+      return { candidates: many, tokens, ms: await best(() => engine.rank([user])) }
+    }
+    const longestPrefill = await prefill(most, 0)
+    const longestScore = await score(many, whole)
+    const longestRank = isGpu ? await rank(most) : undefined
+    const calibration = {
+      prefill: [
+        longestPrefill,
+        await prefill(quarter, 0),
+        await prefill(few, 0),
+        await prefill(few, most - few),
+        await prefill(few, quarter - Math.min(few, quarter)),
+        await prefill(quarter, most - quarter),
+      ],
+      score: [longestScore, await score(1, whole), ...(await scoreQuarter())],
+      rank: [await rank(quarter), await rank(few), ...(longestRank ? [longestRank] : [])],
+    }
+    const longest = longestRank && {
+      prefillMs: longestPrefill.ms,
+      scoreMs: longestScore.ms,
+      rankMs: longestRank.ms,
+    }
+    return { calibration, longest }
   } finally {
-    engine.release(handle)
+    engine.release(whole)
   }
 }
 

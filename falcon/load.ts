@@ -1,11 +1,18 @@
-import type { Tier2Event } from '../cache/open-tier2.js'
+import { type Costs, createCosts, type FetchSpeed } from '../cache/costs.js'
+import { type KvMode, paysToKeep } from '../cache/decide.js'
+import type { OpenTier2, Tier2Event } from '../cache/open-tier2.js'
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
-import type { EngineEvent } from '../model/engine/engine.js'
-import { openBundle } from '../model/manifest.js'
+import type { Engine, EngineEvent } from '../model/engine/engine.js'
+import { type Manifest, openBundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { checkSlack, defaultSlack, roomOf } from '../model/window.js'
-import { type CalibrationPoint, calibrate, measureCosts, randomHistory } from './calibrate.js'
-import { type Costs, paysToKeep } from './policy.js'
+import {
+  type CalibrationPoint,
+  calibrate,
+  type LongestCosts,
+  measureCosts,
+  randomHistory,
+} from './calibrate.js'
 import { createRanker } from './rank.js'
 import { openStores, redisTarget, type StoreOptions } from './stores.js'
 import type { Ranker } from './types.js'
@@ -37,6 +44,8 @@ export type LoadOptions = StoreOptions & {
    * the model holds, 1 = as few as it must.
    */
   readonly windowSlack?: number
+  /** When K/V is kept and used; `auto` when absent. */
+  readonly kv?: KvMode
   readonly onEvent?: (event: LoadEvent) => void
 }
 
@@ -52,8 +61,10 @@ export type LoadEvent =
       readonly microBatchSize: number
       readonly points: readonly CalibrationPoint[]
     }
-  /** What decides whether K/V is kept; measured on a GPU only. */
-  | ({ readonly kind: 'policy'; readonly keepsKv: boolean } & Costs)
+  /** What decides whether K/V is kept; measured on a GPU, on a CPU predicted from shorter runs. */
+  | ({ readonly kind: 'policy'; readonly kv: KvMode; readonly keepsKv: boolean } & LongestCosts)
+  /** What decides whether K/V is fetched from Redis; without `breakEvenTokens` it never pays. */
+  | ({ readonly kind: 'fetchSpeed'; readonly breakEvenTokens?: number } & FetchSpeed)
   | { readonly kind: 'verified'; readonly cases: number; readonly maxDifference: number }
 
 /**
@@ -85,31 +96,16 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       historyTokens: [maxTokens, Math.ceil(maxTokens / 4), 2].filter((n) => n <= maxTokens),
       candidates: [microBatchSize, Math.ceil(microBatchSize / 2), 1],
     })
-    // On a CPU one pass costs what its parts do: nothing to measure, and it would take seconds.
-    const costs = engine.name.endsWith('/cuda')
-      ? await measureCosts(engine, manifest, microBatchSize)
-      : undefined
-    const keepsKv = costs === undefined || paysToKeep(costs)
-    if (costs !== undefined) onEvent({ kind: 'policy', ...costs, keepsKv })
+    const costs = await openCosts(engine, manifest, microBatchSize, options.kv ?? 'auto', onEvent)
     const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}
-    const longest = randomHistory(manifest, maxTokens, createRandom(2))
-    const speed = await stores.tier2?.measure(longest)
-    const start = performance.now()
-    engine.release(await engine.prefill(longest))
-    const msPerToken = (performance.now() - start) / maxTokens
-    const { roundTripMs = 1, bytesPerMs = 250_000 } = speed ?? {}
+    await watchFetchSpeed(stores.tier2, manifest, costs, onEvent)
     return createRanker({
       ...stores,
-      fetchCosts: {
-        prefillMs: (tokens) => tokens * msPerToken,
-        fetchMs: (bytes) => roundTripMs + bytes / bytesPerMs,
-        observeFetch: () => {},
-      },
       engine,
       bundle,
       microBatchSize,
       maxKvBytes: options.maxKvBytes || Math.max(DEFAULT_KV_BYTES, gpuBudgetBytes),
-      keepsKv,
+      costs,
       slackEvents,
     })
   } catch (error) {
@@ -117,4 +113,48 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
     await engine.close()
     throw error
   }
+}
+
+async function openCosts(
+  engine: Engine,
+  manifest: Manifest,
+  microBatchSize: number,
+  kv: KvMode,
+  onEvent: (event: LoadEvent) => void,
+): Promise<Costs> {
+  const { maxTokens } = manifest.config
+  const { calibration, longest } = await measureCosts(engine, manifest, microBatchSize)
+  const costs = createCosts(calibration, { kv, maxTokens })
+  const { prefillMs, scoreMs, rankMs } = longest ?? {
+    prefillMs: costs.prefillMs(maxTokens, 0),
+    scoreMs: costs.scoreMs(microBatchSize, maxTokens),
+    rankMs: costs.rankMs(microBatchSize, maxTokens),
+  }
+  const keepsKv = paysToKeep({ prefillMs, scoreMs, rankMs })
+  onEvent({ kind: 'policy', kv, keepsKv, prefillMs, scoreMs, rankMs })
+  // On a GPU launches decide more than arithmetic: the measured answer holds for all lengths.
+  return longest === undefined ? costs : createCosts(calibration, { kv, maxTokens, keepsKv })
+}
+
+/**
+ * Measures what fetching costs, whenever Redis is there anew: until then nothing is fetched or
+ * written. Waits for the first time where Redis answers at once.
+ */
+async function watchFetchSpeed(
+  tier2: OpenTier2 | undefined,
+  manifest: Manifest,
+  costs: Costs,
+  onEvent: (event: LoadEvent) => void,
+): Promise<void> {
+  if (tier2 === undefined || costs.policy.kv === 'never') return
+  const longest = randomHistory(manifest, manifest.config.maxTokens, createRandom(2))
+  await tier2.watchSpeed(longest, (speed) => {
+    costs.setFetch(speed)
+    const breakEvenTokens = costs.breakEvenTokens()
+    onEvent({
+      kind: 'fetchSpeed',
+      ...speed,
+      ...(breakEvenTokens !== undefined && { breakEvenTokens }),
+    })
+  })
 }

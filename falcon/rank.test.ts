@@ -6,6 +6,7 @@ import { predict } from '../model/heads.js'
 import { createRandom } from '../model/random.js'
 import type { RankInput } from '../model/request.js'
 import { exportModel, randomRequest, tokensOf } from '../test/fixtures.js'
+import { slowEngine } from '../test/slow-engine.js'
 import { createRanker, type RankerOptions } from './rank.js'
 
 const model = exportModel({ after })
@@ -28,27 +29,9 @@ function ranker(changes: Partial<RankerOptions> = {}) {
 }
 
 /** A ranker whose clock moves 5 ms with every micro-batch and 1 ms with every prefill, and not else. */
-function slowRanker(changes: Partial<RankerOptions> = {}) {
-  let clock = 0
-  let runs = 0
-  const slow: Engine = {
-    ...engine,
-    prefill: (...args) => {
-      clock += 1
-      return engine.prefill(...args)
-    },
-    score: (...args) => {
-      clock += 5
-      runs++
-      return engine.score(...args)
-    },
-    rank: (...args) => {
-      clock += 5
-      runs++
-      return engine.rank(...args)
-    },
-  }
-  return { ...ranker({ engine: slow, now: () => clock, ...changes }), runs: () => runs }
+function slowRanker() {
+  const slow = slowEngine(engine)
+  return { ...ranker(slow), runs: slow.runs }
 }
 
 const request = (events: number, candidates: number, seed = 1, user = 'u') =>
@@ -203,12 +186,18 @@ describe('rank and its cache', () => {
   test('goes from miss to hit to stale, and to none without events', async () => {
     const { rank, stats } = ranker()
     const full = request(9, 3)
-    const kvOf = async (input: RankInput) => (await rank(input, {})).kv
-    const kv = (state: string, reusedTokens: number, prefilledTokens: number) => ({
+    const kvOf = async (input: RankInput) => {
+      const { measuredMs, ...kv } = (await rank(input, {})).kv
+      assert.ok(measuredMs !== undefined && measuredMs > 0)
+      return kv
+    }
+    const decisions = { hit: 'hit', stale: 'append', miss: 'recompute', none: 'onePass' }
+    const kv = (state: keyof typeof decisions, reusedTokens: number, prefilledTokens: number) => ({
       state,
       ...(reusedTokens > 0 && { tier: 1 }),
       reusedTokens,
       prefilledTokens,
+      decision: decisions[state],
     })
     assert.deepEqual(await kvOf(shortened(full, 5)), kv('miss', 0, 12))
     assert.deepEqual(await kvOf(shortened(full, 5)), kv('hit', 12, 0))
@@ -218,9 +207,8 @@ describe('rank and its cache', () => {
     const other = { ...full, user: { ...full.user, id: 'other' } }
     assert.deepEqual(await kvOf(other), kv('miss', 0, 20))
     assert.equal(stats().cache.entries, 2)
-    const { kv: none, microBatches } = await rank(request(0, 2), {})
-    assert.deepEqual(none, kv('none', 0, 2))
-    assert.equal(microBatches, 1)
+    assert.deepEqual(await kvOf(request(0, 2)), kv('none', 0, 2))
+    assert.equal((await rank(request(0, 2), {})).microBatches, 1)
     assert.equal(stats().cache.entries, 2)
     assert.deepEqual((await rank(request(0, 3), {})).kv.state, 'miss', 'beyond one micro-batch')
   })

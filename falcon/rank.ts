@@ -1,3 +1,4 @@
+import type { Costs } from '../cache/costs.js'
 import type { Epoch } from '../cache/epochs.js'
 import { DEFAULT_EVENT_LIMITS, type EventStore } from '../cache/events.js'
 import { createMemoryEvents } from '../cache/events-memory.js'
@@ -6,9 +7,7 @@ import { type UserHash, userHash } from '../cache/key.js'
 import { createKvCache } from '../cache/kv.js'
 import { createMemoryCache } from '../cache/memory.js'
 import type { OpenTier2 } from '../cache/open-tier2.js'
-import type { FetchCosts } from '../cache/remote.js'
 import type { Engine } from '../model/engine/engine.js'
-import { RankError } from '../model/errors.js'
 import { predict, taskWeights, topK, valueScores } from '../model/heads.js'
 import type { Bundle } from '../model/manifest.js'
 import type { HistoryInput, RankInput } from '../model/request.js'
@@ -16,8 +15,10 @@ import { buildCandidates, buildHistory, type History } from '../model/sequence.j
 import type { HistoryTokens } from '../model/tokens.js'
 import { checkSlack } from '../model/window.js'
 import { createDeadline, type Deadline } from './deadline.js'
+import { checkFinite, micros } from './numbers.js'
+import { observeEngine } from './observe.js'
 import { planMicroBatches } from './plan.js'
-import { chooseRoute } from './policy.js'
+import { createRoutes, decisionOf } from './routes.js'
 import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
 import { createUsers, type ReadHistory } from './users.js'
 
@@ -28,12 +29,10 @@ export type RankerOptions = {
   readonly microBatchSize: number
   /** Budget of tier 1, the K/V kept in the engine. */
   readonly maxKvBytes: number
-  /** K/V in Redis; the ranker closes it. */
+  /** K/V in Redis, used where `costs` are there too; the ranker closes it. */
   readonly tier2?: OpenTier2
-  /** What the choice between fetching and computing is made by; needed with `tier2`. */
-  readonly fetchCosts?: FetchCosts
-  /** False where one pass is cheaper than K/V that is found again once; true when absent. */
-  readonly keepsKv?: boolean
+  /** What decides between the ways to the scores; absent: all K/V is kept and used. */
+  readonly costs?: Costs
   /** How many events the window of a full history moves at a time; 0 when absent: as few as it must. */
   readonly slackEvents?: number
   /** Stored histories, closed with the ranker; in memory when absent. */
@@ -67,22 +66,21 @@ const NOTHING: Scored = {
  * @see Zhai et al., "Actions Speak Louder than Words", section 3.4 (M-FALCON)
  */
 export function createRanker(options: RankerOptions): Ranker {
-  const { engine, bundle, microBatchSize, maxKvBytes, keepsKv = true } = options
+  const { bundle, microBatchSize, maxKvBytes, costs, now = () => performance.now() } = options
   const { events = createMemoryEvents(DEFAULT_EVENT_LIMITS) } = options
-  const { now = () => performance.now() } = options
   const { manifest, vocabulary } = bundle
   const { tasks, weights: bundleWeights } = manifest.config
   const { slots } = manifest.embedding
+  const engine =
+    costs === undefined ? options.engine : observeEngine(options.engine, costs, slots, now)
   const memory = createMemoryCache(engine, maxKvBytes)
   const { appendIsExact } = manifest
-  const { tier2, fetchCosts } = options
+  const { tier2 } = options
+  const tokenBytes = tier2?.tokenBytes ?? 0
+  const routes = createRoutes({ costs, memory, microBatchSize, tokenBytes })
   const kv = createKvCache({
     ...{ engine, memory, appendIsExact },
-    ...(tier2 !== undefined &&
-      fetchCosts !== undefined && {
-        remote: tier2.remote(fetchCosts, false),
-        writes: tier2.writes,
-      }),
+    ...(tier2 !== undefined && costs !== undefined && tier2.cacheParts(costs)),
   })
   const slackEvents = checkSlack(options.slackEvents ?? 0, manifest.config)
   const forgets = options.openForgets?.({
@@ -115,12 +113,15 @@ export function createRanker(options: RankerOptions): Ranker {
     deadline: Deadline,
   ): Promise<Scored> => {
     if (deadline.isOver(0)) return NOTHING
-    const user = { history: history.tokens, candidates: rows, queryTime: input.time }
+    const { tokens } = history
+    const user = { history: tokens, candidates: rows, queryTime: input.time }
+    const use: KvUse = { state: 'none', reusedTokens: 0, prefilledTokens: tokens.length }
+    const kvUse = routes.priced('onePass', use, tokens.length, rows.length / slots)
     const ranked = await deadline.within(engine.rank([user], deadline.signal))
     if (ranked === undefined) return NOTHING
     const [logits = new Float32Array(0)] = ranked
     return {
-      kv: { state: 'none', reusedTokens: 0, prefilledTokens: history.tokens.length },
+      kv: kvUse,
       logits,
       scored: rows.length / slots,
       microBatches: 1,
@@ -138,9 +139,8 @@ export function createRanker(options: RankerOptions): Ranker {
     if (deadline.isOver(0)) return NOTHING
     const { signal } = deadline
     const start = now()
-    // Without events the K/V carries the query time: not worth the place of the user's entry.
     const obtained = await deadline.within(
-      history.events === 0
+      routes.isUnkept(history)
         ? kv.prefill(history.tokens, signal)
         : kv.obtain(userHash(input.user.id), history.tokens, signal, epoch),
     )
@@ -148,8 +148,10 @@ export function createRanker(options: RankerOptions): Ranker {
     const { lease, ...use } = obtained
     try {
       const historyMs = now() - start
-      const logits = new Float32Array((rows.length / slots) * tasks.length)
-      const plan = planMicroBatches(rows.length / slots, microBatchSize)
+      const m = rows.length / slots
+      const kvUse = routes.priced(decisionOf(use), use, history.tokens.length, m)
+      const logits = new Float32Array(m * tasks.length)
+      const plan = planMicroBatches(m, microBatchSize)
       let scored = 0
       let microBatches = 0
       for (const { start: from, end } of plan) {
@@ -162,7 +164,7 @@ export function createRanker(options: RankerOptions): Ranker {
         microBatches++
       }
       const done = logits.subarray(0, scored * tasks.length)
-      return { kv: use, logits: done, scored, microBatches, historyMs }
+      return { kv: kvUse, logits: done, scored, microBatches, historyMs }
     } finally {
       lease.done()
     }
@@ -193,10 +195,7 @@ export function createRanker(options: RankerOptions): Ranker {
     const candidates = buildCandidates(input, vocabulary)
     const sequenced = now()
     const m = input.candidates.length
-    const route =
-      chooseRoute({ events: history.events, candidates: m, microBatchSize, keepsKv }) === 'onePass'
-        ? onePass
-        : cached
+    const route = routes.isOnePass(userHash(input.user.id), history, m) ? onePass : cached
     const result = await route(input, history, candidates.rows, deadline, epoch)
     return { history, candidates, sequenced, result }
   }
@@ -244,7 +243,10 @@ export function createRanker(options: RankerOptions): Ranker {
       const end = now()
       return {
         items,
-        kv: result.kv,
+        kv:
+          result.kv.decision === undefined
+            ? result.kv
+            : { ...result.kv, measuredMs: micros(scoredAt - sequenced) },
         timings: {
           sequenceMs: micros(sequenced - start),
           historyMs: micros(result.historyMs),
@@ -266,11 +268,11 @@ export function createRanker(options: RankerOptions): Ranker {
       const epoch = kv.begin(user)
       try {
         const read = useStored ? await users.read(user, signal) : undefined
-        const { tokens, events: count, warnings } = historyOf(input, read)
-        // What a ranking would not look for is not worth making.
-        const isUseful = count > 0 && keepsKv
-        const made = isUseful ? prefill(user, tokens, signal, epoch) : Promise.resolve(NOTHING.kv)
-        return { kv: made.finally(epoch.end), warnings }
+        const history = historyOf(input, read)
+        const made = routes.isWorthMaking(history)
+          ? prefill(user, history.tokens, signal, epoch)
+          : Promise.resolve(NOTHING.kv)
+        return { kv: made.finally(epoch.end), warnings: history.warnings }
       } catch (error) {
         epoch.end()
         throw error
@@ -283,6 +285,7 @@ export function createRanker(options: RankerOptions): Ranker {
     stats: () => ({
       engine: engine.stats(),
       cache: memory.stats(),
+      ...(costs !== undefined && { costs: costs.stats() }),
       ...(tier2 !== undefined && { tier2: tier2.stats() }),
       events: events.stats(),
       ...(forgets !== undefined && { forgets: forgets.stats() }),
@@ -294,21 +297,5 @@ export function createRanker(options: RankerOptions): Ranker {
       memory.clear()
       await engine.close()
     },
-  }
-}
-
-/** Milliseconds to the microsecond: what a clock can say. */
-function micros(ms: number): number {
-  return Math.round(ms * 1000) / 1000
-}
-
-/** A NaN would sort anywhere and read as null in JSON. */
-function checkFinite(logits: Float32Array, precision: string): void {
-  for (const logit of logits) {
-    if (Number.isFinite(logit)) continue
-    throw new RankError(
-      'MODEL_CONTRACT',
-      `logits must be finite, got ${logit}: the ${precision} model overflows on this request`,
-    )
   }
 }

@@ -1,3 +1,5 @@
+import type { CostStats } from '../cache/costs.js'
+import type { KvDecision } from '../cache/decide.js'
 import type { Appended, EventStoreStats } from '../cache/events.js'
 import type { OpenTier2Stats as Tier2Stats } from '../cache/open-tier2.js'
 import type { EngineStats } from '../model/engine/engine.js'
@@ -38,6 +40,11 @@ export type KvUse = {
   readonly tier?: 1 | 2
   readonly reusedTokens: number
   readonly prefilledTokens: number
+  /** Absent where the deadline came first. */
+  readonly decision?: KvDecision
+  /** Of K/V and scores together, beside what `predictedMs` said; absent where nothing predicts. */
+  readonly measuredMs?: number
+  readonly predictedMs?: number
 }
 
 export type PrefetchResult = {
@@ -87,6 +94,8 @@ export type RankerStats = {
     readonly maxKvBytes: number
     readonly evictions: number
   }
+  /** Absent where nothing was measured to predict from. */
+  readonly costs?: CostStats
   /** Absent without Redis. */
   readonly tier2?: Tier2Stats
   readonly events: EventStoreStats

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, type TestContext, test } from 'node:test'
+import { createCosts } from '../cache/costs.js'
 import { DEFAULT_EVENT_LIMITS, type EventStore } from '../cache/events.js'
 import { createMemoryEvents } from '../cache/events-memory.js'
 import { createRedisEvents } from '../cache/events-redis.js'
@@ -218,7 +219,9 @@ describe('prefetch', () => {
     const { prefetch, prefills } = open()
     assert.deepEqual(await (await prefetch(bare, { useStored: true })).kv, none)
     assert.equal(prefills(), 0)
-    const onePass = open({ keepsKv: false })
+    const calibration = { prefill: [], score: [], rank: [] }
+    const policy = { kv: 'auto', keepsKv: false, maxTokens: 64 } as const
+    const onePass = open({ costs: createCosts(calibration, policy) })
     const result = await onePass.prefetch({ ...bare, histories: [history] }, {})
     assert.deepEqual(await result.kv, none)
   })

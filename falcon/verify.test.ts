@@ -100,7 +100,7 @@ describe('verifyBundle', () => {
       const ranker = await loadRanker(options)
       assert.deepEqual(
         events.map(({ kind }) => kind),
-        ['engine', 'verified', 'calibrated'],
+        ['engine', 'verified', 'calibrated', 'policy'],
       )
       const threads = { workers: 1, threadsPerWorker: 1 }
       assert.deepEqual(events[0], { kind: 'engine', name: 'capi/cpu', ...threads })
@@ -115,6 +115,33 @@ describe('verifyBundle', () => {
       })
       await ranker.close()
       assert.equal(ranker.stats().engine.workers, 0)
+    })
+
+    test('keeps K/V where it is told to, and says what it would cost', async () => {
+      for (const kv of ['always', 'never'] as const) {
+        const policies: LoadEvent[] = []
+        const ranker = await loadRanker({
+          ...LOAD,
+          bundle: model.bundle.folder,
+          kv,
+          onEvent: (event) => {
+            if (event.kind === 'policy') policies.push(event)
+          },
+        })
+        const [policy] = policies
+        assert.ok(policy?.kind === 'policy' && policies.length === 1)
+        const { prefillMs, scoreMs, rankMs } = policy
+        assert.equal(policy.kv, kv)
+        for (const ms of [prefillMs, scoreMs, rankMs]) assert.ok(ms > 0 && Number.isFinite(ms))
+        const history = [{ item: '1', time: 5, actions: [] }]
+        const input = { user: { id: 'u' }, histories: [history], series: {}, time: 9 }
+        const { kv: use } = await ranker.rank({ ...input, candidates: [{ item: '2' }] }, {})
+        assert.equal(use.decision, kv === 'always' ? 'recompute' : 'onePass')
+        assert.ok((use.predictedMs ?? 0) > 0)
+        assert.equal(ranker.stats().cache.entries, kv === 'always' ? 1 : 0)
+        assert.ok((ranker.stats().costs?.prefillTokensPerSec ?? 0) > 0)
+        await ranker.close()
+      }
     })
 
     test('runs the engine that is asked for', async () => {

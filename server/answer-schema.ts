@@ -21,24 +21,40 @@ export const Problem = Type.Object(
   { description: 'What went wrong.' },
 )
 
-const Kv = Type.Object(
+const kv = {
+  state: Type.Union(
+    [Type.Literal('hit'), Type.Literal('stale'), Type.Literal('miss'), Type.Literal('none')],
+    {
+      description:
+        "Where the history's K/V came from; stale: a prefix was cached; none: nothing was kept.",
+    },
+  ),
+  tier: Type.Optional(
+    Type.Union([Type.Literal(1), Type.Literal(2)], {
+      description: 'Where the reused tokens were: 1 = this process, 2 = Redis.',
+    }),
+  ),
+  reusedTokens: Type.Integer(),
+  prefilledTokens: Type.Integer(),
+}
+
+const Kv = Type.Object(kv, { description: 'What the K/V cache did.' })
+
+const ExplainedKv = Type.Object(
   {
-    state: Type.Union(
-      [Type.Literal('hit'), Type.Literal('stale'), Type.Literal('miss'), Type.Literal('none')],
-      {
-        description:
-          "Where the history's K/V came from; stale: a prefix was cached; none: nothing was kept.",
-      },
+    ...kv,
+    decision: Type.Optional(
+      Type.Union(
+        (['hit', 'append', 'fetch', 'recompute', 'onePass'] as const).map((name) =>
+          Type.Literal(name),
+        ),
+        { description: 'How the scores came about: what was predicted to cost least.' },
+      ),
     ),
-    tier: Type.Optional(
-      Type.Union([Type.Literal(1), Type.Literal(2)], {
-        description: 'Where the reused tokens were: 1 = this process, 2 = Redis.',
-      }),
-    ),
-    reusedTokens: Type.Integer(),
-    prefilledTokens: Type.Integer(),
+    measuredMs: Type.Optional(ms('K/V and scores')),
+    predictedMs: Type.Optional(ms('the prediction of measuredMs')),
   },
-  { description: 'What the K/V cache did.' },
+  { description: 'What the K/V cache did, and what that should have cost.' },
 )
 
 const warnings = Type.Array(
@@ -81,7 +97,7 @@ export const RankAnswer = Type.Object(
     ),
     explain: Type.Optional(
       Type.Object({
-        kv: Kv,
+        kv: ExplainedKv,
         timings: Type.Object({ parseMs: ms('JSON and schema'), ...stages }),
         historyTokens: Type.Integer(),
         truncatedEvents: Type.Integer(),

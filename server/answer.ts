@@ -10,20 +10,21 @@ export function modelId({ name, version }: Ranker['model']): string {
 
 /** The JSON of one ranking; logits and places only when they were asked for. */
 export function toAnswer(model: string, result: RankResult, explained: Run | undefined) {
-  const { kv, timings, warnings, scored, candidates } = result
+  const { timings, warnings, scored, candidates } = result
+  const { state, tier, reusedTokens, prefilledTokens } = result.kv
   return {
     model,
     items:
       explained === undefined
         ? result.items.map(({ item, score, tasks }) => ({ item, score, tasks }))
         : result.items,
-    kv,
+    kv: { state, ...(tier !== undefined && { tier }), reusedTokens, prefilledTokens },
     timings,
     warnings,
     ...(scored < candidates && { partial: true }),
     ...(explained !== undefined && {
       explain: {
-        kv,
+        kv: result.kv,
         timings: { parseMs: explained.parseMs, ...timings },
         historyTokens: result.historyTokens,
         truncatedEvents: result.truncatedEvents,

@@ -77,14 +77,27 @@ describe('POST /v1/rank', () => {
   test('explains the run when asked', async (t) => {
     const post = await client(t)
     const res = await post({ ...GOOD, candidates: ['a'], explain: true })
-    const { items, explain } = res.json()
+    const { items, explain, kv } = res.json()
+    assert.deepEqual(
+      kv,
+      { state: 'stale', tier: 2, reusedTokens: 8, prefilledTokens: 2 },
+      'as always',
+    )
     assert.deepEqual(items, [{ item: 'a', index: 0, score: 1, tasks: { click: 1 }, logits: [0.5] }])
     const { parseMs, ...timings } = explain.timings
     assert.ok(parseMs > 0)
     assert.deepEqual(
       { ...explain, timings },
       {
-        kv: { state: 'stale', tier: 2, reusedTokens: 8, prefilledTokens: 2 },
+        kv: {
+          state: 'stale',
+          tier: 2,
+          reusedTokens: 8,
+          prefilledTokens: 2,
+          decision: 'append',
+          measuredMs: 5,
+          predictedMs: 4,
+        },
         timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4, totalMs: 10 },
         historyTokens: 10,
         truncatedEvents: 0,

@@ -32,6 +32,7 @@ describe('parseServerConfig', () => {
       maxBatchRequests: 64,
       maxInFlight: 256,
       kvBytes: 0,
+      kv: 'auto',
       gpuKvBytes: 0,
       engine: 'auto',
       workers: 0,
@@ -117,6 +118,7 @@ describe('parseServerConfig', () => {
       { PEREGRINE_PROVIDER: 'tpu' },
       /^PEREGRINE_PROVIDER must be one of cpu, cuda, got "tpu"$/,
     ],
+    ['an unknown K/V mode', [...BUNDLE, '--kv=on'], {}, /one of auto, always, never, got "on"$/],
     ['an unknown engine', [...BUNDLE, '--engine=tf'], {}, /one of auto, capi, node, got "tf"$/],
     [
       'more K/V on the GPU than there is K/V',

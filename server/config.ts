@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util'
+import { KV_MODES } from '../cache/decide.js'
 import { DEFAULT_EVENT_LIMITS } from '../cache/events.js'
 import { show } from '../model/check.js'
 import { KV_CODECS } from '../model/engine/codec/graphs.js'
@@ -38,6 +39,11 @@ export const KNOBS = {
     0,
     0,
     2 ** 44,
+  ),
+  kv: choice(
+    'When K/V is kept and used: auto = where it is predicted to cost less, always, never',
+    'auto',
+    KV_MODES,
   ),
   gpuKvBytes: integer(
     'Share of it on the GPU, engine capi; 0 = half of what is free after loading',
@@ -140,6 +146,7 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     maxBatchRequests: pick('maxBatchRequests', KNOBS.maxBatchRequests),
     maxInFlight: pick('maxInFlight', KNOBS.maxInFlight),
     kvBytes: pick('kvBytes', KNOBS.kvBytes),
+    kv: pick('kv', KNOBS.kv),
     gpuKvBytes: pick('gpuKvBytes', KNOBS.gpuKvBytes),
     engine: pick('engine', KNOBS.engine),
     workers: pick('workers', KNOBS.workers),

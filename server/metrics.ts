@@ -1,7 +1,6 @@
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { Appended } from '../cache/events.js'
 import type { KvUse, Ranker, RankerStats, RankResult } from '../falcon/types.js'
-import type { EngineStats } from '../model/engine/engine.js'
 import type { HttpCode } from './errors.js'
 import { addRedisMetrics } from './redis-metrics.js'
 
@@ -13,6 +12,8 @@ export type Metrics = ReturnType<typeof createMetrics>
 const LATENCY_SEC = [
   0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10,
 ]
+/** Measured over predicted: 1 is right, and a queue shows as many times that. */
+const RATIOS = [0.1, 0.25, 0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 4, 10, 30]
 const CANDIDATES = [1, 10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 20_000, 50_000]
 
 /** Registers every metric in `registry`; what the layers below count is read at scrape time. */
@@ -33,6 +34,16 @@ export function createMetrics(
     'state',
     'tier',
   ])
+  const decisions = counter('kv_decisions_total', 'Rankings by how K/V was got or done without', [
+    'decision',
+  ])
+  const predictions = new Histogram({
+    name: 'peregrine_kv_prediction_ratio',
+    help: 'Measured over predicted time of K/V and scores',
+    labelNames: ['decision'],
+    buckets: RATIOS,
+    registers,
+  })
   const prefilled = counter('tokens_prefilled_total', 'History tokens that were prefilled')
   const reused = counter('tokens_reused_total', 'History tokens taken from the K/V cache')
   const candidates = counter('candidates_total', 'Candidates scored')
@@ -73,52 +84,75 @@ export function createMetrics(
     return ranker()?.stats().engine.restarts
   })
   mirror('kv_evictions_total', 'K/V entries evicted', () => ranker()?.stats().cache.evictions)
-  optional(Gauge, 'kv_gpu_bytes', 'Bytes of K/V on the GPU', ({ kv }) => kv?.gpuBytes)
+  optional(
+    Gauge,
+    'kv_break_even_tokens',
+    'History length from which K/V is fetched from tier 2 sooner than computed',
+    ({ costs }) => costs?.breakEvenTokens,
+  )
+  optional(
+    Gauge,
+    'kv_fetch_bytes_per_second',
+    'Predicted throughput of tier 2',
+    ({ costs }) => costs?.fetchBytesPerSec,
+  )
+  optional(
+    Gauge,
+    'prefill_tokens_per_second',
+    'Predicted throughput of a prefill of the longest history',
+    ({ costs }) => costs?.prefillTokensPerSec,
+  )
+  optional(Gauge, 'kv_gpu_bytes', 'Bytes of K/V on the GPU', ({ engine }) => engine.kv?.gpuBytes)
   optional(
     Gauge,
     'kv_host_bytes',
     'Bytes of K/V in pinned host memory, behind the GPU’s budget',
-    ({ kv }) => kv?.hostBytes,
+    ({ engine }) => engine.kv?.hostBytes,
   )
   optional(
     Counter,
     'kv_spills_total',
     'K/V blocks moved from the GPU to the host',
-    ({ kv }) => kv?.spills,
+    ({ engine }) => engine.kv?.spills,
   )
-  optional(Counter, 'kv_restores_total', 'K/V blocks moved back', ({ kv }) => kv?.restores)
+  optional(
+    Counter,
+    'kv_restores_total',
+    'K/V blocks moved back',
+    ({ engine }) => engine.kv?.restores,
+  )
   optional(
     Counter,
     'one_pass_runs_total',
     'Runs of one-pass ranking',
-    ({ batches }) => batches?.runs,
+    ({ engine }) => engine.batches?.runs,
   )
   optional(
     Counter,
     'one_pass_users_total',
     'Users ranked in one pass, several of them in one run',
-    ({ batches }) => batches?.users,
+    ({ engine }) => engine.batches?.users,
   )
   addRedisMetrics(registry, () => ranker()?.stats().tier2)
-  someHave(Gauge, 'redis_connected', '1 while Redis can be asked for stored histories', (stats) => {
+  optional(Gauge, 'redis_connected', '1 while Redis can be asked for stored histories', (stats) => {
     return stats.events.kind === 'redis' ? Number(stats.events.isConnected) : undefined
   })
-  someHave(Gauge, 'events_users', 'Users with a stored history in this process', ({ events }) => {
+  optional(Gauge, 'events_users', 'Users with a stored history in this process', ({ events }) => {
     return events.kind === 'memory' ? events.users : undefined
   })
-  someHave(Gauge, 'events_bytes', 'Bytes of the stored histories in this process', ({ events }) => {
+  optional(Gauge, 'events_bytes', 'Bytes of the stored histories in this process', ({ events }) => {
     return events.kind === 'memory' ? events.bytes : undefined
   })
-  someHave(
+  optional(
     Counter,
     'events_evictions_total',
     'Users whose stored history went for lack of memory',
     ({ events }) => (events.kind === 'memory' ? events.evictions : undefined),
   )
-  someHave(Counter, 'forgets_total', 'Users forgotten by any replica', ({ forgets }) => {
+  optional(Counter, 'forgets_total', 'Users forgotten by any replica', ({ forgets }) => {
     return forgets?.received
   })
-  someHave(
+  optional(
     Counter,
     'forget_gaps_total',
     'Times that forgets may have been missed, so that all K/V of this process was dropped',
@@ -166,18 +200,8 @@ export function createMetrics(
     })
   }
 
-  /** What not every engine has. */
+  /** What not every ranker has: no sample where it has none. */
   function optional(
-    Kind: typeof Gauge | typeof Counter,
-    name: string,
-    help: string,
-    read: (stats: EngineStats) => number | undefined,
-  ): void {
-    someHave(Kind, name, help, ({ engine }) => read(engine))
-  }
-
-  /** No sample where there is none. */
-  function someHave(
     Kind: typeof Gauge | typeof Counter,
     name: string,
     help: string,
@@ -220,6 +244,12 @@ export function createMetrics(
     ranked(result: RankResult, retried: number): void {
       const { kv, timings } = result
       lookups.inc({ state: kv.state, tier: String(kv.tier ?? 'none') })
+      const { decision, predictedMs = 0, measuredMs = 0 } = kv
+      if (decision !== undefined) decisions.inc({ decision })
+      // A partial answer took less than was predicted for all of it.
+      if (decision !== undefined && predictedMs > 0 && result.scored === result.candidates) {
+        predictions.observe({ decision }, measuredMs / predictedMs)
+      }
       prefilled.inc(kv.prefilledTokens)
       reused.inc(kv.reusedTokens)
       candidates.inc(result.scored)

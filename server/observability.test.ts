@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { request as httpRequest } from 'node:http'
 import { describe, test } from 'node:test'
+import type { RankerStats } from '../falcon/types.js'
 import { deferred } from '../model/deferred.js'
 import type { EngineStats } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
@@ -167,6 +168,10 @@ describe('/metrics', () => {
       'peregrine_stage_seconds_count{stage="history"} 2',
       'peregrine_stage_seconds_count{stage="serialize"} 2',
       'peregrine_kv_lookups_total{state="stale",tier="2"} 2',
+      'peregrine_kv_decisions_total{decision="append"} 2',
+      'peregrine_kv_prediction_ratio_bucket{le="1.2",decision="append"} 0',
+      'peregrine_kv_prediction_ratio_bucket{le="1.5",decision="append"} 2',
+      'peregrine_kv_prediction_ratio_sum{decision="append"} 2.5',
       'peregrine_tokens_prefilled_total 4',
       'peregrine_tokens_reused_total 16',
       'peregrine_candidates_total 4',
@@ -187,7 +192,10 @@ describe('/metrics', () => {
     ]) {
       assert.ok(res.body.split('\n').includes(line), `${line}\nnot in\n${res.body}`)
     }
-    assert.doesNotMatch(res.body, /^peregrine_(kv_gpu|kv_host|kv_spills|kv_restores|one_pass)/m)
+    assert.doesNotMatch(
+      res.body,
+      /^peregrine_(prefill|kv_break|kv_fetch|kv_gpu|kv_host|kv_spills|kv_restores|one_pass)/m,
+    )
     const again = await app.inject('/metrics')
     assert.match(again.body, /^peregrine_kv_evictions_total 7$/m, 'read, not added up')
   })
@@ -222,6 +230,45 @@ test('/metrics has what only some engines count, where they do', async (t) => {
   ])
   more = {}
   assert.deepEqual(await samples(), [])
+})
+
+test('/metrics has the costs that there are, and counts neither half answers nor what took no decision', async (t) => {
+  const ranker = rankerOf(async (input) => {
+    const { kv } = resultOf(input)
+    if (input.user.id === 'late') {
+      const { state, reusedTokens, prefilledTokens } = kv
+      return resultOf(input, { kv: { state, reusedTokens, prefilledTokens }, scored: 0 })
+    }
+    return resultOf(input, {
+      scored: input.user.id === 'half' ? 1 : 2,
+      kv: { ...kv, decision: 'onePass' },
+    })
+  })
+  let costs: RankerStats['costs']
+  const stats = () => ({ ...ranker.stats(), ...(costs !== undefined && { costs }) })
+  const app = await appOf(undefined, { ranker: () => ({ ...ranker, stats }) })
+  t.after(() => app.close())
+  for (const id of ['late', 'half', 'u']) {
+    await app.inject({ method: 'POST', url: '/v1/rank', payload: { ...GOOD, user: { id } } })
+  }
+  const samples = async () =>
+    (await app.inject('/metrics')).body
+      .split('\n')
+      .filter((line) => /^peregrine_(prefill|kv_(break|fetch|decis|prediction_ratio_c))/.test(line))
+  const counts = [
+    'peregrine_kv_decisions_total{decision="onePass"} 2',
+    'peregrine_kv_prediction_ratio_count{decision="onePass"} 1',
+  ]
+  assert.deepEqual(await samples(), counts)
+  costs = { breakEvenTokens: undefined, fetchBytesPerSec: undefined, prefillTokensPerSec: 9000 }
+  assert.deepEqual(await samples(), [...counts, 'peregrine_prefill_tokens_per_second 9000'])
+  costs = { breakEvenTokens: 90, fetchBytesPerSec: 5e6, prefillTokensPerSec: 8000 }
+  assert.deepEqual(await samples(), [
+    ...counts,
+    'peregrine_kv_break_even_tokens 90',
+    'peregrine_kv_fetch_bytes_per_second 5000000',
+    'peregrine_prefill_tokens_per_second 8000',
+  ])
 })
 
 test('a client that leaves early is counted as 499 and hurts nobody', async (t) => {

@@ -35,7 +35,15 @@ export function resultOf(input: RankInput, rest: Partial<RankResult> = {}): Rank
       const score = 1 / (index + 1)
       return { item, index, score, tasks: { click: score }, logits: [0.5] }
     }),
-    kv: { state: 'stale', tier: 2, reusedTokens: 8, prefilledTokens: 2 },
+    kv: {
+      state: 'stale',
+      tier: 2,
+      reusedTokens: 8,
+      prefilledTokens: 2,
+      decision: 'append',
+      measuredMs: 5,
+      predictedMs: 4,
+    },
     timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4, totalMs: 10 },
     warnings: [],
     historyTokens: 10,

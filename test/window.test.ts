@@ -133,7 +133,8 @@ for (const { name, config } of [
         const expected = await rank(whole, {})
         const got = await told.rank({ ...last, historyOffset: offset }, {})
         assert.deepEqual(got.items, expected.items, `offset ${offset}`)
-        assert.deepEqual(got.kv, expected.kv)
+        assert.equal(got.kv.state, expected.kv.state)
+        assert.equal(got.kv.prefilledTokens, expected.kv.prefilledTokens)
         assert.equal(got.truncatedEvents + offset, expected.truncatedEvents)
         if (got.kv.state === 'miss') states.told++
         if ((await silent.rank(last, {})).kv.state === 'miss') states.silent++

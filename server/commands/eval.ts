@@ -126,7 +126,7 @@ async function replay(
     )
     if (isKnown && dropped > 0) {
       window.full++
-      if (result.kv.state === 'miss') window.rebuilt++
+      if (result.kv.reusedTokens === 0) window.rebuilt++
     }
     isKnown = true
     ranker.model.tasks.forEach(({ name }, t) => {
