@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, type TestContext, test } from 'node:test'
-import { NO_REDIS, startCluster, startProxy, startRedis, until } from '../test/redis.js'
+import { startProxy } from '../test/proxy.js'
+import { NO_REDIS, startCluster, startRedis, until } from '../test/redis.js'
 import { createForgets } from './forgets.js'
 import { userHash } from './key.js'
 import { connectRedis } from './redis.js'

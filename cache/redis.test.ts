@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, type TestContext, test } from 'node:test'
+import { startProxy } from '../test/proxy.js'
 import {
   makeCertificates,
   NO_REDIS,
   startCluster,
-  startProxy,
   startRedis,
   startSentinel,
   until,

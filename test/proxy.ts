@@ -1,0 +1,72 @@
+// A network that tests can slow down, cut and shut.
+import { once } from 'node:events'
+import { connect, createServer, type Socket } from 'node:net'
+import type { Scope } from './fixtures.js'
+
+export type Proxy = {
+  readonly port: number
+  /** From now on all that passes, either way, comes so much later; 0 = at once. */
+  setDelay(ms: number): void
+  /** Closes every connection as soon as the server answers anything more, before the client sees it. */
+  cutAtNextAnswer(): void
+  /** Closes every connection, and each new one at once, until it is opened again. */
+  shut(): void
+  open(): void
+}
+
+/** A network between a client and a server on 127.0.0.1. */
+export async function startProxy(scope: Scope, serverPort: number): Promise<Proxy> {
+  let delayMs = 0
+  let isCutting = false
+  let isShut = false
+  const sockets = new Set<Socket>()
+  const cut = () => {
+    isCutting = false
+    for (const socket of sockets) socket.destroy()
+  }
+  const pass = (from: Socket, to: Socket, isAnswer: boolean) => {
+    sockets.add(from)
+    from.on('data', (bytes) => {
+      if (isAnswer && isCutting) cut()
+      else if (delayMs === 0) to.write(bytes)
+      else setTimeout(() => to.write(bytes), delayMs)
+    })
+    from.on('error', () => {})
+    from.on('close', () => {
+      sockets.delete(from)
+      to.destroy()
+    })
+  }
+  const server = createServer((client) => {
+    if (isShut) {
+      client.destroy()
+      return
+    }
+    const upstream = connect(serverPort, '127.0.0.1')
+    pass(client, upstream, false)
+    pass(upstream, client, true)
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  scope.after(() => {
+    cut()
+    server.close()
+  })
+  const address = server.address()
+  return {
+    port: typeof address === 'object' && address !== null ? address.port : 0,
+    setDelay: (ms) => {
+      delayMs = ms
+    },
+    cutAtNextAnswer: () => {
+      isCutting = true
+    },
+    shut() {
+      isShut = true
+      cut()
+    },
+    open() {
+      isShut = false
+    },
+  }
+}
