@@ -123,16 +123,21 @@ describe('createWriteBehind', () => {
   })
 
   test('what is about to be written of a forgotten user is not', async () => {
-    const { kv, writes, leaseOf, idle } = open()
-    const answer = deferred<void>()
-    kv.holdHeads(answer.promise)
-    writes.offer(USER, leaseOf(64))
-    await new Promise(setImmediate)
-    assert.equal(kv.calls.head, 1)
-    writes.forget(USER)
-    answer.resolve()
-    await idle()
-    assert.deepEqual([kv.entry(USER), kv.calls.write, writes.stats().dropped], [undefined, 0, 1])
+    for (const forgetsAll of [false, true]) {
+      const { kv, writes, leaseOf, idle } = open()
+      const answer = deferred<void>()
+      kv.holdHeads(answer.promise)
+      writes.offer(USER, leaseOf(64))
+      await new Promise(setImmediate)
+      assert.equal(kv.calls.head, 1)
+      writes.offer(userHash('waiting'), leaseOf(64))
+      if (forgetsAll) writes.forgetAll()
+      else writes.forget(USER)
+      answer.resolve()
+      await idle()
+      assert.equal(kv.entry(USER), undefined)
+      assert.deepEqual([kv.calls.write, writes.stats().dropped], forgetsAll ? [0, 2] : [1, 1])
+    }
   })
 
   test('closing drops what waits and refuses more', async () => {

@@ -18,6 +18,7 @@ export type WriteBehind = {
   offer(user: UserHash, lease: Lease): void
   /** Whatever of this user's waits, or is not yet on its way, is not written. */
   forget(user: UserHash): void
+  forgetAll(): void
   stats(): WriteStats
   /** Waits for the write under way; drops the others. */
   close(): Promise<void>
@@ -119,6 +120,10 @@ export function createWriteBehind(options: WriteBehindOptions): WriteBehind {
     forget(user) {
       drop(user, 'dropped')
       if (current === user) current = undefined
+    },
+    forgetAll() {
+      for (const user of [...queue.keys()]) drop(user, 'dropped')
+      current = undefined
     },
     stats: () => ({ ...counts, queued: queue.size, queuedBytes, bytes }),
     async close() {

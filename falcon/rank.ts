@@ -89,7 +89,10 @@ export function createRanker(options: RankerOptions): Ranker {
       // Here too: this replica may have written its K/V behind the one that was asked to forget.
       tier2?.forget(user).catch(() => {})
     },
-    onGap: kv.forgetAll,
+    onGap() {
+      kv.forgetAll()
+      tier2?.writes.forgetAll()
+    },
   })
   const users = createUsers({
     events,
@@ -292,6 +295,7 @@ export function createRanker(options: RankerOptions): Ranker {
     }),
     async close() {
       await forgets?.close()
+      users.stop()
       events.close()
       await tier2?.close()
       memory.clear()

@@ -118,6 +118,30 @@ describe('a ranking with the stored history', () => {
     assert.deepEqual(result.warnings, given.warnings)
   })
 
+  test('does not wait again for a store that hangs, and finds it when it answers', async () => {
+    let asked = 0
+    let works = false
+    const store = createMemoryEvents(DEFAULT_EVENT_LIMITS)
+    const events: EventStore = {
+      ...store,
+      async get(...args) {
+        asked++
+        return works ? store.get(...args) : never()
+      },
+    }
+    const { rank, appendEvents, close } = open({ events })
+    await appendEvents('u', history)
+    const isWithout = async () => {
+      const { warnings } = await rank(bare, { useStored: true })
+      return warnings.some(({ code }) => code === 'HISTORY_UNAVAILABLE')
+    }
+    for (let i = 0; i < 6; i++) assert.ok(await isWithout())
+    assert.equal(asked, 3)
+    works = true
+    await until('a probe', async () => !(await isWithout()))
+    await close()
+  })
+
   test('goes on without it, with a warning, when the store is away or says nothing in time', async () => {
     for (const events of [broken, storeWith(never)]) {
       const { rank } = open({ events })

@@ -1,3 +1,4 @@
+import { createBreaker } from '../cache/breaker.js'
 import type { EventStore } from '../cache/events.js'
 import type { Forgets } from '../cache/forgets.js'
 import { type UserHash, userHash } from '../cache/key.js'
@@ -30,6 +31,8 @@ export type ReadHistory = {
 export type Users = Pick<Ranker, 'appendEvents' | 'eventsOf' | 'kvOf' | 'forget'> & {
   /** Rejects only with the reason of an aborted signal. */
   read(user: UserHash, signal: AbortSignal | undefined): Promise<ReadHistory>
+  /** Ends what runs in the background. */
+  stop(): void
 }
 
 /** A ranking without history is far worse than one that is late by this; one that hangs is worse still. */
@@ -51,17 +54,28 @@ export function createUsers({ events, kv, tier2, forgets, vocabulary }: UsersOpt
   const { actionBits, config } = vocabulary
   // More than the window can hold would be read and parsed for nothing.
   const room = roomOf(config)
+  // While a store hangs, only the first few rankings wait for it.
+  const breaker = createBreaker({ probe: () => events.get(userHash('probe'), 1) })
   return {
     async read(user, signal) {
+      if (breaker.isOpen()) return UNAVAILABLE
+      const failed = () => {
+        breaker.failed()
+        return UNAVAILABLE
+      }
       const reading = events.get(user, room).then(
-        (stored): ReadHistory => ({ stored, warnings: [] }),
+        (stored): ReadHistory => {
+          breaker.succeeded()
+          return { stored, warnings: [] }
+        },
         (error: unknown) => {
-          if (isUnavailable(error)) return UNAVAILABLE
+          if (isUnavailable(error)) return failed()
           throw error
         },
       )
-      return withinMs(unlessAborted(reading, signal), READ_BUDGET_MS, () => UNAVAILABLE)
+      return withinMs(unlessAborted(reading, signal), READ_BUDGET_MS, failed)
     },
+    stop: breaker.stop,
     async appendEvents(userId, posted, idempotencyKey) {
       posted.forEach(({ actions = [] }, e) => {
         actions.forEach((name, a) => {
