@@ -51,9 +51,9 @@ export async function openTier2(
   engine: Engine,
   onEvent: (event: Tier2Event) => void,
 ) {
-  const { layers, heads, dqk, dv } = manifest.config
+  const { layers, heads, dqk, dv, maxTokens } = manifest.config
   const { version, precision, appendIsExact } = manifest
-  const shape: PageShape = { codec, layers, kWidth: heads * dqk, vWidth: heads * dv }
+  const shape: PageShape = { codec, layers, kWidth: heads * dqk, vWidth: heads * dv, maxTokens }
   const tokenBytes = codecTokenBytes(shape)
   const kv = await startRedisKv(
     { target, connections, codec, precision, version, shape, appendIsExact, ttlMs },
@@ -80,6 +80,8 @@ export async function openTier2(
       writes.forget(user)
       await kv.forget(user)
     },
+    /** What may die and is started anew; undefined meanwhile. */
+    thread: kv.thread,
     stats: (): OpenTier2Stats => ({
       ...tier2.stats(),
       writes: writes.stats(),

@@ -1,4 +1,9 @@
-import { openTier2, type Tier2Event, type Tier2Options } from '../cache/open-tier2.js'
+import {
+  type OpenTier2,
+  openTier2,
+  type Tier2Event,
+  type Tier2Options,
+} from '../cache/open-tier2.js'
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
 import type { EngineEvent } from '../model/engine/engine.js'
 import { openBundle } from '../model/manifest.js'
@@ -69,6 +74,7 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
   const { config } = manifest
   const slackEvents = checkSlack(options.windowSlack || defaultSlack(roomOf(config)), config)
   const engine = await createEngine({ ...options, bundle, onEvent })
+  let tier2: OpenTier2 | undefined
   try {
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
     onEvent({ kind: 'verified', cases, maxDifference })
@@ -91,10 +97,9 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
     if (costs !== undefined) onEvent({ kind: 'policy', ...costs, keepsKv })
     const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}
     const longest = randomHistory(manifest, maxTokens, createRandom(2))
-    const tier2 =
-      options.redis === undefined
-        ? undefined
-        : await openTier2(options.redis, manifest, engine, onEvent)
+    if (options.redis !== undefined) {
+      tier2 = await openTier2(options.redis, manifest, engine, onEvent)
+    }
     const speed = await tier2?.measure(longest)
     const start = performance.now()
     engine.release(await engine.prefill(longest))
@@ -115,6 +120,7 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       slackEvents,
     })
   } catch (error) {
+    await tier2?.close()
     await engine.close()
     throw error
   }
