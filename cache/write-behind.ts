@@ -16,7 +16,7 @@ export type WriteStats = Readonly<
 export type WriteBehind = {
   /** Takes the lease: the K/V is written when those before it are, and then let go. */
   offer(user: UserHash, lease: Lease): void
-  /** Whatever of this user's waits is not written. */
+  /** Whatever of this user's waits is not written, nor what is being written and has not looked yet. */
   forget(user: UserHash): void
   stats(): WriteStats
   /** Waits for the write under way; drops the others. */
@@ -47,6 +47,8 @@ export function createWriteBehind(options: WriteBehindOptions): WriteBehind {
   let bytes = 0
   let pausedUntil = Number.NEGATIVE_INFINITY
   let running: Promise<void> | undefined
+  /** Whose K/V is being written; undefined once that user was forgotten. */
+  let writing: UserHash | undefined
   let isClosed = false
 
   const take = (user: UserHash): Lease | undefined => {
@@ -63,12 +65,18 @@ export function createWriteBehind(options: WriteBehindOptions): WriteBehind {
     lease.done()
   }
 
-  const write = async (user: UserHash, lease: Lease): Promise<WriteOutcome | 'current'> => {
+  const write = async (user: UserHash, lease: Lease): Promise<keyof typeof counts> => {
     const { chain } = lease
+    writing = user
     const previous = await kv.head(user).catch(ignoreCorrupt)
+    // The head may be the mark of the forgetting itself; one from before it makes a conflict.
+    if (writing === undefined) return 'dropped'
     const start = writeStart(previous, chain, appendIsExact)
     if (start === undefined) return 'current'
-    const { layers } = await rowsOf(lease, start)
+    // The engine let go of it, or its worker died: no fault of Redis.
+    const rows = await rowsOf(lease, start).catch(() => undefined)
+    if (rows === undefined) return 'dropped'
+    const { layers } = rows
     for (const { k, v } of layers) bytes += k.byteLength + v.byteLength
     return kv.write(user, chain, previous, { tokens: chain.tokens - start, layers })
   }
@@ -108,7 +116,10 @@ export function createWriteBehind(options: WriteBehindOptions): WriteBehind {
       }
       if (queue.size > 0) running ??= drain()
     },
-    forget: (user) => drop(user, 'dropped'),
+    forget(user) {
+      drop(user, 'dropped')
+      if (writing === user) writing = undefined
+    },
     stats: () => ({ ...counts, queued: queue.size, queuedBytes, bytes }),
     async close() {
       isClosed = true
