@@ -4,8 +4,6 @@ const MAX_FAILURES = 3
 const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 5_000
 
-export type Breaker = ReturnType<typeof createBreaker>
-
 export type BreakerOptions = {
   /** Resolves when the thing works again. Runs in the background, never on behalf of a request. */
   readonly probe: () => Promise<unknown>
@@ -15,27 +13,34 @@ export type BreakerOptions = {
 }
 
 /**
- * A circuit breaker: open after a few failures in a row, then probed in the background until a probe
- * succeeds. While it is open no request pays for finding out that the other side is still down.
+ * A circuit breaker: open after a few failures in a row of one kind of call, then probed in the background
+ * until a probe succeeds. While it is open no request pays for finding out that the other side is still
+ * down. Where probes succeed and calls still fail, the pauses grow on: only a call that works again
+ * makes them short.
  */
-export function createBreaker({ probe, onChange = () => {}, after = timer }: BreakerOptions) {
-  let failures = 0
+export function createBreaker<Call extends string>({
+  probe,
+  onChange = () => {},
+  after = timer,
+}: BreakerOptions) {
+  const failures = new Map<Call, number>()
+  /** The kind of call that opened it, until one works. */
+  let culprit: Call | undefined
   let isOpen = false
   let opened = 0
   let pauseMs = FIRST_PAUSE_MS
   let next: { cancel(): void } | undefined
 
   const close = () => {
-    failures = 0
+    failures.clear()
     if (!isOpen) return
     isOpen = false
-    pauseMs = FIRST_PAUSE_MS
     onChange('closed')
   }
   const probeLater = () => {
     next = after(pauseMs, () => {
+      pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)
       probe().then(close, () => {
-        pauseMs = Math.min(2 * pauseMs, LONGEST_PAUSE_MS)
         if (isOpen) probeLater()
       })
     })
@@ -44,11 +49,19 @@ export function createBreaker({ probe, onChange = () => {}, after = timer }: Bre
     isOpen: () => isOpen,
     /** How often it went open. */
     opened: () => opened,
-    succeeded: close,
-    failed(): void {
-      failures++
-      if (isOpen || failures < MAX_FAILURES) return
+    succeeded(call: Call): void {
+      failures.delete(call)
+      if (call !== culprit) return
+      culprit = undefined
+      pauseMs = FIRST_PAUSE_MS
+      close()
+    },
+    failed(call: Call): void {
+      const inARow = (failures.get(call) ?? 0) + 1
+      failures.set(call, inARow)
+      if (isOpen || inARow < MAX_FAILURES) return
       isOpen = true
+      culprit = call
       opened++
       onChange('open')
       probeLater()

@@ -54,9 +54,9 @@ export async function openTier2(
   engine: Engine,
   onEvent: (event: Tier2Event) => void,
 ) {
-  const { layers, heads, dqk, dv } = manifest.config
+  const { layers, heads, dqk, dv, maxTokens } = manifest.config
   const { version, precision, appendIsExact } = manifest
-  const shape: PageShape = { codec, layers, kWidth: heads * dqk, vWidth: heads * dv }
+  const shape: PageShape = { codec, layers, kWidth: heads * dqk, vWidth: heads * dv, maxTokens }
   const tokenBytes = codecTokenBytes(shape)
   let isConnected = false
   let onConnected = () => {}
@@ -127,6 +127,8 @@ export async function openTier2(
         throw new RankError('STORE_UNAVAILABLE', message)
       }
     },
+    /** What may die and is started anew; undefined meanwhile. */
+    thread: kv.thread,
     stats: (): OpenTier2Stats => ({
       ...tier2.stats(),
       writes: writes.stats(),

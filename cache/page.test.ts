@@ -15,7 +15,7 @@ import {
   sealPage,
 } from './page.js'
 
-const shape: PageShape = { codec: 'fp16', layers: 2, kWidth: 8, vWidth: 4 }
+const shape: PageShape = { codec: 'fp16', layers: 2, kWidth: 8, vWidth: 4, maxTokens: 1000 }
 const seed = checksumSeed('v1', userHash('u1'))
 const token = new Uint8Array(16).fill(7)
 
@@ -49,6 +49,16 @@ describe('head of an entry', () => {
       flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7))
       assert.throws(() => decodeHead(flipped, shape, seed), { code: 'KV_CORRUPT' }, `bit ${bit}`)
     }
+  })
+
+  test('more tokens than the model holds are KV_CORRUPT, however well they are sealed', () => {
+    const raw = encodeHead(shape, digestChain(tokensOf(1001)), token, seed)
+    assert.throws(() => decodeHead(raw, shape, seed), {
+      code: 'KV_CORRUPT',
+      message: /1001 tokens/,
+    })
+    const huge = encodeHead(shape, digestChain(tokensOf(5000)), token, seed)
+    assert.throws(() => decodeHead(huge, shape, seed), { code: 'KV_CORRUPT', message: /bytes/ })
   })
 
   test('another user, another model and another shape are KV_CORRUPT', () => {

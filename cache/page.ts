@@ -12,8 +12,9 @@ import type { UserHash } from './key.js'
  *     page   crc32 4 · per layer: rows of K, rows of V, each plane of the codec for itself
  *
  * Integers are little-endian. A page's field is named after the digest of all tokens up to its end, so
- * that its K/V can be found for no other history, and every checksum begins with the model's version,
- * the user's hash and the field's name, so that bytes moved elsewhere are corrupt there.
+ * that its K/V can be found for no other history, and every checksum begins with the model's version
+ * and the user's hash, a page's also with its codec and its field, so that bytes moved elsewhere are
+ * corrupt there.
  */
 export type PageShape = {
   readonly codec: KvCodecName
@@ -21,6 +22,8 @@ export type PageShape = {
   /** Elements of one token's K and of its V, per layer. */
   readonly kWidth: number
   readonly vWidth: number
+  /** Of the model's longest history: a head that claims more is corrupt, whatever its checksum. */
+  readonly maxTokens: number
 }
 
 export type Head = {
@@ -36,12 +39,14 @@ const TOKEN_BYTES = 16
 const FIXED_BYTES = MAGIC.length + TOKEN_BYTES + 5 * 4
 const DIGEST_BYTES = 32
 const CRC_BYTES = 4
-/** A head that claims more is corrupt: 64 Mi tokens. */
-const MAX_TOKENS = 2 ** 26
-
 /** First value of every checksum of one user's entry under one model. */
 export function checksumSeed(version: string, user: UserHash): number {
   return crc32(`${version} ${user}`)
+}
+
+/** Of the user's pages: those of two codecs may have the same field and the same length. */
+export function pageSeed({ codec }: PageShape, seed: number): number {
+  return crc32(codec, seed)
 }
 
 /**
@@ -90,6 +95,7 @@ export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Head {
     throw corrupt(`a head begins with PKV1, got ${raw.length} bytes of something else`)
   }
   const body = raw.subarray(0, -CRC_BYTES)
+  if (body.length > headBytes(shape.maxTokens)) throw corrupt(`a head of ${raw.length} bytes`)
   if (raw.readUInt32LE(body.length) !== crc32(body, seed)) throw corrupt('checksum of a head')
   const number = (i: number) => raw.readUInt32LE(MAGIC.length + TOKEN_BYTES + 4 * i)
   const [codec, layers, kWidth, vWidth, tokens] = [
@@ -103,7 +109,7 @@ export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Head {
   const expected = `${shape.codec} ${shape.layers}x(${shape.kWidth}+${shape.vWidth})`
   if (got !== expected) throw corrupt(`expected K/V of ${expected}, got ${got}`)
   const full = Math.floor(tokens / PAGE_TOKENS)
-  if (tokens > MAX_TOKENS || body.length !== FIXED_BYTES + (full + 1) * DIGEST_BYTES) {
+  if (tokens > shape.maxTokens || body.length !== headBytes(tokens)) {
     throw corrupt(`a head of ${tokens} tokens in ${raw.length} bytes`)
   }
   const digest = (i: number) =>
@@ -111,6 +117,11 @@ export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Head {
   const pages = Array.from({ length: full }, (_, i) => digest(i))
   // Copied: a reply is a piece of the connection's pool.
   return { chain: { tokens, pages, whole: digest(full) }, raw: new Uint8Array(raw) }
+}
+
+/** Without the checksum. */
+function headBytes(tokens: number): number {
+  return FIXED_BYTES + (Math.floor(tokens / PAGE_TOKENS) + 1) * DIGEST_BYTES
 }
 
 /** One page as it lies in Redis; `parts` follow one another. */

@@ -21,7 +21,7 @@ const USER = userHash('u1')
 const TTL_MS = 60_000
 
 /** K/V that says which tokens it belongs to: every element is its token's first row, and its place. */
-function rowsOf(tokens: HistoryTokens, start = 0): RemoteRows {
+function rowsOf(tokens: HistoryTokens, start = 0, kWidth = K_WIDTH, vWidth = V_WIDTH): RemoteRows {
   const slots = tokens.rows.length / tokens.length
   const array = (layer: number, width: number) => {
     const values = Float32Array.from({ length: (tokens.length - start) * width }, (_, i) => {
@@ -33,8 +33,8 @@ function rowsOf(tokens: HistoryTokens, start = 0): RemoteRows {
   return {
     tokens: tokens.length - start,
     layers: Array.from({ length: LAYERS }, (_, l) => ({
-      k: array(l, K_WIDTH),
-      v: array(l, V_WIDTH),
+      k: array(l, kWidth),
+      v: array(l, vWidth),
     })),
   }
 }
@@ -44,6 +44,8 @@ type Options = {
   readonly version?: string
   readonly codec?: KvCodecName
   readonly appendIsExact?: boolean
+  readonly kWidth?: number
+  readonly vWidth?: number
 }
 
 async function open(t: TestContext, options: Options) {
@@ -55,7 +57,8 @@ async function open(t: TestContext, options: Options) {
     await until(`${role} to connect`, () => client.status === 'ready')
     return client
   }
-  const shape: PageShape = { codec, layers: LAYERS, kWidth: K_WIDTH, vWidth: V_WIDTH }
+  const { kWidth = K_WIDTH, vWidth = V_WIDTH } = options
+  const shape: PageShape = { codec, layers: LAYERS, kWidth, vWidth, maxTokens: 40_000 }
   const kv = createRedisKv({
     readers: [await connect('read-0'), await connect('read-1')],
     writer: await connect('write'),
@@ -257,6 +260,59 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     await assert.rejects(find(other, USER, tokens), { code: 'KV_CORRUPT' })
     assertRows(await find(kv, USER, tokens), tokens)
     assert.equal(await find(other, USER, tokens), undefined)
+  })
+
+  test('what is no hash is deleted, and written over', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const tokens = plainTokens(70)
+    await server.cli('set', kvKey('v1', USER), 'a string')
+    await assert.rejects(find(kv, USER, tokens), { code: 'KV_CORRUPT', message: /WRONGTYPE/ })
+    assert.equal(await find(kv, USER, tokens), undefined)
+    await save(kv, USER, tokens)
+    const head = await kv.head(USER)
+    assert.ok(head !== undefined)
+    await server.cli('del', kvKey('v1', USER))
+    await server.cli('rpush', kvKey('v1', USER), 'a list')
+    await assert.rejects(kv.fetch(USER, head, 70), { code: 'KV_CORRUPT' })
+    assert.equal(await save(kv, USER, tokens), 'written')
+    assertRows(await find(kv, USER, tokens), tokens)
+  })
+
+  test('an entry that lost a page does not keep it lost: it is written anew', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const tokens = plainTokens(200)
+    const lose = async (page: number) => {
+      const head = await kv.head(USER)
+      await server.cli('hdel', kvKey('v1', USER), head?.chain.pages[page] ?? '')
+    }
+    await save(kv, USER, tokens)
+    await lose(1)
+    assert.equal((await find(kv, USER, tokens))?.tokens, 64, 'found by a reader')
+    assert.equal(await save(kv, USER, tokens), 'written')
+    assertRows(await find(kv, USER, tokens), tokens)
+    await lose(0)
+    assert.equal(await save(kv, USER, plainTokens(202)), 'lost', 'found by an append')
+    assert.equal(await save(kv, USER, plainTokens(202)), 'written')
+    assertRows(await find(kv, USER, plainTokens(202)), plainTokens(202))
+  })
+
+  test('pages of another codec are corrupt even where they are as long', async (t) => {
+    const server = await startRedis(t)
+    // fp16: 2 bytes x (K + V); int8: a byte each, and 4 of scale for each of both.
+    const widths = { kWidth: 4, vWidth: 4 }
+    const ours = await open(t, { url: server.url, codec: 'fp16', ...widths })
+    const theirs = await open(t, { url: server.url, codec: 'int8', ...widths })
+    const tokens = plainTokens(70)
+    const rows = { tokens: 70, layers: rowsOf(tokens, 0, 4, 4).layers }
+    const chain = digestChain(tokens)
+    await ours.write(USER, chain, undefined, rows)
+    const head = await ours.head(USER)
+    assert.ok(head !== undefined)
+    await theirs.write(USER, chain, head, rows)
+    // As between two commits: our head, the pages that they staged under the same names.
+    await assert.rejects(ours.fetch(USER, head, 70), { code: 'KV_CORRUPT' })
   })
 
   test('another codec finds a corrupt entry, deletes it and writes its own', async (t) => {

@@ -13,6 +13,7 @@ import {
   openPage,
   type PageShape,
   pageFields,
+  pageSeed,
   pageTokens,
   sealPage,
 } from './page.js'
@@ -35,7 +36,7 @@ export type RedisKvOptions = {
 /** K/V of the first `tokens` tokens of a history, in the bundle's precision. */
 export type RemoteRows = { readonly tokens: number; readonly layers: readonly KvLayer[] }
 
-/** `conflict`: another writer was faster; `lost`: pages went while it wrote. Either way nothing changed. */
+/** `conflict`: another writer was faster, nothing changed; `lost`: pages were missing, all are gone now. */
 export type WriteOutcome = 'written' | 'conflict' | 'lost'
 
 /** Tier 2: what Redis keeps of users' K/V. `user` is the hash of an id. Everything may reject. */
@@ -62,6 +63,7 @@ export type RedisKv = {
   close(): Promise<void>
 }
 
+const NOTHING = new Uint8Array(0)
 /** A command's values at most: another user's command waits that long, about half a millisecond. */
 const CHUNK_BYTES = 2 ** 19
 /** Reads on their way for one fetch: one is on the wire while another is checked. */
@@ -88,15 +90,21 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
     return readers[turn] ?? writer
   }
 
-  /** Runs `read`; what it finds corrupt is deleted, unless somebody has written it anew. */
+  /**
+   * Deletes what is corrupt, unless somebody has written it anew. Where that is not allowed it stays,
+   * and is found corrupt again.
+   */
+  const discard = (user: UserHash, raw: Uint8Array) =>
+    scripts.discard(kvKey(version, user), raw).catch(() => {})
+
+  /** Runs `read`; what it finds corrupt is deleted. `raw` is the head, empty where none was read. */
   const orDelete = async <T>(user: UserHash, raw: Uint8Array, read: () => T | Promise<T>) => {
     try {
       return await read()
     } catch (error) {
-      if (error instanceof RankError && error.code === 'KV_CORRUPT') {
-        await scripts.discard(kvKey(version, user), raw)
-      }
-      throw error
+      const fault = isWrongType(error) ? new RankError('KV_CORRUPT', error.message) : error
+      if (fault instanceof RankError && fault.code === 'KV_CORRUPT') await discard(user, raw)
+      throw fault
     }
   }
 
@@ -149,14 +157,16 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
   return {
     async head(user, signal) {
       signal?.throwIfAborted()
-      const raw = await nextReader().hgetBuffer(kvKey(version, user), HEAD_FIELD)
+      const raw = await orDelete(user, NOTHING, () =>
+        nextReader().hgetBuffer(kvKey(version, user), HEAD_FIELD),
+      )
       if (raw === null) return undefined
       return orDelete(user, raw, () => decodeHead(raw, shape, checksumSeed(version, user)))
     },
 
     async fetch(user, head, tokens, signal) {
       const key = kvKey(version, user)
-      const seed = checksumSeed(version, user)
+      const seed = pageSeed(shape, checksumSeed(version, user))
       const fields = pageFields(head.chain, appendIsExact).slice(0, Math.ceil(tokens / PAGE_TOKENS))
       const stored = emptyPlanes(tokens)
       let found = 0
@@ -192,8 +202,9 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
           const pages = await reads[c]
           const next = chunks[c + IN_FLIGHT]
           if (next !== undefined) reads.push(read(next))
-          // A page that is gone: another writer's head holds a newer history.
-          if (!chunk.every((_, i) => place(pages?.[i], c * pagesPerChunk + i))) return
+          if (chunk.every((_, i) => place(pages?.[i], c * pagesPerChunk + i))) continue
+          // Another writer's head holds a newer history; or a page got lost, and would stay so.
+          return discard(user, head.raw)
         }
       })
       const isWhole = found === tokens
@@ -205,14 +216,17 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
       const seed = checksumSeed(version, user)
       const ttl = Math.round(ttlMs * (1 + JITTER * Math.random()))
       const firstPage = (chain.tokens - rows.tokens) / PAGE_TOKENS
-      for (const pages of chunksOf(await encode(chain, firstPage, rows, seed), pagesPerChunk)) {
+      for (const pages of chunksOf(
+        await encode(chain, firstPage, rows, pageSeed(shape, seed)),
+        pagesPerChunk,
+      )) {
         await scripts.stage(key, ttl, pages)
       }
       const head = encodeHead(shape, chain, randomBytes(16), seed)
       return scripts.commit({
         key,
         versions: versionsKey(user),
-        previous: previous?.raw ?? new Uint8Array(0),
+        previous: previous?.raw ?? NOTHING,
         head,
         ttlMs: ttl,
         version,
@@ -253,6 +267,11 @@ export function writeStart(
     previous.chain.tokens > chain.tokens && (common < 0 || common === chain.pages.length)
   if (appendIsExact && isBehind) return undefined
   return (common < 0 ? fields.length : common) * PAGE_TOKENS
+}
+
+/** Something that is no hash lies where the entry should be. */
+function isWrongType(error: unknown): error is Error {
+  return error instanceof Error && error.message.startsWith('WRONGTYPE')
 }
 
 function chunksOf<T>(items: readonly T[], size: number): T[][] {

@@ -23,12 +23,18 @@ const STAGE = `
 redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end`
 
-/** The new head, if nobody else wrote one meanwhile and all its pages are there; other pages go. */
+/**
+ * The new head, if nobody else wrote one meanwhile and all its pages are there; other pages go. An
+ * entry without one of its pages goes as a whole: what is appended to it would never be found.
+ */
 const COMMIT = `
 if (redis.call('HGET', KEYS[1], 'head') or '') ~= ARGV[1] then return 'conflict' end
 local mine = { head = true }
 for i = 5, #ARGV do
-  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 0 then return 'lost' end
+  if redis.call('HEXISTS', KEYS[1], ARGV[i]) == 0 then
+    redis.call('UNLINK', KEYS[1])
+    return 'lost'
+  end
   mine[ARGV[i]] = true
 end
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
@@ -40,9 +46,11 @@ redis.call('SADD', KEYS[2], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 'written'`
 
-/** Deletes an entry that is still the one that was read. */
+/** Deletes an entry that is still the one that was read, and whatever is no entry at all. */
 const DISCARD = `
-if redis.call('HGET', KEYS[1], 'head') == ARGV[1] then redis.call('UNLINK', KEYS[1]) end`
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' or redis.call('HGET', KEYS[1], 'head') == ARGV[1] then
+  redis.call('UNLINK', KEYS[1])
+end`
 
 const FORGET = `
 redis.call('UNLINK', KEYS[1])

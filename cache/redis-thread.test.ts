@@ -30,7 +30,7 @@ async function open(t: TestContext, url: string) {
       codec: 'fp32',
       precision: 'fp32',
       version: 'v1',
-      shape: { codec: 'fp32', layers: 1, kWidth: WIDTH, vWidth: WIDTH },
+      shape: { codec: 'fp32', layers: 1, kWidth: WIDTH, vWidth: WIDTH, maxTokens: 150 },
       appendIsExact: true,
       ttlMs: 60_000,
     },
@@ -39,6 +39,11 @@ async function open(t: TestContext, url: string) {
   t.after(() => kv.close())
   const ready = () => events.filter(({ kind }) => kind === 'redisReady').length
   return { kv, events, ready }
+}
+
+/** Threads of this process that keep it alive. */
+function activeThreads(): number {
+  return process.getActiveResourcesInfo().filter((name) => name === 'MessagePort').length
 }
 
 describe('K/V in Redis, in a thread', { skip: NO_REDIS }, () => {
@@ -98,6 +103,17 @@ describe('K/V in Redis, in a thread', { skip: NO_REDIS }, () => {
     await until('three more connections', () => ready() === 6)
     assert.ok(events.some(({ kind }) => kind === 'redisThreadCrash'))
     assert.equal(await kv.head(USER), undefined)
+  })
+
+  test('closing ends a thread that is only about to take calls', async (t) => {
+    const { kv, events } = await open(t, (await startRedis(t)).url)
+    const crashes = () => events.filter(({ kind }) => kind === 'redisThreadCrash').length
+    const before = activeThreads()
+    await kv.thread()?.terminate()
+    await until('another thread', () => crashes() === 1 && activeThreads() === before)
+    assert.equal(kv.thread(), undefined, 'not yet')
+    await kv.close()
+    await until('it to be gone', () => activeThreads() === before - 1)
   })
 
   test('closing ends the thread, and calls after it reject', async (t) => {

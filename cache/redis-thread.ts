@@ -28,7 +28,11 @@ export async function startRedisKv(
 ): Promise<RedisKv & { readonly thread: () => Worker | undefined }> {
   const pending = new Map<number, Pending>()
   let nextId = 1
+  /** The thread that takes calls. */
   let worker: Worker | undefined
+  /** The same, or one that is about to. */
+  let newest: Worker | undefined
+  let isOpen = false
   let restart: NodeJS.Timeout | undefined
   let closing: Promise<void> | undefined
 
@@ -37,6 +41,7 @@ export async function startRedisKv(
     const thread = new Worker(new URL('./redis-worker.js', import.meta.url), {
       workerData: options,
     })
+    newest = thread
     let lastError = 'ended without a word'
     thread.on('message', (message: FromThread) => {
       switch (message.kind) {
@@ -56,10 +61,11 @@ export async function startRedisKv(
     })
     thread.on('exit', () => {
       worker = undefined
+      newest = undefined
       const gone = new RankError('WORKER_CRASHED', `tier 2's thread: ${lastError}`)
       ready.reject(gone)
       for (const id of [...pending.keys()]) take(id)?.reject(gone)
-      if (closing !== undefined) return
+      if (closing !== undefined || !isOpen) return
       onEvent({ kind: 'redisThreadCrash', error: lastError })
       restart = setTimeout(() => void start().catch(() => {}), RESTART_MS).unref()
     })
@@ -101,6 +107,7 @@ export async function startRedisKv(
     })
 
   await start()
+  isOpen = true
   return {
     head: (user, signal) => call({ method: 'head', args: [user] }, [], signal),
     fetch: (user, head, tokens, signal) =>
@@ -112,7 +119,7 @@ export async function startRedisKv(
     close() {
       closing ??= (async () => {
         clearTimeout(restart)
-        const thread = worker
+        const thread = newest
         if (thread === undefined) return
         const exited = new Promise<void>((resolve) => {
           thread.once('exit', () => resolve())

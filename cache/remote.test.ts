@@ -22,11 +22,12 @@ type Setup = {
   readonly msPerByte?: number
   readonly appendIsExact?: boolean
   readonly always?: boolean
+  readonly importFails?: boolean
 }
 
 async function open(setup: Setup = {}) {
   const { stored = 150, msPerToken = 1, roundTripMs = 1, msPerByte = 0 } = setup
-  const { appendIsExact = true, always = false } = setup
+  const { appendIsExact = true, always = false, importFails = false } = setup
   const kv = createFakeRedisKv()
   const rows = { tokens: stored, layers: [] }
   await kv.write(USER, digestChain(first(stored)), undefined, rows)
@@ -37,6 +38,7 @@ async function open(setup: Setup = {}) {
     engine: {
       importKv: async ({ tokens, times }) => {
         assert.deepEqual(times, all.times.subarray(0, tokens))
+        if (importFails) throw new Error('no memory left')
         return { tokens, bytes: tokens, device: 'test' }
       },
       release: (handle) => released.push(handle),
@@ -56,6 +58,12 @@ async function open(setup: Setup = {}) {
 }
 
 describe('createRemote', () => {
+  test('what the engine cannot take is nothing found, and no measurement', async () => {
+    const { ask, observed } = await open({ importFails: true })
+    assert.equal(await ask(), undefined)
+    assert.deepEqual(observed, [])
+  })
+
   test('fetches the longest verified beginning and says what it was', async () => {
     const { ask, observed } = await open()
     assert.equal(await ask(first(180)), 150)

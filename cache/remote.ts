@@ -67,7 +67,13 @@ export function createRemote(options: RemoteOptions) {
     const rows = await tier2.fetch(user, head, covered, leftMs, signal)
     if (rows === undefined || rows.tokens <= here) return undefined
     const times = tokens.times.subarray(0, rows.tokens)
-    const handle = await engine.importKv({ ...rows, times })
+    let handle: KvHandle
+    try {
+      handle = await engine.importKv({ ...rows, times })
+    } catch {
+      // No room, or the worker died: what then computes the K/V says so, where that fails too.
+      return undefined
+    }
     costs.observeFetch(rows.tokens * tokenBytes, now() - start)
     return { handle, covered: rows.tokens }
   }

@@ -76,6 +76,17 @@ describe('createTier2', () => {
     assert.ok((await tier2.head(USER, BUDGET_MS)) !== undefined)
   })
 
+  test('stays open while an answer takes longer than a caller would wait', async () => {
+    const { tier2, kv, states } = await open()
+    const late = () => new Promise<never>((_, reject) => setTimeout(reject, 100))
+    kv.behave(late)
+    for (let i = 0; i < 3; i++) await tier2.head(USER, 1)
+    // The three, and probes that are given up before they could end.
+    while (kv.calls.head < 5) await new Promise(setImmediate)
+    assert.deepEqual(states, ['open'])
+    tier2.stop()
+  })
+
   test('corrupt entries are counted and leave the circuit closed', async () => {
     const { tier2, kv } = await open()
     kv.behave(rot)

@@ -31,8 +31,10 @@ export type Tier2 = {
   stop(): void
 }
 
-/** A probe has time: nobody waits for it. */
+/** The longest that a probe may take: nobody waits for it. */
 const PROBE_MS = 1_000
+/** So often as long as the caller that waited in vain waits the probe: slower is no use to anybody. */
+const PROBE_PATIENCE = 2
 
 /**
  * Calls to `kv` under a budget each and one circuit breaker for all.
@@ -41,12 +43,17 @@ const PROBE_MS = 1_000
 export function createTier2(kv: RedisKv, onChange: (state: 'open' | 'closed') => void): Tier2 {
   const lookups = { found: 0, absent: 0, corrupt: 0, timeout: 0, error: 0, open: 0 }
   let readBytes = 0
-  const breaker = createBreaker({
-    probe: () => within(PROBE_MS, undefined, (signal) => kv.head(userHash('probe'), signal)),
+  let probes = 0
+  let probeMs = PROBE_MS
+  const breaker = createBreaker<'head' | 'fetch'>({
+    // Another user each time: in a cluster one that is away has a part of them only.
+    probe: () =>
+      within(probeMs, undefined, (signal) => kv.head(userHash(`probe ${probes++}`), signal)),
     onChange,
   })
 
   const attempt = async <T>(
+    call: 'head' | 'fetch',
     budgetMs: number,
     signal: AbortSignal | undefined,
     work: (signal: AbortSignal) => Promise<T | undefined>,
@@ -57,7 +64,7 @@ export function createTier2(kv: RedisKv, onChange: (state: 'open' | 'closed') =>
     }
     try {
       const value = await within(budgetMs, signal, work)
-      breaker.succeeded()
+      breaker.succeeded(call)
       lookups[value === undefined ? 'absent' : 'found']++
       return value
     } catch (error) {
@@ -66,23 +73,26 @@ export function createTier2(kv: RedisKv, onChange: (state: 'open' | 'closed') =>
       if (code === 'KV_CORRUPT') {
         // Redis works; it is what lies in it that does not.
         lookups.corrupt++
-        breaker.succeeded()
+        breaker.succeeded(call)
         return undefined
       }
-      lookups[code === 'DEADLINE_EXCEEDED' ? 'timeout' : 'error']++
-      breaker.failed()
+      const isLate = code === 'DEADLINE_EXCEEDED'
+      lookups[isLate ? 'timeout' : 'error']++
+      // A fetch's budget is for far more bytes than a probe reads.
+      if (isLate && call === 'head') probeMs = Math.min(PROBE_MS, PROBE_PATIENCE * budgetMs)
+      breaker.failed(call)
       return undefined
     }
   }
 
   return {
     head: (user, budgetMs, signal) =>
-      attempt(budgetMs, signal, async (s) => {
+      attempt('head', budgetMs, signal, async (s) => {
         const head = await kv.head(user, s)
         return head?.chain.tokens === 0 ? undefined : head
       }),
     fetch: (user, head, tokens, budgetMs, signal) =>
-      attempt(budgetMs, signal, async (s) => {
+      attempt('fetch', budgetMs, signal, async (s) => {
         const rows = await kv.fetch(user, head, tokens, s)
         for (const { k, v } of rows.layers) readBytes += k.byteLength + v.byteLength
         return rows.tokens === 0 ? undefined : rows

@@ -22,17 +22,18 @@ function open() {
   const writes = createWriteBehind({
     kv,
     appendIsExact: true,
-    async rowsOf({ chain }, start) {
+    async rowsOf({ chain, handle }, start) {
+      if (handle.device === 'gone') throw new Error('its worker died')
       exported.push(start)
       const tokens = chain.tokens - start
       return { tokens, times: new Float64Array(tokens), layers: [] }
     },
     now: () => clock,
   })
-  const leaseOf = (tokens: number, bytes = 100): Lease => {
+  const leaseOf = (tokens: number, bytes = 100, device = 'test'): Lease => {
     held++
     return {
-      handle: { tokens, bytes, device: 'test' },
+      handle: { tokens, bytes, device },
       chain: digestChain(first(tokens)),
       done: () => {
         held--
@@ -138,6 +139,32 @@ describe('createWriteBehind', () => {
       assert.equal(kv.entry(USER), undefined)
       assert.deepEqual([kv.calls.write, writes.stats().dropped], forgetsAll ? [0, 2] : [1, 1])
     }
+  })
+
+  test('a write that looks at Redis while its user is forgotten writes nothing', async () => {
+    const { kv, writes, leaseOf, idle } = open()
+    const head = kv.head
+    kv.head = (user) => {
+      writes.forget(user)
+      return head(user)
+    }
+    writes.offer(USER, leaseOf(64))
+    await idle()
+    assert.deepEqual([kv.calls.head, kv.calls.write, writes.stats().dropped], [1, 0, 1])
+    kv.head = head
+    writes.offer(USER, leaseOf(64))
+    await idle()
+    assert.equal(kv.entry(USER)?.tokens, 64, 'a request of later')
+  })
+
+  test('K/V that died with its worker is dropped, and others are written', async () => {
+    const { kv, writes, leaseOf, idle } = open()
+    writes.offer(USER, leaseOf(64, 100, 'gone'))
+    writes.offer(userHash('other'), leaseOf(64))
+    await idle()
+    assert.deepEqual([kv.entry(USER), kv.entry(userHash('other'))?.tokens], [undefined, 64])
+    const { dropped, error } = writes.stats()
+    assert.deepEqual({ dropped, error }, { dropped: 1, error: 0 })
   })
 
   test('closing drops what waits and refuses more', async () => {

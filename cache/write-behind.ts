@@ -48,8 +48,8 @@ export function createWriteBehind(options: WriteBehindOptions): WriteBehind {
   let bytes = 0
   let pausedUntil = Number.NEGATIVE_INFINITY
   let running: Promise<void> | undefined
-  /** Whose K/V is being written; undefined once that user is forgotten. */
-  let current: UserHash | undefined
+  /** Whose K/V is being written; undefined once that user was forgotten. */
+  let writing: UserHash | undefined
   let isClosed = false
 
   const take = (user: UserHash): Lease | undefined => {
@@ -66,18 +66,18 @@ export function createWriteBehind(options: WriteBehindOptions): WriteBehind {
     lease.done()
   }
 
-  const write = async (
-    user: UserHash,
-    lease: Lease,
-  ): Promise<WriteOutcome | 'current' | 'dropped'> => {
+  const write = async (user: UserHash, lease: Lease): Promise<keyof typeof counts> => {
     const { chain } = lease
-    current = user
+    writing = user
     const previous = await kv.head(user).catch(ignoreCorrupt)
+    // The head may be the mark of the forgetting itself; one from before it makes a conflict.
+    if (writing === undefined) return 'dropped'
     const start = writeStart(previous, chain, appendIsExact)
     if (start === undefined) return 'current'
-    const { layers } = await rowsOf(lease, start)
-    // The head may be the mark of a forgetting that came after this K/V was offered.
-    if (current === undefined) return 'dropped'
+    // The engine let go of it, or its worker died: no fault of Redis.
+    const rows = await rowsOf(lease, start).catch(() => undefined)
+    if (rows === undefined) return 'dropped'
+    const { layers } = rows
     for (const { k, v } of layers) bytes += k.byteLength + v.byteLength
     return kv.write(user, chain, previous, { tokens: chain.tokens - start, layers })
   }
@@ -119,11 +119,11 @@ export function createWriteBehind(options: WriteBehindOptions): WriteBehind {
     },
     forget(user) {
       drop(user, 'dropped')
-      if (current === user) current = undefined
+      if (writing === user) writing = undefined
     },
     forgetAll() {
       for (const user of [...queue.keys()]) drop(user, 'dropped')
-      current = undefined
+      writing = undefined
     },
     stats: () => ({ ...counts, queued: queue.size, queuedBytes, bytes }),
     async close() {

@@ -55,17 +55,17 @@ export function createUsers({ events, kv, tier2, forgets, vocabulary }: UsersOpt
   // More than the window can hold would be read and parsed for nothing.
   const room = roomOf(config)
   // While a store hangs, only the first few rankings wait for it.
-  const breaker = createBreaker({ probe: () => events.get(userHash('probe'), 1) })
+  const breaker = createBreaker<'get'>({ probe: () => events.get(userHash('probe'), 1) })
   return {
     async read(user, signal) {
       if (breaker.isOpen()) return UNAVAILABLE
       const failed = () => {
-        breaker.failed()
+        breaker.failed('get')
         return UNAVAILABLE
       }
       const reading = events.get(user, room).then(
         (stored): ReadHistory => {
-          breaker.succeeded()
+          breaker.succeeded('get')
           return { stored, warnings: [] }
         },
         (error: unknown) => {

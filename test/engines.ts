@@ -23,6 +23,11 @@ export function countHandles(engine: Engine): Engine & { live(): number } {
       live++
       return handle
     },
+    async importKv(pages) {
+      const handle = await engine.importKv(pages)
+      live++
+      return handle
+    },
     release(handle) {
       live--
       engine.release(handle)
