@@ -1,9 +1,15 @@
-import type { Engine, KvHandle } from '../model/engine/engine.js'
+import type { Engine, KvHandle, KvPages } from '../model/engine/engine.js'
 import type { HistoryTokens } from '../model/tokens.js'
 import type { Costs } from './costs.js'
 import { coveredTokens, type DigestChain } from './digest.js'
 import type { UserHash } from './key.js'
+import type { RemoteRows } from './redis-kv.js'
 import type { Tier2 } from './tier2.js'
+
+/** Fetched rows of a history's first tokens, as an engine takes them. */
+export function kvPages({ tokens, layers }: RemoteRows, history: HistoryTokens): KvPages {
+  return { tokens, layers, times: history.times.subarray(0, tokens) }
+}
 
 /** K/V of a history's first tokens, as the engine has it now. The caller releases it. */
 export type RemotePast = { readonly handle: KvHandle; readonly covered: number }
@@ -65,16 +71,17 @@ export function createRemote(options: RemoteOptions) {
     if (!always && gainMs(n, here, covered) <= 0) return undefined
     const leftMs = Math.max(1, start + budgetMs - now())
     const rows = await tier2.fetch(user, head, covered, leftMs, signal)
-    if (rows === undefined || rows.tokens <= here) return undefined
-    const times = tokens.times.subarray(0, rows.tokens)
-    let handle: KvHandle
+    if (rows === undefined) return undefined
     try {
-      handle = await engine.importKv({ ...rows, times })
+      if (rows.tokens <= here) return undefined
+      const handle = await engine.importKv(kvPages(rows, tokens))
+      costs.observeFetch(rows.tokens * tokenBytes, now() - start)
+      return { handle, covered: rows.tokens }
     } catch {
       // No room, or the worker died: what then computes the K/V says so, where that fails too.
       return undefined
+    } finally {
+      rows.done()
     }
-    costs.observeFetch(rows.tokens * tokenBytes, now() - start)
-    return { handle, covered: rows.tokens }
   }
 }
