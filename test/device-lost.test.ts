@@ -17,7 +17,7 @@ test('/readyz turns 503 when a job fails and the GPU refuses every call since', 
   t.after(() => app.close())
   assert.equal((await app.inject('/readyz')).statusCode, 200)
   engine.failNext(1)
-  await assert.rejects(watched.prefill(plainTokens(3)), { message: 'as asked' })
+  await assert.rejects(watched.prefill(plainTokens(3)), { code: 'WORKER_CRASHED' })
   const res = await app.inject('/readyz')
   assert.equal(res.statusCode, 503)
   assert.deepEqual(res.json(), { status: 'crashed' })

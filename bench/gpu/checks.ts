@@ -101,6 +101,12 @@ export async function benchGrowth(bundle: Bundle, log: (line: string) => void): 
   try {
     await engine.warmUp({ historyTokens: [maxTokens, 2], candidates: [1024] })
     const held = new Map<number, KvHandle>()
+    // Another request of the same user may have stored one meanwhile.
+    const keep = (who: number, handle: KvHandle) => {
+      const other = held.get(who)
+      if (other !== undefined) engine.release(other)
+      held.set(who, handle)
+    }
     const one = async () => {
       const who = below(MIXED_USERS)
       const rows = randomRows(manifest, 1 + below(1024), random)
@@ -113,17 +119,14 @@ export async function benchGrowth(bundle: Bundle, log: (line: string) => void): 
           await engine.rank([{ history, candidates: rows, queryTime: QUERY_TIME }])
           return
         }
-        held.set(who, await scored(engine, await engine.prefill(history), rows))
+        keep(who, await scored(engine, await engine.prefill(history), rows))
         return
       }
       const more = Math.min(2 * below(8), maxTokens - known.tokens)
       const rest = randomHistory(manifest, more, random)
       const grown = await engine.prefill(rest, { handle: known, tokens: known.tokens })
       engine.release(known)
-      // Another request of the same user may have stored one meanwhile.
-      const other = held.get(who)
-      if (other !== undefined) engine.release(other)
-      held.set(who, await scored(engine, grown, rows))
+      keep(who, await scored(engine, grown, rows))
     }
     let started = 0
     const used: number[] = []

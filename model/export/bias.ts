@@ -19,7 +19,7 @@ export function positionRow(f: NodeBuilder, distance: string, { positions }: Hst
   return f.op('Min', [past, f.scalar(positions - 1, 'int32')])
 }
 
-/** pos_w[distance] + time_w[bucket(t_i - t_j)] of the c new tokens against all: ([users, 1,] c, p+c). */
+/** pos_w[distance] + time_w[bucket(t_i - t_j)] of the c new tokens against all: ([users, 1,] c·(p+c)). */
 export function causalBias(
   f: NodeBuilder,
   distance: string,
@@ -30,15 +30,14 @@ export function causalBias(
     f.op('Unsqueeze', ['times', f.ints([-2])]),
   ])
   // Gather copies element by element: 4 ns each on CPUs, where GatherElements of a flat index takes 1.
-  const look = (table: string, index: string) => {
-    const flat = f.op('GatherElements', [table, f.op('Reshape', [index, f.ints([-1])])])
-    return f.op('Reshape', [flat, f.op('Shape', [index])])
-  }
-  const bias = f.op('Add', [
-    look('pos_w', positionRow(f, distance, config)),
-    look('time_w', timeBucket(f, castTo(f, seconds, 'float64'))),
-  ])
-  return batched ? f.op('Unsqueeze', [bias, f.ints([1])]) : bias
+  const look = (table: string, index: string) =>
+    f.op('GatherElements', [table, f.op('Reshape', [index, f.ints([-1])])])
+  const position = look('pos_w', positionRow(f, distance, config))
+  const buckets = timeBucket(f, castTo(f, seconds, 'float64'))
+  const time = look('time_w', buckets)
+  if (!batched) return f.op('Add', [time, position])
+  const perUser = f.op('Reshape', [time, f.op('Shape', [buckets])])
+  return f.op('Add', [f.op('Reshape', [perUser, f.ints([0, 1, -1])]), position])
 }
 
 /**

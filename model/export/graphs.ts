@@ -4,18 +4,17 @@ import type { GraphName } from '../manifest.js'
 import { positionRow, timeBucket } from './bias.js'
 import {
   attentionAttributes,
+  FUNCTION,
   type FunctionShape,
-  gateAttributes,
   hstuAttention,
   hstuCausalAttention,
   hstuGate,
   splitUvqk,
 } from './functions.js'
+import { enterLayer, finishLayer, project, projectKv, type Tokens, taskHead } from './layer.js'
 import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
-import { castTo, lengthOf, ones, silu } from './ops.js'
+import { castTo, lengthOf } from './ops.js'
 import type { WeightFile, WeightType } from './weight-file.js'
-
-const FUNCTION = { domain: 'peregrine' } as const
 
 /** The three graphs of a bundle; weight names are those of export/weights.ts. */
 export function buildGraphs(
@@ -52,20 +51,21 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
       g.op('Neg', [g.op('Shape', [actions])]),
       g.ints([Number.MAX_SAFE_INTEGER]),
     ])
-    let x = g.op('Add', [embedItems(g, rows), embedActions(g, actions, shape)])
+    let x: Tokens = { x: embedItems(g, rows, slots, embedActions(g, actions, shape)) }
     const outputKv = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
       g.output(`k.${layer}`, k, type, ['n', config.heads * config.dqk])
       g.output(`v.${layer}`, v, type, ['n', config.heads * config.dv])
     }
     past.slice(0, -1).forEach(({ k, v }, i) => {
-      const uvqk = projectUvqk(g, x, i, shape)
+      const entered = enterLayer(g, x, i, shape)
+      const uvqk = project(g, entered.norm, i, shape)
       outputKv(i, splitUvqk(g, uvqk, config))
       const attended = g.op(
         'HstuCausalAttention',
         [uvqk, k, v, times, newTimes, ...(shape.block.rab ? biasTables(g, i) : [])],
         { ...FUNCTION, attributes: attentionAttributes(shape) },
       )
-      x = finishLayer(g, x, uvqk, attended, i, shape)
+      x = finishLayer(g, entered.x, uvqk, attended, i, shape)
     })
     outputKv(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
   })
@@ -89,16 +89,17 @@ function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): 
       return g.op('Range', [lengthOf(g, times, 0), end, end])
     }
     const rab = shape.block.rab ? candidateBias(g, times, queryTime, distance(), shape) : undefined
-    let x = embedItems(g, rows)
+    let x: Tokens = { x: embedItems(g, rows, slots) }
     for (let i = 0; i < config.layers; i++) {
       const k = g.input(`k.${i}`, type, ['n', config.heads * config.dqk])
       const v = g.input(`v.${i}`, type, ['n', config.heads * config.dv])
-      const uvqk = projectUvqk(g, x, i, shape)
+      const entered = enterLayer(g, x, i, shape)
+      const uvqk = project(g, entered.norm, i, shape)
       const attended = g.op('HstuAttention', [uvqk, k, v, ...(rab ? [rab(i)] : [])], {
         ...FUNCTION,
         attributes: attentionAttributes(shape),
       })
-      x = finishLayer(g, x, uvqk, attended, i, shape)
+      x = finishLayer(g, entered.x, uvqk, attended, i, shape)
     }
     g.output('logits', taskHead(g, x, shape), 'float32', ['m', config.tasks.length])
   })
@@ -143,30 +144,30 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
     const query = g.op('Unsqueeze', [queryTimes, g.ints([1])])
     const rab = shape.block.rab ? candidateBias(g, times, query, distance(), shape) : undefined
 
-    let x = g.op('Add', [
-      embedItems(g, tokensFirst(rows, [1n, 0n, 2n])),
-      embedActions(g, tokensFirst(actions, [1n, 0n]), shape),
-    ])
-    let y = embedItems(g, tokensFirst(candidateRows, [1n, 0n, 2n]))
+    const actionsOf = embedActions(g, tokensFirst(actions, [1n, 0n]), shape)
+    let x: Tokens = { x: embedItems(g, tokensFirst(rows, [1n, 0n, 2n]), slots, actionsOf) }
+    let y: Tokens = { x: embedItems(g, tokensFirst(candidateRows, [1n, 0n, 2n]), slots) }
     const attributes = attentionAttributes(shape)
     const scoreLayer = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
-      const uvqk = projectUvqk(g, y, layer, shape)
+      const entered = enterLayer(g, y, layer, shape)
+      const uvqk = project(g, entered.norm, layer, shape)
       const attended = g.op(
         'HstuAttention',
         [uvqk, k, g.op('Mul', [v, valid]), ...(rab ? [rab(layer)] : [])],
         { ...FUNCTION, attributes },
       )
-      y = finishLayer(g, y, uvqk, attended, layer, shape)
+      y = finishLayer(g, entered.x, uvqk, attended, layer, shape)
     }
     for (let i = 0; i < config.layers - 1; i++) {
-      const uvqk = projectUvqk(g, x, i, shape)
+      const entered = enterLayer(g, x, i, shape)
+      const uvqk = project(g, entered.norm, i, shape)
       scoreLayer(i, splitUvqk(g, uvqk, config))
       const attended = g.op(
         'HstuCausalAttention',
         [uvqk, times, times, ...(rab ? biasTables(g, i) : [])],
         { ...FUNCTION, attributes },
       )
-      x = finishLayer(g, x, uvqk, attended, i, shape)
+      x = finishLayer(g, entered.x, uvqk, attended, i, shape)
     }
     scoreLayer(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
     const logits = tokensFirst(taskHead(g, y, shape), [1n, 0n, 2n])
@@ -174,11 +175,17 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
   })
 }
 
-/** Sum over a token's slots: (…, slots) rows -> (…, D). Tables are stored times sqrt(D). */
-function embedItems(g: GraphBuilder, rows: string): string {
-  return g.op('ReduceSum', [g.op('Gather', [g.weight('embedding'), rows]), g.ints([-2])], {
-    attributes: { keepdims: 0n },
-  })
+/**
+ * Sum over a token's slots, and `more`: (…, slots) rows -> (…, D). Tables are stored times sqrt(D). Slot
+ * by slot: on a GPU one ReduceSum over all of them takes as long as ten small kernels.
+ */
+function embedItems(g: GraphBuilder, rows: string, slots: number, ...more: string[]): string {
+  const table = g.weight('embedding')
+  const attributes = { axis: -1n }
+  const parts = Array.from({ length: slots }, (_, slot) =>
+    g.op('Gather', [table, g.op('Gather', [rows, g.scalar(slot, 'int64')], { attributes })]),
+  )
+  return g.op('Sum', [...parts, ...more])
 }
 
 /** (…) action masks -> (…, D): one row of `action` per set bit; its last row is the base. */
@@ -188,83 +195,6 @@ function embedActions(g: GraphBuilder, masks: string, { config, type }: Function
   const powers = g.ints(Array.from({ length: config.actions.length + 1 }, (_, a) => 2 ** a))
   const bits = g.op('Mod', [g.op('Div', [column, powers]), g.scalar(2, 'int64')])
   return g.op('MatMul', [castTo(g, bits, type), g.weight('action')])
-}
-
-/** LN(x)·W (+ bias), with SiLU where the variant applies it to all four parts. */
-function projectUvqk(g: GraphBuilder, x: string, layer: number, shape: FunctionShape): string {
-  return project(g, normIn(g, x, layer, shape), layer, shape)
-}
-
-/** The columns of k and of v alone: u and q of the last layer's history are read by nobody. */
-function projectKv(g: GraphBuilder, x: string, layer: number, shape: FunctionShape) {
-  const { heads, dqk, dv } = shape.config
-  const norm = normIn(g, x, layer, shape)
-  const part = (start: number, end: number) => project(g, norm, layer, shape, [start, end])
-  const width = 2 * heads * (dqk + dv)
-  return { k: part(width - heads * dqk, width), v: part(heads * dv, 2 * heads * dv) }
-}
-
-function normIn(g: GraphBuilder, x: string, layer: number, { config, block, type }: FunctionShape) {
-  const prefix = `layers.${layer}.norm_in`
-  const affine = block.normInAffine
-    ? [g.weight(`${prefix}.weight`), g.weight(`${prefix}.bias`)]
-    : [ones(g, config.dModel, type)]
-  return layerNorm(g, [x, ...affine], config)
-}
-
-/** norm·W (+ bias), SiLU; `columns` of W that are not all are cut out when a session loads the graph. */
-function project(
-  g: GraphBuilder,
-  norm: string,
-  layer: number,
-  { block }: FunctionShape,
-  columns?: readonly [number, number],
-): string {
-  const weight = (name: string) => {
-    const whole = g.weight(`layers.${layer}.uvqk.${name}`)
-    if (columns === undefined) return whole
-    const [start, end] = columns
-    return g.op('Slice', [whole, g.ints([start]), g.ints([end]), g.ints([-1])])
-  }
-  let y = g.op('MatMul', [norm, weight('weight')])
-  if (block.uvqkBias) y = g.op('Add', [y, weight('bias')])
-  return block.silu === 'uvqk' ? silu(g, y) : y
-}
-
-function finishLayer(
-  g: GraphBuilder,
-  x: string,
-  uvqk: string,
-  attended: string,
-  layer: number,
-  shape: FunctionShape,
-): string {
-  const prefix = `layers.${layer}`
-  const affine = shape.block.normAttnAffine
-    ? [g.weight(`${prefix}.norm_attn.weight`), g.weight(`${prefix}.norm_attn.bias`)]
-    : []
-  const gated = g.op('HstuGate', [uvqk, attended, ...affine], {
-    ...FUNCTION,
-    attributes: gateAttributes(shape),
-  })
-  let y = g.op('MatMul', [gated, g.weight(`${prefix}.out.weight`)])
-  if (shape.block.outBias) y = g.op('Add', [y, g.weight(`${prefix}.out.bias`)])
-  return g.op('Add', [y, x])
-}
-
-/** logits = W2·SiLU(W1·LN(y) + b1) + b2, as float32: (…, D) -> (…, tasks) */
-function taskHead(g: GraphBuilder, y: string, { config, type }: FunctionShape): string {
-  const norm = layerNorm(g, [y, g.weight('head.norm.weight'), g.weight('head.norm.bias')], config)
-  const linear = (x: string, name: string) =>
-    g.op('Add', [g.op('MatMul', [x, g.weight(`${name}.weight`)]), g.weight(`${name}.bias`)])
-  const logits = linear(silu(g, linear(norm, 'head.fc1')), 'head.fc2')
-  return castTo(g, logits, 'float32', type)
-}
-
-function layerNorm(g: GraphBuilder, inputs: readonly string[], config: HstuConfig): string {
-  return g.op('LayerNormalization', inputs, {
-    attributes: { axis: -1n, epsilon: config.layerNormEps },
-  })
 }
 
 /**

@@ -51,6 +51,8 @@ type Attribute =
 export type OpOptions = {
   readonly domain?: 'com.microsoft' | 'peregrine'
   readonly attributes?: { readonly [name: string]: Attribute }
+  /** Optional outputs that nobody reads, by index: their names are empty. */
+  readonly omitted?: readonly number[]
 }
 
 /** Builds the nodes of a graph or of a function body; values are named after the op that makes them. */
@@ -115,7 +117,9 @@ function createNodes(): NodeBuilder & { readonly nodes: NodeProto[] } {
     },
     opN(type, inputs, outputs, options = {}) {
       const base = fresh(type)
-      const names = Array.from({ length: outputs }, (_, i) => `${base}_${i}`)
+      const names = Array.from({ length: outputs }, (_, i) =>
+        options.omitted?.includes(i) ? '' : `${base}_${i}`,
+      )
       add(type, inputs, names, options)
       return names
     },

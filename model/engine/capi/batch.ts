@@ -10,8 +10,8 @@ export type BatchOptions<I, O> = {
   readonly scheduler: Scheduler
   /** Inputs of one key may share a run. */
   readonly key: (input: I) => string
-  /** The most inputs of one run, asked before each. */
-  readonly limit: () => number
+  /** The most inputs like this one in a run, asked before each. */
+  readonly limit: (input: I) => number
   readonly run: (inputs: readonly I[], options: Pointer) => Promise<readonly O[]>
 }
 
@@ -41,7 +41,9 @@ export function createBatcher<I, O>(options: BatchOptions<I, O>): Batcher<I, O> 
 
   /** The first of its key, whose turn it is, and who may share its run. */
   const take = (first: Member<I, O>): Member<I, O>[] => {
-    const batch = waiting.filter((each) => each.key === first.key).slice(0, Math.max(1, limit()))
+    const batch = waiting
+      .filter((each) => each.key === first.key)
+      .slice(0, Math.max(1, limit(first.input)))
     for (const member of batch) {
       remove(member)
       if (member === first) continue

@@ -109,9 +109,9 @@ export function createBlocks({ home, overflow, homeBytes: budget = Infinity }: B
     for (;;) {
       try {
         return await home.allocate(bytes)
-      } catch (error) {
-        // Others use a GPU's memory too: less may be left than the budget.
-        if (!(await spill())) throw error
+      } catch {
+        // What is free may lie in pieces.
+        if (!(await spill())) return home.allocate(bytes, true)
       }
     }
   }

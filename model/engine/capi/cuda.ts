@@ -38,8 +38,8 @@ export type Cuda = {
   freeBytes(): number
   /** Copies a tensor to the GPU once, an embedding table only where it is not too large. */
   readonly upload: Upload
-  /** K/V on the GPU, from the arena of `session`. */
-  memory(session: Pointer): TensorMemory & { close(): void }
+  /** The GPU's memory, of no session's arena. */
+  readonly device: TensorMemory
   /** Page-locked memory of the host, which the GPU copies to and from at full speed. */
   readonly pinned: TensorMemory
   close(): void
@@ -118,16 +118,18 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
       check(synchronize(DEFAULT_STREAM))
       return { address: to, free: () => check(staysOnHost ? freeHost(to) : free(to)) }
     },
-    memory(session) {
-      const allocator = ort.CreateAllocator(session, info)
-      return {
-        ...copies,
-        device: 'cuda',
-        info,
-        allocate: (bytes) => ort.AllocatorAlloc(allocator, bytes),
-        free: (address) => ort.AllocatorFree(allocator, address),
-        close: () => ort.ReleaseAllocator(allocator),
-      }
+    device: {
+      ...copies,
+      device: 'cuda',
+      info,
+      allocate(bytes) {
+        const address = new BigUint64Array(1)
+        check(malloc(address, bytes))
+        return address[0] ?? 0n
+      },
+      free(address) {
+        free(address)
+      },
     },
     pinned: {
       ...copies,

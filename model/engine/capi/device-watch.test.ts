@@ -32,10 +32,14 @@ describe('watchDevice', () => {
     assert.deepEqual(seen, [])
   })
 
-  test('has no worker and says so once when the GPU refuses every call, and changes no error', async () => {
+  test('has no worker and says so once when the GPU refuses every call: 503 from then on', async () => {
     const { watched, failing, gpu, seen } = openWatched()
     gpu.isBroken = true
-    for (let i = 0; i < 3; i++) await assert.rejects(failing(), { message: 'as asked' })
+    const refused = {
+      code: 'WORKER_CRASHED',
+      message: 'the GPU refuses every call: CUDA: an illegal memory access was encountered',
+    }
+    for (let i = 0; i < 3; i++) await assert.rejects(failing(), refused)
     assert.equal(watched.stats().workers, 0)
     assert.deepEqual(seen, [
       { kind: 'deviceLost', error: 'CUDA: an illegal memory access was encountered' },

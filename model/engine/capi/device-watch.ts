@@ -1,3 +1,4 @@
+import { RankError } from '../../errors.js'
 import type { Engine, EngineEvent } from '../engine.js'
 
 /**
@@ -10,18 +11,20 @@ export function watchDevice(
   probe: () => unknown,
   onEvent: (event: EngineEvent) => void,
 ): Engine {
-  let isLost = false
+  let lost: string | undefined
   const watch = <T>(job: Promise<T>, signal?: AbortSignal): Promise<T> =>
     job.catch((failure: unknown) => {
-      if (!isLost && !signal?.aborted) ask()
-      throw failure
+      if (signal?.aborted) throw failure
+      if (lost === undefined) ask()
+      throw lost === undefined ? failure : new RankError('WORKER_CRASHED', lost, { cause: failure })
     })
   const ask = () => {
     try {
       probe()
     } catch (error) {
-      isLost = true
-      onEvent({ kind: 'deviceLost', error: error instanceof Error ? error.message : String(error) })
+      const why = error instanceof Error ? error.message : String(error)
+      lost = `the GPU refuses every call: ${why}`
+      onEvent({ kind: 'deviceLost', error: why })
     }
   }
   return {
@@ -32,6 +35,6 @@ export function watchDevice(
     rank: (users, signal) => watch(engine.rank(users, signal), signal),
     exportKv: (handle) => watch(engine.exportKv(handle)),
     importKv: (pages) => watch(engine.importKv(pages)),
-    stats: () => (isLost ? { ...engine.stats(), workers: 0 } : engine.stats()),
+    stats: () => (lost !== undefined ? { ...engine.stats(), workers: 0 } : engine.stats()),
   }
 }

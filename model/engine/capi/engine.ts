@@ -1,7 +1,8 @@
 import { RankError } from '../../errors.js'
-import type { Bundle } from '../../manifest.js'
+import type { Bundle, Manifest } from '../../manifest.js'
 import { zeroTokens } from '../../tokens.js'
 import type { Engine, EngineEvent, KvHandle, KvPast, RankUser, WarmUp } from '../engine.js'
+import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import { createBatcher } from './batch.js'
 import { chooseBatchLimit } from './batch-limit.js'
 import { watchDevice } from './device-watch.js'
@@ -15,6 +16,10 @@ const BUCKETS_PER_DOUBLING = 4
 const SMALLEST_BUCKET = 64
 /** Requests of the burst that the batch limit is measured by. */
 const BURST = 64
+/** Runs that begin together need not be at their largest together. */
+const FILL_ROUNDS = 3
+/** Of one run's score matrices, in bytes: what is larger fills a GPU alone. */
+const BATCH_BYTES = 2 ** 28
 
 export type CapiEngineOptions = {
   readonly bundle: Bundle
@@ -136,7 +141,8 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     scheduler,
     key: ({ history, candidates }) =>
       `${bucketOf(history.length)} ${bucketOf(candidates.length / slots)}`,
-    limit: () => batchLimit,
+    limit: (user) =>
+      Math.min(batchLimit, Math.floor(BATCH_BYTES / matrixBytes(bundle.manifest, user))),
     run: (users, runOptions) => {
       batches.runs++
       batches.users += users.length
@@ -153,6 +159,25 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     const user = { history, candidates, queryTime: 0 }
     await Promise.all(Array.from({ length: BURST }, () => batcher.submit(user)))
     return performance.now() - start
+  }
+
+  /**
+   * The largest runs, as many at once as ever are: the sessions' memory has its final size before the
+   * first request, or there is not enough of it.
+   */
+  const fillArenas = async ({ historyTokens, candidates }: WarmUp) => {
+    const history = zeroTokens(Math.max(...historyTokens), slots)
+    const rows = new Int32Array(Math.max(...candidates) * slots)
+    const user = { history, candidates: rows, queryTime: 0 }
+    const largest = Math.max(1, Math.floor(BATCH_BYTES / matrixBytes(bundle.manifest, user)))
+    const users = Array<RankUser>(Math.min(batchLimit, largest)).fill(user)
+    const atOnce = <T>(work: () => Promise<T>) => Promise.all(Array.from({ length: workers }, work))
+    for (let round = 0; round < FILL_ROUNDS; round++) {
+      const handles = await atOnce(() => engine.prefill(history))
+      await Promise.all(handles.map((handle) => engine.score(handle, rows, 0)))
+      for (const handle of handles) engine.release(handle)
+      await atOnce(() => engine.rank(users))
+    }
   }
 
   const engine: Engine = {
@@ -217,8 +242,11 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
         for (const m of shapes.candidates) await engine.score(handle, new Int32Array(m * slots), 0)
         engine.release(handle)
       }
-      if (provider === 'cuda' && options.maxBatchUsers === undefined) {
-        batchLimit = await chooseBatchLimit(burstOf(shapes))
+      if (provider === 'cuda') {
+        if (options.maxBatchUsers === undefined) {
+          batchLimit = await chooseBatchLimit(burstOf(shapes))
+        }
+        await fillArenas(shapes)
       }
       if (laneCount === 0 || lanes !== undefined) return
       const start = performance.now()
@@ -252,6 +280,13 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     },
   }
   return opened.cuda === undefined ? engine : watchDevice(engine, opened.cuda.freeBytes, onEvent)
+}
+
+/** Of a user's (H, n, n+m) scores, at the lengths that its bucket is padded to. */
+function matrixBytes({ config, precision, embedding }: Manifest, user: RankUser): number {
+  const n = bucketOf(user.history.length)
+  const m = bucketOf(user.candidates.length / embedding.slots)
+  return config.heads * n * (n + m) * KV_ELEMENT_BYTES[precision]
 }
 
 /** Lengths of one bucket differ by less than a quarter: what padding can cost at most. */

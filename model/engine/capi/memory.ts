@@ -11,7 +11,8 @@ export type TensorMemory = {
   readonly device: 'cpu' | 'cuda'
   /** OrtMemoryInfo of tensors there. */
   readonly info: Pointer
-  allocate(bytes: number): Pointer | Promise<Pointer>
+  /** `isLastResort`: memory with a bound of its own goes beyond it rather than fail. */
+  allocate(bytes: number, isLastResort?: boolean): Pointer | Promise<Pointer>
   free(address: Pointer): void
   copy(to: Pointer, from: Pointer, bytes: number): Promise<void>
   read(from: Pointer, bytes: number): Promise<Uint8Array>

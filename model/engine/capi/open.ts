@@ -1,7 +1,7 @@
 import type { Bundle } from '../../manifest.js'
 import type { KvPages } from '../engine.js'
 import { KV_ELEMENT_BYTES } from '../kv-shape.js'
-import { type Blocks, createBlocks } from './blocks.js'
+import { type Blocks, type BlocksOptions, createBlocks } from './blocks.js'
 import { type Cuda, openCuda } from './cuda.js'
 import { cpuFlags, findKernels } from './kernels.js'
 import { createKvStore, type KvEntry, type KvStore } from './kv-store.js'
@@ -12,6 +12,7 @@ import { loadOrt, type Ort } from './ort.js'
 import { createRunner, type Runner } from './runner.js'
 import { createScheduler, type Scheduler } from './scheduler.js'
 import { createEnv, createSessions, type SessionSource } from './sessions.js'
+import { slabMemory } from './slab.js'
 import { shareWeights } from './weights.js'
 
 /** See runner.ts; a GPU's matrix products want height (chunks of 2,048: 1.4 ms, of 256: 12.8 ms). */
@@ -39,7 +40,7 @@ export type Opened = {
   readonly library: string
   readonly source: SessionSource
   readonly cuda: Cuda | undefined
-  /** Where K/V lies: the GPU's memory or the process's own. */
+  /** Where runs need their tensors: the GPU's memory or the process's own. */
   readonly memory: TensorMemory
   readonly blocks: Blocks
   readonly store: KvStore
@@ -96,10 +97,16 @@ export async function open(options: OpenOptions): Promise<Opened> {
       ...(cuda === undefined ? {} : { addProvider: cuda.addProvider }),
     })
     cleanups.push(release)
-    const device = cuda?.memory(sessions.prefill.pointer)
-    if (device !== undefined) cleanups.push(device.close)
-    const memory = device ?? host
-    const blocks = createBlocks({ home: memory, ...gpuBudget(cuda, options.gpuKvBytes) })
+    const memory = cuda?.device ?? host
+    let kvOptions: BlocksOptions = { home: memory }
+    if (cuda !== undefined) {
+      const homeBytes = options.gpuKvBytes || Math.floor(DEFAULT_GPU_KV_SHARE * cuda.freeBytes())
+      // Apart from the arenas, which K/V of many sizes would leave full of holes.
+      const home = await slabMemory(memory, homeBytes)
+      cleanups.push(home.close)
+      kvOptions = { home, overflow: cuda.pinned, homeBytes }
+    }
+    const blocks = createBlocks(kvOptions)
     cleanups.push(blocks.close)
     const { config, precision } = manifest
     const store = createKvStore({ ort, blocks, host, config, precision })
@@ -134,12 +141,6 @@ export async function open(options: OpenOptions): Promise<Opened> {
 function slotsFor({ workers, threadsPerWorker, provider }: OpenOptions): number {
   const hasRoom = workers > 1 && workers + 1 < POOL_THREADS
   return provider === 'cpu' && threadsPerWorker === 1 && hasRoom ? workers + 1 : workers
-}
-
-function gpuBudget(cuda: Cuda | undefined, gpuKvBytes: number) {
-  if (cuda === undefined) return {}
-  const homeBytes = gpuKvBytes || Math.floor(DEFAULT_GPU_KV_SHARE * cuda.freeBytes())
-  return { overflow: cuda.pinned, homeBytes }
 }
 
 function noTokens({ manifest }: Bundle): KvPages {

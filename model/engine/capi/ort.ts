@@ -51,7 +51,6 @@ const ENTRIES = {
     [info: Pointer, data: Memory, bytes: number, dims: Memory, rank: number, type: number]
   >(49, P, P, SIZE, P, SIZE, 'int'),
   GetAllocatorWithDefaultOptions: gives<[]>(78),
-  CreateAllocator: gives<[session: Pointer, info: Pointer]>(131, P, P),
   AllocatorAlloc: gives<[allocator: Pointer, bytes: number]>(75, P, SIZE),
   CreatePrepackedWeightsContainer: gives<[]>(166),
   CreateCUDAProviderOptions: gives<[]>(205),
@@ -103,7 +102,6 @@ const ENTRIES = {
   ReleaseRunOptions: frees(97),
   ReleaseTypeInfo: frees(98),
   ReleaseSessionOptions: frees(100),
-  ReleaseAllocator: frees(132),
   ReleasePrepackedWeightsContainer: frees(167),
   ReleaseCUDAProviderOptions: frees(208),
 }
