@@ -129,7 +129,9 @@ export async function serve(options: ServeOptions): Promise<Served> {
       return false
     }
     const tookMs = Math.round(performance.now() - startMs)
-    log.info({ model: ranker.model, tookMs }, `ready: ${url}/docs, or ${tryIt(url)}`)
+    // Item ids are not for logs.
+    const { exampleItems: _, ...model } = ranker.model
+    log.info({ model, tookMs }, `ready: ${url}/docs, or ${tryIt(url)}`)
     return true
   }
 
