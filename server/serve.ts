@@ -131,7 +131,7 @@ export async function serve(options: ServeOptions): Promise<Served> {
     const tookMs = Math.round(performance.now() - startMs)
     // Item ids are not for logs.
     const { exampleItems: _, ...model } = ranker.model
-    log.info({ model, tookMs }, `ready: ${url}/docs, or ${tryIt(url)}`)
+    log.info({ model, tookMs }, `ready: ${readyAt(url, config.playground)}`)
     return true
   }
 
@@ -139,6 +139,10 @@ export async function serve(options: ServeOptions): Promise<Served> {
   signals.on('SIGINT', onSignal)
   const loaded = load()
   return { url, loaded, stopped, stop }
+}
+
+function readyAt(url: string, playground: boolean): string {
+  return `${playground ? `try it at ${url}/, ` : ''}${url}/docs, or ${tryIt(url)}`
 }
 
 function tryIt(url: string): string {

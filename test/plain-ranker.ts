@@ -12,6 +12,7 @@ export const LIMITS = {
   maxCandidates: 10,
   maxBatchRequests: 4,
   maxInFlight: 4,
+  playground: true,
 }
 
 const MODEL = {
