@@ -42,6 +42,14 @@ function shortened(input: RankInput, events: number): RankInput {
   return { ...input, histories: input.histories.map((history) => history.slice(0, events)) }
 }
 
+test('says of its model what a caller needs to write a request', () => {
+  const { name, actions, exampleItems, weights } = ranker().model
+  assert.deepEqual([name, actions], ['small', model.config.actions])
+  assert.deepEqual(exampleItems, model.vocabulary.knownItems())
+  assert.equal(exampleItems.length, 30)
+  assert.equal(weights, undefined, 'the bundle has none: 1 each')
+})
+
 describe('rank', () => {
   test('refuses logits that are not finite with MODEL_CONTRACT, and releases the K/V', async () => {
     const released: unknown[] = []

@@ -51,6 +51,8 @@ type Scored = {
   readonly historyMs: number
 }
 
+const EXAMPLE_ITEMS = 100
+
 /** What a partial answer holds when its deadline passed before anything was scored. */
 const NOTHING: Scored = {
   kv: { state: 'none', reusedTokens: 0, prefilledTokens: 0 },
@@ -208,6 +210,9 @@ export function createRanker(options: RankerOptions): Ranker {
       name: manifest.name,
       version: manifest.version,
       tasks,
+      actions: manifest.config.actions,
+      ...(bundleWeights !== undefined && { weights: bundleWeights }),
+      exampleItems: vocabulary.knownItems().slice(0, EXAMPLE_ITEMS),
       maxTokens: manifest.config.maxTokens,
       precision: manifest.precision,
       engine: engine.name,

@@ -112,6 +112,12 @@ export type Ranker = {
     /** Content hash of the bundle. */
     readonly version: string
     readonly tasks: readonly { readonly name: string; readonly type: 'binary' | 'regression' }[]
+    /** Action types that events may name. */
+    readonly actions: readonly string[]
+    /** Value formula where a request gives none; a task not named counts 0. Absent: 1 each. */
+    readonly weights?: { readonly [task: string]: number }
+    /** Some item ids that the model knows, to try it with. */
+    readonly exampleItems: readonly string[]
     readonly maxTokens: number
     readonly precision: 'fp32' | 'fp16'
     readonly engine: string

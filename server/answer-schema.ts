@@ -165,6 +165,15 @@ export const ModelList = Type.Object(
         name: Type.String(),
         version: Type.String({ description: 'Content hash of the bundle.' }),
         tasks: Type.Array(Type.Object({ name: Type.String(), type: Type.String() })),
+        actions: Type.Array(Type.String(), { description: 'Action types that events may name.' }),
+        weights: Type.Optional(
+          Type.Record(Type.String(), Type.Number(), {
+            description: 'Weight of each task in the score where a request gives none.',
+          }),
+        ),
+        exampleItems: Type.Array(Type.String(), {
+          description: 'Some item ids that the model knows, to try it with.',
+        }),
         maxTokens: Type.Integer(),
         precision: Type.String(),
         engine: Type.String(),

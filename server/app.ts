@@ -17,6 +17,7 @@ import { requestId } from './log.js'
 import { createMetrics } from './metrics.js'
 import { newOutcome } from './outcome.js'
 import type { Limits } from './parse.js'
+import { addPlayground } from './playground/routes.js'
 import { addRankRoutes } from './rank-routes.js'
 import { MAX_ID_CHARS } from './schema.js'
 import { addUserRoutes } from './user-routes.js'
@@ -26,7 +27,12 @@ export type AppOptions = {
   readonly ranker: () => Ranker | undefined
   /** True from the first signal on: still serving, but not ready for more. */
   readonly isDraining?: () => boolean
-  readonly config: Limits & { readonly bodyLimitBytes: number; readonly maxInFlight: number }
+  readonly config: Limits & {
+    readonly bodyLimitBytes: number
+    readonly maxInFlight: number
+    /** Whether a page at / lets people try the model. */
+    readonly playground: boolean
+  }
   /** Gets Peregrine's metrics; one registry per app. */
   readonly registry: Registry
   /** Silent when absent. */
@@ -114,6 +120,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   addRankRoutes(app, parts)
   addUserRoutes(app, parts)
 
+  if (config.playground) addPlayground(app, () => ranker()?.model.name)
   app.get(
     '/v1/models',
     {

@@ -26,6 +26,7 @@ describe('parseServerConfig', () => {
       host: '127.0.0.1',
       port: 8080,
       logLevel: 'info',
+      playground: true,
       bodyLimitBytes: 16 * 2 ** 20,
       maxHistoryEvents: 100_000,
       maxCandidates: 20_000,
@@ -91,6 +92,8 @@ describe('parseServerConfig', () => {
     assert.equal(read(['--cuda-fallback']), true)
     assert.equal(read(['--no-cuda-fallback'], { PEREGRINE_CUDA_FALLBACK: 'true' }), false)
     assert.equal(read([], { PEREGRINE_CUDA_FALLBACK: 'true' }), true)
+    const off = parseServerConfig([...BUNDLE, '--no-playground'], {})
+    assert.equal(off.config.playground, false)
   })
 
   test('ignores what Kubernetes sets beside a service called peregrine', () => {

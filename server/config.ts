@@ -24,6 +24,7 @@ export const KNOBS = {
     'fatal',
     'silent',
   ]),
+  playground: toggle('Serve the playground at /; the demo model brings sample users', true),
   bodyLimitBytes: integer('Largest request body', 16 * MiB, 1024, 512 * MiB),
   maxHistoryEvents: integer(
     'Most events of one request, over all histories and series',
@@ -140,6 +141,7 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     host: pick('host', KNOBS.host),
     port: pick('port', KNOBS.port),
     logLevel: pick('logLevel', KNOBS.logLevel),
+    playground: pick('playground', KNOBS.playground),
     bodyLimitBytes: pick('bodyLimitBytes', KNOBS.bodyLimitBytes),
     maxHistoryEvents: pick('maxHistoryEvents', KNOBS.maxHistoryEvents),
     maxCandidates: pick('maxCandidates', KNOBS.maxCandidates),

@@ -58,7 +58,9 @@ describe('serve', () => {
     assert.deepEqual(exits, [])
     const log = lines.join('')
     assert.match(log, /"port":"0 \(flag\)".*"shutdownTimeoutMs":"10000 \(default\)"/)
+    assert.ok(log.includes(`try it at ${url}/, `))
     assert.ok(log.includes(`curl ${url}/v1/rank`))
+    assert.ok(!log.includes('exampleItems'), 'no item ids in logs')
   })
 
   test('on SIGTERM finishes what is in flight, refuses new connections, then closes the ranker', async () => {

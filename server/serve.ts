@@ -128,7 +128,9 @@ export async function serve(options: ServeOptions): Promise<Served> {
       return false
     }
     const tookMs = Math.round(performance.now() - startMs)
-    log.info({ model: ranker.model, tookMs }, `ready: ${url}/docs, or ${tryIt(url)}`)
+    // Item ids are not for logs.
+    const { exampleItems: _, ...model } = ranker.model
+    log.info({ model, tookMs }, `ready: ${readyAt(url, config.playground)}`)
     return true
   }
 
@@ -136,6 +138,10 @@ export async function serve(options: ServeOptions): Promise<Served> {
   signals.on('SIGINT', onSignal)
   const loaded = load()
   return { url, loaded, stopped, stop }
+}
+
+function readyAt(url: string, playground: boolean): string {
+  return `${playground ? `try it at ${url}/, ` : ''}${url}/docs, or ${tryIt(url)}`
 }
 
 function tryIt(url: string): string {

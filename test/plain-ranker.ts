@@ -15,12 +15,16 @@ export const LIMITS = {
   maxCandidates: 10,
   maxBatchRequests: 4,
   maxInFlight: 4,
+  playground: true,
 }
 
 const MODEL = {
   name: 'toy',
   version: 'abc123',
   tasks: [{ name: 'click', type: 'binary' }],
+  actions: ['click', 'like'],
+  weights: { click: 1 },
+  exampleItems: ['a', 'b', 'c'],
   maxTokens: 64,
   precision: 'fp32',
   engine: 'plain',

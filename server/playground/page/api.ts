@@ -1,0 +1,114 @@
+/// <reference lib="dom" />
+import type { KvUse, RankedItem, RankTimings } from '../../../falcon/types.js'
+import type { Warning } from '../../../model/request.js'
+import type { Draft, Model } from './draft.js'
+
+/** Talks to the server that the page came from, and to no other. */
+
+export type Answer = {
+  readonly model: string
+  readonly items: readonly RankedItem[]
+  /** `tier`: where what was reused lay, 1 = this process, 2 = Redis. */
+  readonly kv: KvUse & { readonly tier?: number }
+  readonly timings: RankTimings
+  readonly warnings: readonly Warning[]
+  readonly partial?: true
+  readonly explain: {
+    readonly timings: RankTimings & { readonly parseMs: number }
+    readonly historyTokens: number
+    readonly truncatedEvents: number
+    readonly candidates: number
+    readonly scored: number
+    readonly microBatches: number
+    readonly microBatchSize: number
+    readonly retries: number
+  }
+}
+
+export type SampleLine = {
+  readonly name: string
+  readonly user: string
+  readonly events: number
+  readonly candidates: number
+  readonly shown: number
+}
+
+export type SampleUser = {
+  readonly request: unknown
+  readonly shown: { readonly [item: string]: readonly string[] }
+  readonly catalogue: {
+    readonly features: readonly string[]
+    readonly items: { readonly [item: string]: readonly (string | number | null)[] }
+  }
+}
+
+/** What the server refused, or why it could not be asked. */
+export class Problem extends Error {
+  readonly code: string
+  readonly path: string | undefined
+
+  constructor(code: string, message: string, path?: string) {
+    super(message)
+    this.code = code
+    this.path = path
+  }
+}
+
+/** The served model; undefined while it loads. */
+export async function getModel(): Promise<Model | undefined> {
+  const { models }: { models: readonly Model[] } = await json('/v1/models')
+  return models[0]
+}
+
+export async function getSamples(): Promise<readonly SampleLine[]> {
+  const { samples }: { samples: readonly SampleLine[] } = await json('/playground/samples')
+  return samples
+}
+
+export async function getSample(name: string): Promise<SampleUser> {
+  return json(`/playground/samples/${encodeURIComponent(name)}`)
+}
+
+/** Ranks `draft`, explained; also the time until the answer was read, in milliseconds. */
+export async function postRank(
+  draft: Draft,
+  signal?: AbortSignal,
+): Promise<{ readonly answer: Answer; readonly roundTripMs: number }> {
+  const startMs = performance.now()
+  const answer: Answer = await json('/v1/rank', {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ ...draft, explain: true }),
+    ...(signal !== undefined && { signal }),
+  })
+  return { answer, roundTripMs: performance.now() - startMs }
+}
+
+export async function getMetrics(): Promise<string> {
+  return (await ask('/metrics')).text()
+}
+
+async function json(url: string, init?: RequestInit) {
+  return (await ask(url, init)).json()
+}
+
+/** @throws {Problem} what the server says, or UNREACHABLE */
+async function ask(url: string, init?: RequestInit): Promise<Response> {
+  const response = await fetch(url, init).catch((error: unknown) => {
+    if (error instanceof DOMException && error.name === 'AbortError') throw error
+    throw new Problem('UNREACHABLE', 'the server does not answer')
+  })
+  if (response.ok) return response
+  const body: unknown = await response.json().catch(() => undefined)
+  const text = (name: string) => {
+    const value: unknown =
+      typeof body === 'object' && body !== null ? Reflect.get(body, name) : undefined
+    return typeof value === 'string' ? value : undefined
+  }
+  const { status, statusText } = response
+  throw new Problem(
+    text('code') ?? `HTTP ${status}`,
+    text('message') ?? (statusText || 'the server gave no reason'),
+    text('path'),
+  )
+}
