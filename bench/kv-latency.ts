@@ -23,7 +23,12 @@ const CONNECTIONS = 4
 const TTL_MS = 3_600_000
 const TIER1_BYTES = 2 ** 31
 /** Tier 2 is asked whatever it costs, and waited for. */
-const PATIENT = { prefillMs: () => 10_000, fetchMs: () => 10_000, observeFetch: () => {} }
+const PATIENT = {
+  policy: { kv: 'always' },
+  prefillMs: () => 10_000,
+  fetchMs: () => 10_000,
+  observeFetch: () => {},
+} as const
 
 export type Arm = 'tier1' | 'append' | 'miss' | `${KvCodecName}` | `${KvCodecName}+append`
 
@@ -128,7 +133,7 @@ async function armsAt(
     return lookup(growingCache, 'growing', sliceTokens(longest, 0, end), 1, EVENT_TOKENS)
   })
   for (const { codec, tier2 } of tier2s) {
-    const remote = tier2.remote(PATIENT, true)
+    const { remote } = tier2.cacheParts(PATIENT)
     const fetching = createKvCache({ engine, memory, appendIsExact, remote })
     for (const [arm, stored] of [
       [codec, history],

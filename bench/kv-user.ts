@@ -23,8 +23,8 @@ const TTL_MS = 3_600_000
 const SPARE_BYTES = 2 ** 27
 
 export function pageShape(manifest: Manifest, codec: KvCodecName): PageShape {
-  const { layers, heads, dqk, dv } = manifest.config
-  return { codec, layers, kWidth: heads * dqk, vWidth: heads * dv }
+  const { layers, heads, dqk, dv, maxTokens } = manifest.config
+  return { codec, layers, kWidth: heads * dqk, vWidth: heads * dv, maxTokens }
 }
 
 function redisKvOptions(manifest: Manifest, codec: KvCodecName) {

@@ -79,7 +79,7 @@ export async function openTier2(
     tokenBytes,
     writes,
     /** For the K/V cache: K/V is fetched and written where that should be cheaper than computing it. */
-    cacheParts(costs: Costs) {
+    cacheParts(costs: Pick<Costs, 'policy' | 'prefillMs' | 'fetchMs' | 'observeFetch'>) {
       const always = costs.policy.kv === 'always'
       const pays = (tokens: number) =>
         always ||
