@@ -24,8 +24,10 @@ describe('findKernels', () => {
     file: 'amx.so',
     provider: 'cpu',
     precision: 'fp32',
+    arithmetic: 'bf16',
     cpuFlags: ['amx_tile', 'amx_bf16'],
   }
+  const ARITHMETIC = { cuda: 'fp16', cpu: 'bf16' }
 
   test('names a library only where provider, precision and chip all fit', (t) => {
     const folder = kernelFolder(t, [hopper, amx])
@@ -45,10 +47,11 @@ describe('findKernels', () => {
                 : precision === 'fp32' && flags.length === 3 && 'amx.so'
             const found = findKernels(folder, chip)
             assert.equal(
-              found,
+              found?.library,
               expected ? `${folder}/${expected}` : undefined,
               JSON.stringify(chip),
             )
+            assert.equal(found?.arithmetic, expected ? ARITHMETIC[provider] : undefined)
           }
         }
       }
