@@ -9,10 +9,11 @@ import {
   hstuAttention,
   hstuCausalAttention,
   hstuGate,
+  hstuLinear,
   splitUvqk,
 } from './functions.js'
 import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
-import { castTo, lengthOf, ones, silu } from './ops.js'
+import { castTo, lengthOf, ones } from './ops.js'
 import type { WeightFile, WeightType } from './weight-file.js'
 
 const FUNCTION = { domain: 'peregrine' } as const
@@ -226,9 +227,8 @@ function project(
     const [start, end] = columns
     return g.op('Slice', [whole, g.ints([start]), g.ints([end]), g.ints([-1])])
   }
-  let y = g.op('MatMul', [norm, weight('weight')])
-  if (block.uvqkBias) y = g.op('Add', [y, weight('bias')])
-  return block.silu === 'uvqk' ? silu(g, y) : y
+  const body = hstuLinear({ bias: block.uvqkBias, silu: block.silu === 'uvqk' })
+  return g.call(body, [norm, weight('weight'), ...(block.uvqkBias ? [weight('bias')] : [])])
 }
 
 function finishLayer(
@@ -247,17 +247,21 @@ function finishLayer(
     ...FUNCTION,
     attributes: gateAttributes(shape),
   })
-  let y = g.op('MatMul', [gated, g.weight(`${prefix}.out.weight`)])
-  if (shape.block.outBias) y = g.op('Add', [y, g.weight(`${prefix}.out.bias`)])
-  return g.op('Add', [y, x])
+  const { outBias } = shape.block
+  const bias = outBias ? [g.weight(`${prefix}.out.bias`)] : []
+  const weight = g.weight(`${prefix}.out.weight`)
+  return g.call(hstuLinear({ bias: outBias, residual: true }), [gated, weight, ...bias, x])
 }
 
 /** logits = W2·SiLU(W1·LN(y) + b1) + b2, as float32: (…, D) -> (…, tasks) */
 function taskHead(g: GraphBuilder, y: string, { config, type }: FunctionShape): string {
   const norm = layerNorm(g, [y, g.weight('head.norm.weight'), g.weight('head.norm.bias')], config)
-  const linear = (x: string, name: string) =>
-    g.op('Add', [g.op('MatMul', [x, g.weight(`${name}.weight`)]), g.weight(`${name}.bias`)])
-  const logits = linear(silu(g, linear(norm, 'head.fc1')), 'head.fc2')
+  const parameters = (name: string) =>
+    [g.weight(`${name}.weight`), g.weight(`${name}.bias`)] as const
+  const hidden = g.call(hstuLinear({ bias: true, silu: true }), [norm, ...parameters('head.fc1')])
+  // A column per task: nothing to gain from a kernel, and its rounding would be the logits' own.
+  const [weight, bias] = parameters('head.fc2')
+  const logits = g.op('Add', [g.op('MatMul', [hidden, weight]), bias])
   return castTo(g, logits, 'float32', type)
 }
 

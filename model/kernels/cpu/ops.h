@@ -7,6 +7,8 @@ namespace peregrine {
 extern const Op HSTU_ATTENTION;
 extern const Op HSTU_CAUSAL_ATTENTION;
 extern const Op HSTU_GATE;
+/** One per form: see linear.cc. */
+extern const std::vector<Op> HSTU_LINEAR;
 
 constexpr const char* CPU = "CPUExecutionProvider";
 

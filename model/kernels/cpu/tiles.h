@@ -118,16 +118,21 @@ inline __m512 exp2Fraction(__m512 f) {
 
 /**
  * x / (1 + exp(-x)). The fast one, for what becomes bf16 anyway, is right to 1.5e-4 (relative), the exact
- * one to 1e-6. Large x need no clamp: 2^large is infinite, its inverse 0.
+ * one to 1e-6.
  */
 template <bool EXACT>
 inline __m512 silu(__m512 x) {
-  const __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
+  __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(-1.44269504f));
+  // Newton's step below multiplies the denominator with its inverse: not infinity with 0.
+  if constexpr (EXACT) t = _mm512_min_ps(t, _mm512_set1_ps(125.f));
   const __m512 fraction = _mm512_reduce_ps(t, 0x09);  // t - floor(t)
   const __m512 denominator =
       _mm512_add_ps(_mm512_scalef_ps(exp2Fraction<EXACT>(fraction), t), _mm512_set1_ps(1.f));
-  if constexpr (EXACT) return _mm512_div_ps(x, denominator);
-  return _mm512_mul_ps(x, _mm512_rcp14_ps(denominator));
+  __m512 inverse = _mm512_rcp14_ps(denominator);
+  if constexpr (EXACT) {
+    inverse = _mm512_mul_ps(inverse, _mm512_fnmadd_ps(denominator, inverse, _mm512_set1_ps(2.f)));
+  }
+  return _mm512_mul_ps(x, inverse);
 }
 
 }  // namespace peregrine
