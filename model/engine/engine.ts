@@ -1,4 +1,4 @@
-import type { Precision } from '../manifest.js'
+import type { Arithmetic } from '../manifest.js'
 import type { HistoryTokens } from '../tokens.js'
 
 /**
@@ -73,9 +73,6 @@ export type Engine = {
   /** Lets running jobs end, then frees everything. */
   close(): Promise<void>
 }
-
-/** What a graph's products are computed in. */
-export type Arithmetic = Precision | 'bf16'
 
 export type EngineStats = {
   /** That can take jobs: 0 while all have crashed, and for good when the GPU is lost. */

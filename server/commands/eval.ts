@@ -3,6 +3,7 @@ import { parseArgs } from 'node:util'
 import { loadRanker } from '../../falcon/load.js'
 import type { Ranker } from '../../falcon/types.js'
 import { openBundle } from '../../model/manifest.js'
+import { KNOBS } from '../config.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from './demo.js'
 import { needFolder } from './export.js'
 import { integer } from './flags.js'
@@ -10,7 +11,7 @@ import { type KuaiRandUser, readKuaiRand } from './kuairand.js'
 import { createProgress } from './progress.js'
 import { type TaskQuality, taskQuality } from './score-metrics.js'
 
-export const EVAL_HELP = `peregrine eval --data DIR [--bundle DIR] [--users N] [--json]
+export const EVAL_HELP = `peregrine eval --data DIR [--bundle DIR] [--users N] [--kernels auto|off|DIR] [--json]
     replays KuaiRand-Pure's test days (5-8 May 2022) through the ranking pipeline, one request per
     exposure with all earlier exposures as history; prints AUC and NE per task
     --users N: only the first N users of the log`
@@ -27,6 +28,7 @@ export async function evalCommand(args: string[]): Promise<number> {
       data: { type: 'string' },
       bundle: { type: 'string', default: DEMO_BUNDLE },
       users: { type: 'string' },
+      kernels: { type: 'string', default: KNOBS.kernels.fallback },
       json: { type: 'boolean', default: false },
     },
   })
@@ -34,7 +36,7 @@ export async function evalCommand(args: string[]): Promise<number> {
   ensureDemoBundle(values.bundle)
   const bundle = needFolder(values.bundle, EVAL_HELP)
   const contextNames = openBundle(bundle).manifest.config.context.map(({ name }) => name)
-  const ranker = await loadRanker({ bundle })
+  const ranker = await loadRanker({ bundle, kernels: values.kernels })
   try {
     const all = await readKuaiRand(data)
     const users =

@@ -3,8 +3,7 @@ import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from '../../check.js'
 import { readJson } from '../../config.js'
-import { isSafe, type Precision } from '../../manifest.js'
-import type { Arithmetic } from '../engine.js'
+import { type Arithmetic, isSafe, type Precision } from '../../manifest.js'
 import { loadLibrary } from './native.js'
 
 /** What a folder of kernel libraries says of itself, in kernels.json. */
