@@ -3,8 +3,9 @@ import { describe, test } from 'node:test'
 import { attentionOracle } from '../../../test/attention-oracle.js'
 import { type Scope, smallConfig } from '../../../test/fixtures.js'
 import { builtKernels } from '../../../test/kernel-library.js'
-import { type OpGraph, type OpTensor, openOp } from '../../../test/op-session.js'
+import { openRuns } from '../../../test/op-runs.js'
 import { blockOf } from '../../config.js'
+import type { OpGraph, OpTensor } from '../../engine/capi/op-session.js'
 import {
   attentionAttributes,
   type FunctionShape,
@@ -52,8 +53,8 @@ function rowsOf(data: Float32Array, tokens: number, users: number, user: number)
 
 /** Both ways to run one op; the function's body where the lengths allow it. */
 async function openBoth(scope: Scope, graph: OpGraph) {
-  const kernel = await openOp(scope, graph, { library: LIBRARY })
-  const body = await openOp(scope, graph, {})
+  const kernel = await openRuns(scope, graph, { library: LIBRARY })
+  const body = await openRuns(scope, graph, {})
   assert.ok(kernel.operators.includes(graph.function.name), 'the kernel is not in use')
   assert.ok(!body.operators.includes(graph.function.name), 'the body is not in use')
   return { kernel, body }

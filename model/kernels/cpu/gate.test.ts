@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { smallConfig } from '../../../test/fixtures.js'
 import { builtKernels } from '../../../test/kernel-library.js'
-import { openOp } from '../../../test/op-session.js'
+import { openRuns } from '../../../test/op-runs.js'
 import { blockOf } from '../../config.js'
 import { type FunctionShape, gateAttributes, hstuGate } from '../../export/functions.js'
 import { createRandom } from '../../random.js'
@@ -72,8 +72,8 @@ describe('HstuGate, AVX-512 kernel', { skip }, () => {
                 ],
                 outputDims: row(outWidth),
               }
-              const kernel = await openOp(t, graph, { library: LIBRARY })
-              const body = await openOp(t, graph, {})
+              const kernel = await openRuns(t, graph, { library: LIBRARY })
+              const body = await openRuns(t, graph, {})
               assert.ok(
                 kernel.operators.includes('HstuGate') && !body.operators.includes('HstuGate'),
               )

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { Scope } from '../../../test/fixtures.js'
 import { builtKernels } from '../../../test/kernel-library.js'
-import { type OpTensor, openOp } from '../../../test/op-session.js'
+import { openRuns } from '../../../test/op-runs.js'
+import type { OpTensor } from '../../engine/capi/op-session.js'
 import { hstuLinear, type LinearForm } from '../../export/functions.js'
 import { createRandom } from '../../random.js'
 
@@ -59,8 +60,8 @@ async function openLinear(
     ],
     outputDims: ['rows', columns],
   }
-  const kernel = await openOp(scope, graph, { library: LIBRARY })
-  const plain = await openOp(scope, graph, {})
+  const kernel = await openRuns(scope, graph, { library: LIBRARY })
+  const plain = await openRuns(scope, graph, {})
   assert.ok(kernel.operators.includes(body.name) && !plain.operators.includes(body.name))
   const make = (rows: number): Case => {
     const x = values(rows * depth, 3)
