@@ -61,3 +61,47 @@ export function lineChart({ title, subtitle, x, y, series }: Chart): string {
   chart.dispose()
   return `${svg}\n`
 }
+
+export type BarChart = Pick<Chart, 'title' | 'subtitle'> & {
+  readonly categories: readonly string[]
+  /** A value per category; NaN where there is none. */
+  readonly series: readonly { readonly name: string; readonly values: readonly number[] }[]
+}
+
+/** Groups of bars with their values, as a standalone SVG. */
+export function barChart({ title, subtitle, categories, series }: BarChart): string {
+  const chart = echarts.init(null, null, {
+    renderer: 'svg',
+    ssr: true,
+    width: WIDTH,
+    height: HEIGHT,
+  })
+  chart.setOption({
+    animation: false,
+    backgroundColor: '#ffffff',
+    title: {
+      text: title,
+      subtext: subtitle,
+      left: 'center',
+      textStyle: { fontSize: 15 },
+      subtextStyle: { fontSize: 10 },
+    },
+    legend: { bottom: 0 },
+    grid: { left: 52, right: 28, top: 66, bottom: 62 },
+    xAxis: {
+      type: 'category',
+      data: [...categories],
+      axisLabel: { fontSize: 10, interval: 0 },
+    },
+    yAxis: { type: 'value', min: 0 },
+    series: series.map(({ name, values }) => ({
+      type: 'bar' as const,
+      name,
+      data: values.map((value) => (Number.isFinite(value) ? Number(value.toPrecision(3)) : '-')),
+      label: { show: true, position: 'top' as const, fontSize: 9 },
+    })),
+  })
+  const svg = chart.renderToSVGString()
+  chart.dispose()
+  return `${svg}\n`
+}

@@ -23,10 +23,15 @@ const M_COMPARED = 1024
 
 export type Point = { readonly x: number; readonly ms: number }
 
+type PeerTimes = {
+  readonly encodeMs: number
+  /** M_COMPARED candidates, by micro-batch size. */
+  readonly scoreMs: Readonly<Record<string, number>>
+}
 export type PeerResult = {
   readonly torch: string
-  readonly fp32: { readonly encodeMs: number; readonly scoreMs: Readonly<Record<string, number>> }
-  readonly bf16: { readonly encodeMs: number; readonly scoreMs: Readonly<Record<string, number>> }
+  readonly fp32: PeerTimes
+  readonly bf16: PeerTimes
 }
 
 export type FalconResult = {

@@ -27,6 +27,8 @@ export type LoadOptions = StoreOptions & {
   readonly provider?: 'cpu' | 'cuda'
   readonly deviceId?: number
   readonly cudaFallback?: boolean
+  /** Kernel libraries: `auto`, `off` or a folder; `off` when absent. */
+  readonly kernels?: string
   /** 0 = chosen from the cores. */
   readonly workers?: number
   readonly threadsPerWorker?: number

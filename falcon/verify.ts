@@ -2,7 +2,7 @@ import type { Engine } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import type { Bundle } from '../model/manifest.js'
 import { buildCandidates, buildHistory } from '../model/sequence.js'
-import { readVectors } from '../model/vectors.js'
+import { readVectors, TOLERANCE } from '../model/vectors.js'
 
 export type Verification = {
   readonly cases: number
@@ -40,11 +40,16 @@ export async function verifyBundle(engine: Engine, bundle: Bundle): Promise<Veri
       engine.release(handle)
     }
   }
-  const { tolerance } = manifest.vectors
+  const { kernels } = engine.stats()
+  // A bundle states what its own precision needs.
+  const tolerance = Math.max(
+    manifest.vectors.tolerance,
+    kernels === undefined ? 0 : TOLERANCE[kernels.arithmetic],
+  )
   if (!(maxDifference <= tolerance)) {
     throw new RankError(
       'MODEL_CONTRACT',
-      `bundle ${manifest.name} on ${engine.name}: logits differ by ${maxDifference.toExponential(2)} from the test vectors, expected at most ${tolerance}`,
+      `bundle ${manifest.name} on ${engine.name}: logits differ by ${maxDifference.toExponential(2)} from the test vectors, expected at most ${tolerance}${kernels === undefined ? '' : `; ${kernels.library} is in use, --kernels off runs without it`}`,
     )
   }
   return { cases: vectors.length, maxDifference, tolerance }

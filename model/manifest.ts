@@ -76,6 +76,8 @@ const Manifest = Type.Object(
 )
 
 export type Precision = 'fp32' | 'fp16'
+/** What products are computed in: kernels may round more than the bundle's weights are. */
+export type Arithmetic = Precision | 'bf16'
 /** One input or output of a graph; a named dimension is known at run time only. */
 export type GraphValue = {
   readonly name: string

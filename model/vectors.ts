@@ -2,14 +2,14 @@ import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from './check.js'
 import { readJson } from './config.js'
-import type { Bundle, Precision } from './manifest.js'
+import type { Arithmetic, Bundle } from './manifest.js'
 import { createRandom } from './random.js'
 import type { RankInput } from './request.js'
 import type { Vocabulary } from './vocabulary.js'
 import { roomOf } from './window.js'
 
-/** Largest absolute logit difference to the float64 oracle that a precision may show (spec, golden cases). */
-export const TOLERANCE: Record<Precision, number> = { fp32: 1e-4, fp16: 4e-2 }
+/** Largest absolute logit difference to the float64 oracle that products may show (spec, golden cases). */
+export const TOLERANCE: Record<Arithmetic, number> = { fp32: 1e-4, fp16: 4e-2, bf16: 8e-2 }
 
 const FeatureValue = Type.Union([Type.String(), Type.Number()])
 const Features = Type.Record(Type.String(), FeatureValue)

@@ -24,6 +24,7 @@ const WARNINGS = new Set<LoadEvent['kind']>([
   'notRestarted',
   'provider',
   'engineFallback',
+  'kernelsRefused',
   'leakedHandle',
   'redisLost',
 ])

@@ -63,6 +63,11 @@ export const KNOBS = {
   provider: choice('Where inference runs', 'cpu', ['cpu', 'cuda']),
   deviceId: integer('CUDA device', 0, 0, 1023),
   cudaFallback: toggle('Use the CPU when CUDA is missing', false),
+  kernels: text(
+    'Kernel libraries, engine capi: auto = the ones installed or built, off = none',
+    'auto, off or a folder with kernels.json',
+    'auto',
+  ),
   microBatchSize: integer('Candidates of one micro-batch; 0 = calibrate', 0, 0, 1_048_576),
   redisUrl: redisUrl(
     'Redis for K/V and stored histories, shared by all replicas; none = in this process',
@@ -156,6 +161,7 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     provider: pick('provider', KNOBS.provider),
     deviceId: pick('deviceId', KNOBS.deviceId),
     cudaFallback: pick('cudaFallback', KNOBS.cudaFallback),
+    kernels: pick('kernels', KNOBS.kernels),
     microBatchSize: pick('microBatchSize', KNOBS.microBatchSize),
     redisUrl: pick('redisUrl', KNOBS.redisUrl),
     redisCodec: pick('redisCodec', KNOBS.redisCodec),

@@ -1,3 +1,4 @@
+import { basename } from 'node:path'
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
 import type { Appended } from '../cache/events.js'
 import type { KvUse, Ranker, RankerStats, RankResult } from '../falcon/types.js'
@@ -169,6 +170,19 @@ export function createMetrics(
       if (model === undefined) return
       const { name, version, precision, engine } = model
       this.set({ name, version, precision, engine }, 1)
+    },
+  })
+
+  new Gauge({
+    name: 'peregrine_kernels_info',
+    help: 'The kernel library in use, and what it multiplies in; none where the graphs’ functions run',
+    labelNames: ['library', 'arithmetic'],
+    registers,
+    collect() {
+      this.reset()
+      const kernels = ranker()?.stats().engine.kernels
+      if (kernels === undefined) return
+      this.set({ library: basename(kernels.library), arithmetic: kernels.arithmetic }, 1)
     },
   })
 

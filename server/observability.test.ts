@@ -205,14 +205,15 @@ test('/metrics has what only some engines count, where they do', async (t) => {
   const ranker = rankerOf()
   const { engine, ...others } = ranker.stats()
   const kv = { gpuBytes: 11, gpuBudgetBytes: 99, hostBytes: 22, spills: 33, restores: 44 }
-  let more: Partial<EngineStats> = { kv, batches: { runs: 55, users: 66 } }
+  const kernels = { library: '/some/where/libk.so', arithmetic: 'bf16' } as const
+  let more: Partial<EngineStats> = { kv, batches: { runs: 55, users: 66 }, kernels }
   const stats = () => ({ ...others, engine: { ...engine, ...more } })
   const app = await appOf(undefined, { ranker: () => ({ ...ranker, stats }) })
   t.after(() => app.close())
   const samples = async () =>
     (await app.inject('/metrics')).body
       .split('\n')
-      .filter((line) => /^peregrine_(kv_(gpu|host|spills|restores)|one_pass)/.test(line))
+      .filter((line) => /^peregrine_(kv_(gpu|host|spills|restores)|one_pass|kernels)/.test(line))
   const all = [
     'peregrine_kv_gpu_bytes 11',
     'peregrine_kv_host_bytes 22',
@@ -220,6 +221,7 @@ test('/metrics has what only some engines count, where they do', async (t) => {
     'peregrine_kv_restores_total 44',
     'peregrine_one_pass_runs_total 55',
     'peregrine_one_pass_users_total 66',
+    'peregrine_kernels_info{library="libk.so",arithmetic="bf16"} 1',
   ]
   assert.deepEqual(await samples(), all)
   assert.deepEqual(await samples(), all, 'read, not added up')

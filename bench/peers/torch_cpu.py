@@ -1,7 +1,7 @@
 """Peer: the same HSTU layers in PyTorch on the CPU, at the paper's ranking shape.
 
 3 layers, width 512, 8 heads, 2,048 history tokens; candidates against cached K and V (score), and the
-history's causal pass in chunks of 512 (encode). No relative bias, no embedding tables, no task head: what
+history's causal pass in chunks of 512 (encode), and single operators of a layer. No relative bias, no embedding tables, no task head: what
 is left out makes the peer faster, not slower.
 
     python3 torch_cpu.py THREADS      prints one JSON object, milliseconds (medians)
@@ -32,7 +32,8 @@ def median_ms(run, repeats):
 
 
 def measure(dtype):
-    """{"encodeMs", "scoreMs": {micro-batch: ms for M candidates}} with weights and K/V of `dtype`."""
+    """With weights and K/V of `dtype`: {"encodeMs", "scoreMs": {micro-batch: ms for M candidates},
+    "wholeMs": {m: ms for m candidates in one micro-batch}, "opMs": {operator: ms}, "peakTflops": of a large product}."""
     functional = torch.nn.functional
     uvqk = [(torch.randn(D, 4 * D) / D**0.5).to(dtype) for _ in range(LAYERS)]
     out = [(torch.randn(D, D) * 0.3 / D**0.5).to(dtype) for _ in range(LAYERS)]
@@ -67,9 +68,9 @@ def measure(dtype):
         return kvs
 
     def score(x, kvs, b):
-        """Candidates x (M, D) against K, V, in micro-batches of b."""
+        """Candidates x (m, D) against K, V, in micro-batches of b."""
         rows = []
-        for start in range(0, M, b):
+        for start in range(0, len(x), b):
             y = x[start : start + b]
             for i in range(LAYERS):
                 past_k, past_v = kvs[i]
@@ -82,12 +83,34 @@ def measure(dtype):
             rows.append(y)
         return torch.cat(rows)
 
+    def operators(kv):
+        """Parts of a layer, as bench/kernels-cpu.ts names them."""
+
+        def candidates(m):
+            q, k, v = (torch.randn(HEADS, m, D_HEAD).to(dtype) for _ in range(3))
+            past_k, past_v = kv
+            own = lambda: functional.silu((q * k).sum(-1, keepdim=True) * ALPHA) * v
+            return lambda: (functional.silu(q @ past_k.transpose(1, 2) * ALPHA) @ past_v + own()) / N
+
+        x, u, a = torch.randn(M, D).to(dtype), torch.randn(M, D).to(dtype), torch.randn(M, D).to(dtype)
+        return {
+            "HstuAttention, m = 256": candidates(256),
+            "HstuAttention, m = 1,024": candidates(1024),
+            "HstuGate, 1,024 rows": lambda: u * functional.layer_norm(a, (D,), gamma, beta),
+            "HstuLinearSilu, 1,024 x 512 x 2,048": lambda: functional.silu(x @ uvqk[0]),
+            "HstuLinearBiasResidual, 1,024 x 512 x 512": lambda: x @ out[0] + beta + a,
+        }
+
     with torch.inference_mode():
+        square = torch.randn(4096, 4096).to(dtype)
         history, candidates = torch.randn(N, D).to(dtype), torch.randn(M, D).to(dtype)
         kvs = encode(history)
         return {
             "encodeMs": median_ms(lambda: encode(history), 5),
             "scoreMs": {str(b): median_ms(lambda: score(candidates, kvs, b), 7) for b in (64, 128, 256, 512, 1024)},
+            "wholeMs": {str(m): median_ms(lambda: score(candidates[:m], kvs, m), 7) for m in (256, 1024)},
+            "opMs": {name: median_ms(run, 15) for name, run in operators(kvs[0]).items()},
+            "peakTflops": 2 * 4096**3 / median_ms(lambda: square @ square, 3) / 1e9,
         }
 
 

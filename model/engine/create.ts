@@ -2,6 +2,7 @@ import { RankError } from '../errors.js'
 import type { Bundle } from '../manifest.js'
 import type { CapiEngineOptions } from './capi/engine.js'
 import type { Engine, EngineEvent } from './engine.js'
+import { kernelFolder } from './kernel-folder.js'
 import { createNodeEngine } from './node/pool.js'
 import { chooseThreads, type EngineKind } from './threads.js'
 
@@ -28,7 +29,7 @@ export type EngineOptions = {
   readonly gpuKvBytes?: number
   /** For `capi`: limit of each session's arena on the GPU, in bytes; none when absent. */
   readonly gpuMemoryBytes?: number
-  /** For `capi`: a folder of kernel libraries with their kernels.json. */
+  /** For `capi`: `auto`, `off` or a folder of kernel libraries with their kernels.json; `off` when absent. */
   readonly kernels?: string
   /** ONNX Runtime's shared library for `capi`, 1.29 or later; onnxruntime-node's own when absent. */
   readonly library?: string
@@ -64,10 +65,12 @@ async function start(
   create: (options: CapiEngineOptions) => Promise<Engine>,
   options: EngineOptions,
 ): Promise<Engine> {
-  const { gpuKvBytes = 0, onEvent = () => {}, provider = 'cpu', ...rest } = options
+  const { gpuKvBytes = 0, onEvent = () => {}, provider = 'cpu', kernels, ...rest } = options
   const threads = chooseThreads(kind, provider, rest.workers ?? 0, rest.threadsPerWorker ?? 0)
   const budget = gpuKvBytes > 0 ? { gpuKvBytes } : {}
-  const engine = await create({ ...rest, ...threads, provider, onEvent, ...budget })
+  const folder = kernelFolder(kernels ?? 'off')
+  const library = folder === undefined ? {} : { kernels: folder }
+  const engine = await create({ ...rest, ...threads, provider, onEvent, ...budget, ...library })
   onEvent({ kind: 'engine', name: engine.name, ...threads })
   return engine
 }

@@ -1,3 +1,4 @@
+import type { Arithmetic } from '../manifest.js'
 import type { HistoryTokens } from '../tokens.js'
 
 /**
@@ -97,6 +98,8 @@ export type EngineStats = {
   }
   /** Runs of one-pass ranking, and the users ranked in them; absent where nothing is batched. */
   readonly batches?: { readonly runs: number; readonly users: number }
+  /** The kernel library that runs in place of the graphs' functions; absent where these run. */
+  readonly kernels?: { readonly library: string; readonly arithmetic: Arithmetic }
 }
 
 /** What an engine tells whoever logs; it does not log itself. */
@@ -123,7 +126,9 @@ export type EngineEvent =
   /** After this error the GPU refuses every call: only a new process can use it again. */
   | { readonly kind: 'deviceLost'; readonly error: string }
   /** Custom ops of this library run in place of the graphs' functions. */
-  | { readonly kind: 'kernels'; readonly library: string }
+  | { readonly kind: 'kernels'; readonly library: string; readonly arithmetic: Arithmetic }
+  /** A library fits this chip, and still the functions run. */
+  | { readonly kind: 'kernelsRefused'; readonly library: string; readonly warning: string }
   /** CUDA graphs of so many shapes are ready, and how many users share a one-pass run at most. */
   | {
       readonly kind: 'captured'

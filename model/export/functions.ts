@@ -8,9 +8,9 @@ import { castTo, ones, sigmoidGate, silu } from './ops.js'
 export const FUNCTION = { domain: 'peregrine' } as const
 
 /**
- * The three model-local functions of domain `peregrine`. Stock ONNX Runtime inlines these bodies; a
- * registered kernel library with ops of the same names replaces them, so the bodies are also the
- * kernels' oracle. A body reads every input it declares: a function is emitted for exactly the
+ * The model-local functions of domain `peregrine`: attention, gate, linear layers. Stock ONNX Runtime
+ * inlines these bodies; a registered kernel library with ops of the same names replaces them, so the
+ * bodies are also the kernels' oracle. A body reads every input it declares: a function is emitted for exactly the
  * inputs its graph has.
  *
  * Layout: token-major. `uvqk` is (tokens, [users,] H·dv + H·dv + H·dqk + H·dqk), split u, v, q, k;
@@ -173,6 +173,31 @@ function layerNorm(
     attributes: { epsilon },
   })
   return f.op('Reshape', [norm, f.op('Shape', [x])])
+}
+
+/** What stands behind the product of a linear layer. */
+export type LinearForm = {
+  readonly bias?: boolean
+  /** SiLU of the sum. */
+  readonly silu?: boolean
+  /** Added last; not together with SiLU. */
+  readonly residual?: boolean
+}
+
+/**
+ * (x, weight, [bias], [residual]) -> SiLU(x·weight + bias) + residual, as far as the form has them:
+ * (…, depth) -> (…, columns). The form is part of the name, because one name has one body in a graph.
+ */
+export function hstuLinear({ bias, silu: isSilu, residual }: LinearForm): FunctionProto {
+  const parts = [bias && 'Bias', isSilu && 'Silu', residual && 'Residual']
+  const name = `HstuLinear${parts.filter(Boolean).join('')}`
+  const inputs = ['x', 'weight', ...(bias ? ['bias'] : []), ...(residual ? ['residual'] : [])]
+  return onnxFunction(name, inputs, [], (f) => {
+    let y = f.op('MatMul', ['x', 'weight'])
+    if (bias) y = f.op('Add', [y, 'bias'])
+    if (isSilu) y = silu(f, y)
+    return residual ? f.op('Add', [y, 'residual']) : y
+  })
 }
 
 export function gateAttributes({ config, block }: FunctionShape) {

@@ -1,9 +1,16 @@
-import { FUNCTION, type FunctionShape, gateAttributes } from './functions.js'
+import { FUNCTION, type FunctionShape, gateAttributes, hstuLinear } from './functions.js'
 import type { GraphBuilder } from './onnx.js'
-import { castTo, ones, silu } from './ops.js'
+import { castTo, ones } from './ops.js'
 
-/** (…, D): `x`, or `x + update (+ bias)` behind a layer, which the next norm adds up. */
-export type Tokens = { readonly x: string; readonly update?: string; readonly bias?: string }
+/**
+ * (…, D): `x`, or in float16 `x + update (+ bias)` behind a layer: that is for GPUs, where the next norm
+ * adds it up by one node. On CPUs this took 4 % longer than a product that adds and a norm.
+ */
+export type Tokens = {
+  readonly x: string
+  readonly update?: string
+  readonly bias?: readonly string[]
+}
 
 /** The columns of k and of v alone: u and q of the last layer's history are read by nobody. */
 export function projectKv(g: GraphBuilder, x: Tokens, layer: number, shape: FunctionShape) {
@@ -41,9 +48,8 @@ export function project(
     const [start, end] = columns
     return g.op('Slice', [whole, g.ints([start]), g.ints([end]), g.ints([-1])])
   }
-  let y = g.op('MatMul', [norm, weight('weight')])
-  if (block.uvqkBias) y = g.op('Add', [y, weight('bias')])
-  return block.silu === 'uvqk' ? silu(g, y) : y
+  const body = hstuLinear({ bias: block.uvqkBias, silu: block.silu === 'uvqk' })
+  return g.call(body, [norm, weight('weight'), ...(block.uvqkBias ? [weight('bias')] : [])])
 }
 
 export function finishLayer(
@@ -62,42 +68,41 @@ export function finishLayer(
     ...FUNCTION,
     attributes: gateAttributes(shape),
   })
-  const update = g.op('MatMul', [gated, g.weight(`${prefix}.out.weight`)])
-  return shape.block.outBias ? { x, update, bias: g.weight(`${prefix}.out.bias`) } : { x, update }
+  const { outBias } = shape.block
+  const weight = g.weight(`${prefix}.out.weight`)
+  const bias = outBias ? [g.weight(`${prefix}.out.bias`)] : []
+  if (shape.type === 'float16') return { x, update: g.op('MatMul', [gated, weight]), bias }
+  const body = hstuLinear({ bias: outBias, residual: true })
+  return { x: g.call(body, [gated, weight, ...bias, x]) }
 }
 
 /** logits = W2·SiLU(W1·LN(y) + b1) + b2, as float32: (…, D) -> (…, tasks) */
 export function taskHead(g: GraphBuilder, y: Tokens, shape: FunctionShape): string {
   const affine = [g.weight('head.norm.weight'), g.weight('head.norm.bias')]
   const { norm } = normOf(g, y, affine, shape)
-  const linear = (x: string, name: string) =>
-    g.op('Add', [g.op('MatMul', [x, g.weight(`${name}.weight`)]), g.weight(`${name}.bias`)])
-  const logits = linear(silu(g, linear(norm, 'head.fc1')), 'head.fc2')
+  const parameters = (name: string) =>
+    [g.weight(`${name}.weight`), g.weight(`${name}.bias`)] as const
+  const hidden = g.call(hstuLinear({ bias: true, silu: true }), [norm, ...parameters('head.fc1')])
+  // A column per task: nothing to gain from a kernel, and its rounding would be the logits' own.
+  const [weight, bias] = parameters('head.fc2')
+  const logits = g.op('Add', [g.op('MatMul', [hidden, weight]), bias])
   return castTo(g, logits, 'float32', shape.type)
 }
 
-/**
- * LN of the tokens, and the tokens added up; `affine`: gamma, and beta where there is one. In float16,
- * which is for GPUs, by one node; on CPUs that took 4 % longer than a product that adds and a norm.
- */
+/** LN of the tokens, and the tokens added up; `affine`: gamma, and beta where there is one. */
 function normOf(
   g: GraphBuilder,
-  { x, update, bias }: Tokens,
+  { x, update, bias = [] }: Tokens,
   affine: readonly string[],
-  { config, type }: FunctionShape,
+  { config }: FunctionShape,
 ): { readonly norm: string; readonly x: string } {
   const epsilon = config.layerNormEps
-  const plain = (sum: string) => ({
-    norm: g.op('LayerNormalization', [sum, ...affine], { attributes: { axis: -1n, epsilon } }),
-    x: sum,
-  })
-  if (update === undefined) return plain(x)
-  if (type !== 'float16') {
-    const y = bias === undefined ? update : g.op('Add', [update, bias])
-    return plain(g.op('Add', [y, x]))
+  if (update === undefined) {
+    const attributes = { axis: -1n, epsilon }
+    return { norm: g.op('LayerNormalization', [x, ...affine], { attributes }), x }
   }
   const [gamma = '', beta = ''] = affine
-  const inputs = [update, x, gamma, beta, ...(bias === undefined ? [] : [bias])]
+  const inputs = [update, x, gamma, beta, ...bias]
   const [norm = '', , , sum = ''] = g.opN('SkipLayerNormalization', inputs, 4, {
     domain: 'com.microsoft',
     attributes: { epsilon },

@@ -207,6 +207,8 @@ export type GraphBuilder = NodeBuilder & {
   output(name: string, from: string, type: TensorType, dims: readonly Dim[]): void
   /** An initializer that lies in the weight file. */
   weight(name: string): string
+  /** Calls a function without attributes, which then travels in the file. */
+  call(body: FunctionProto, inputs: readonly string[]): string
 }
 
 /** One graph of the bundle. `inputs` and `outputs` are the contract that the manifest states. */
@@ -227,6 +229,7 @@ export function onnxGraph(
   const inputs: GraphValue[] = []
   const outputs: GraphValue[] = []
   const used = new Map<string, TensorProto>()
+  const called = new Map<string, FunctionProto>()
   build({
     ...body,
     input(inputName, type, dims) {
@@ -241,6 +244,10 @@ export function onnxGraph(
       if (!used.has(weightName)) used.set(weightName, externalTensor(weightName, weights))
       return weightName
     },
+    call(callee, names) {
+      called.set(callee.name, callee)
+      return body.op(callee.name, names, { domain: 'peregrine' })
+    },
   })
   const model = create(ModelProtoSchema, {
     irVersion: IR_VERSION,
@@ -253,7 +260,7 @@ export function onnxGraph(
       input: inputs.map(valueInfo),
       output: outputs.map(valueInfo),
     }),
-    functions: [...functions],
+    functions: [...functions, ...called.values()],
   })
   return { bytes: toBinary(ModelProtoSchema, model), inputs, outputs }
 }

@@ -19,7 +19,7 @@ import { engineFlag, positive, providerFlag } from './flags.js'
 import { type GoldenRequest, readGolden, tokensDifference, toRankInput } from './golden-case.js'
 
 export const GOLDEN_HELP = `peregrine golden DIR [--precision fp32|fp16] [--provider cpu|cuda] [--engine auto|capi|node]
-                     [--tolerance X]
+                     [--kernels off|auto|DIR] [--tolerance X]
     exports a golden case, runs its requests through every route of the engine, compares with expected.safetensors`
 
 /** K/V and logits that a case expects of one request. */
@@ -44,6 +44,7 @@ export async function goldenCommand(args: string[]): Promise<number> {
       precision: { type: 'string', default: 'fp32' },
       provider: { type: 'string', default: 'cpu' },
       engine: { type: 'string', default: 'auto' },
+      kernels: { type: 'string', default: 'off' },
       tolerance: { type: 'string' },
     },
   })
@@ -51,10 +52,9 @@ export async function goldenCommand(args: string[]): Promise<number> {
   const precision = parsePrecision(values.precision)
   const provider = providerFlag(values.provider)
   const choice = engineFlag(values.engine)
-  const tolerance =
-    values.tolerance === undefined
-      ? TOLERANCE[precision]
-      : positive('--tolerance', values.tolerance)
+  const { kernels } = values
+  const asked =
+    values.tolerance === undefined ? undefined : positive('--tolerance', values.tolerance)
   const out = mkdtempSync(`${tmpdir()}/peregrine-golden-`)
   try {
     exportBundle(folder, `${out}/bundle`, precision)
@@ -62,7 +62,8 @@ export async function goldenCommand(args: string[]): Promise<number> {
     const cases = readCases(folder, bundle)
     const report = (line: string) => process.stdout.write(`${line}\n`)
     let worst = compareOracle(folder, bundle, cases, report)
-    const engine = await createEngine({ bundle, provider, engine: choice, workers: 1 })
+    const engine = await createEngine({ bundle, provider, engine: choice, kernels, workers: 1 })
+    const tolerance = asked ?? TOLERANCE[engine.stats().kernels?.arithmetic ?? precision]
     try {
       worst = Math.max(worst, await compareEngine(engine, cases, precision, report))
     } finally {

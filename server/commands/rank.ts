@@ -9,7 +9,7 @@ import { rankOnce } from '../rank.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from './demo.js'
 import { needFolder } from './export.js'
 
-export const RANK_HELP = `peregrine rank --request FILE [--bundle DIR]
+export const RANK_HELP = `peregrine rank --request FILE [--bundle DIR] [--kernels auto|off|DIR]
     ranks one request, a body of POST /v1/rank, without a server; prints the answer`
 
 const LIMITS = {
@@ -24,6 +24,7 @@ export async function rankCommand(args: string[]): Promise<number> {
     options: {
       request: { type: 'string' },
       bundle: { type: 'string', default: DEMO_BUNDLE },
+      kernels: { type: 'string', default: KNOBS.kernels.fallback },
     },
   })
   if (values.request === undefined) {
@@ -35,7 +36,7 @@ export async function rankCommand(args: string[]): Promise<number> {
   const start = performance.now()
   const parsed = parseRank(body, LIMITS, Math.floor(Date.now() / 1000))
   const parseMs = performance.now() - start
-  const ranker = await loadRanker({ bundle })
+  const ranker = await loadRanker({ bundle, kernels: values.kernels })
   try {
     const { result, retries } = await rankOnce(ranker, parsed)
     const run = parsed.explain ? { parseMs, retries } : undefined

@@ -5,7 +5,7 @@ import { openBundle } from '../../model/manifest.js'
 import { needFolder } from './export.js'
 import { engineFlag, providerFlag } from './flags.js'
 
-export const VERIFY_HELP = `peregrine verify DIR [--provider cpu|cuda] [--engine auto|capi|node]
+export const VERIFY_HELP = `peregrine verify DIR [--provider cpu|cuda] [--engine auto|capi|node] [--kernels off|auto|DIR]
     checks a bundle: files, hashes, contract, test vectors`
 
 /** Throws at the first fault; prints what was checked otherwise. */
@@ -16,17 +16,19 @@ export async function verifyCommand(args: string[]): Promise<number> {
     options: {
       provider: { type: 'string', default: 'cpu' },
       engine: { type: 'string', default: 'auto' },
+      kernels: { type: 'string', default: 'off' },
     },
   })
   const folder = needFolder(positionals[0], `verify needs the folder of a bundle\n${VERIFY_HELP}`)
   const provider = providerFlag(values.provider)
   const choice = engineFlag(values.engine)
   const bundle = openBundle(folder)
+  const { kernels } = values
   const { name, version, precision, files } = bundle.manifest
   process.stdout.write(
     `${name}@${version} ${precision}: ${Object.keys(files).length} files match their hashes\n`,
   )
-  const engine = await createEngine({ bundle, provider, engine: choice, workers: 1 })
+  const engine = await createEngine({ bundle, provider, engine: choice, kernels, workers: 1 })
   try {
     const { cases, maxDifference, tolerance } = await verifyBundle(engine, bundle)
     process.stdout.write(

@@ -71,8 +71,12 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     kernels: options.kernels,
   })
   const { blocks, store, runner, scheduler, none } = opened
-  const { kernels } = opened.source
-  if (kernels !== undefined) onEvent({ kind: 'kernels', library: kernels })
+  const { found, refusal } = opened.kernels ?? {}
+  if (found !== undefined) {
+    const { library } = found
+    if (refusal === undefined) onEvent({ kind: 'kernels', ...found })
+    else onEvent({ kind: 'kernelsRefused', library, warning: `${library} not used: ${refusal}` })
+  }
   const handles = new WeakMap<KvHandle, Held>()
   const batches = { runs: 0, users: 0 }
   let closing: Promise<void> | undefined
@@ -272,6 +276,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
         restarts: 0,
         ...(provider === 'cuda' ? { kv } : {}),
         batches,
+        ...(found !== undefined && refusal === undefined ? { kernels: found } : {}),
       }
     },
     close() {

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { exportModel, type Scope, tempFolder } from '../../../test/fixtures.js'
+import type { EngineEvent } from '../engine.js'
 import { createCapiEngine } from './engine.js'
 import { type Chip, cpuFlags, findKernels } from './kernels.js'
 
@@ -24,8 +25,10 @@ describe('findKernels', () => {
     file: 'amx.so',
     provider: 'cpu',
     precision: 'fp32',
+    arithmetic: 'bf16',
     cpuFlags: ['amx_tile', 'amx_bf16'],
   }
+  const ARITHMETIC = { cuda: 'fp16', cpu: 'bf16' }
 
   test('names a library only where provider, precision and chip all fit', (t) => {
     const folder = kernelFolder(t, [hopper, amx])
@@ -45,10 +48,11 @@ describe('findKernels', () => {
                 : precision === 'fp32' && flags.length === 3 && 'amx.so'
             const found = findKernels(folder, chip)
             assert.equal(
-              found,
+              found?.library,
               expected ? `${folder}/${expected}` : undefined,
               JSON.stringify(chip),
             )
+            assert.equal(found?.arithmetic, expected ? ARITHMETIC[provider] : undefined)
           }
         }
       }
@@ -95,6 +99,27 @@ describe('engine capi: kernel libraries', () => {
     await engine.close()
     assert.deepEqual(events, ['kernels'])
     assert.equal(process.env.PEREGRINE_TEST_KERNELS, 'registered')
+  })
+
+  test('that refuse this process are not registered, and say why', {
+    skip: !hasCompiler && 'no C compiler',
+  }, async (t) => {
+    const folder = kernelFolder(t, [{ file: 'k.so', provider: 'cpu', precision: 'fp32' }])
+    const refusing = 'const char *PeregrineKernelsRefusal(void) { return "no tiles today"; }'
+    const registering = 'void *RegisterCustomOps(void) { __builtin_trap(); }'
+    writeFileSync(`${folder}/k.c`, `${refusing}\n${registering}\n`)
+    const made = spawnSync('cc', ['-shared', '-fPIC', '-o', `${folder}/k.so`, `${folder}/k.c`])
+    assert.equal(made.status, 0, String(made.stderr))
+    const events: EngineEvent[] = []
+    const engine = await createCapiEngine({
+      bundle: model.bundle,
+      kernels: folder,
+      onEvent: (event) => events.push(event),
+    })
+    assert.equal(engine.stats().kernels, undefined)
+    await engine.close()
+    const warning = `${folder}/k.so not used: no tiles today`
+    assert.deepEqual(events, [{ kind: 'kernelsRefused', library: `${folder}/k.so`, warning }])
   })
 
   test('that do not load are refused with the file and the reason', async (t) => {

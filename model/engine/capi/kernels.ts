@@ -3,10 +3,11 @@ import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from '../../check.js'
 import { readJson } from '../../config.js'
-import { isSafe, type Precision } from '../../manifest.js'
+import { type Arithmetic, isSafe, type Precision } from '../../manifest.js'
+import { loadLibrary } from './native.js'
 
 /** What a folder of kernel libraries says of itself, in kernels.json. */
-const Kernels = Type.Object(
+const KernelsFile = Type.Object(
   {
     libraries: Type.Array(
       Type.Object(
@@ -14,6 +15,8 @@ const Kernels = Type.Object(
           file: Type.String({ minLength: 1, maxLength: 256 }),
           provider: Type.Union([Type.Literal('cpu'), Type.Literal('cuda')]),
           precision: Type.Union([Type.Literal('fp32'), Type.Literal('fp16')]),
+          // What it multiplies in, where that is less than the bundle's precision.
+          arithmetic: Type.Optional(Type.Literal('bf16')),
           // GPUs, as "9.0"; any of them.
           computeCapability: Type.Optional(Type.Array(Type.String())),
           // Flags as /proc/cpuinfo has them; all of them.
@@ -26,7 +29,7 @@ const Kernels = Type.Object(
   { additionalProperties: false },
 )
 
-const compiled = Compile(Kernels)
+const compiled = Compile(KernelsFile)
 
 /** Where a session will run. */
 export type Chip = {
@@ -36,20 +39,42 @@ export type Chip = {
   readonly cpuFlags: ReadonlySet<string>
 }
 
+/** A library whose custom ops of domain `peregrine` replace the graphs' functions. */
+export type Kernels = {
+  readonly library: string
+  /** What products are computed in; sums are float32. */
+  readonly arithmetic: Arithmetic
+}
+
 /**
  * The library in `folder` whose custom ops of domain `peregrine` fit, if any. One that does not fit
  * must not be registered: ONNX Runtime then refuses the graph instead of running the functions that
  * its file has under the same names.
  * @throws {RankError} CONFIG_INVALID when kernels.json is missing or malformed
  */
-export function findKernels(folder: string, chip: Chip): string | undefined {
+export function findKernels(folder: string, chip: Chip): Kernels | undefined {
   const file = `${folder}/kernels.json`
   const { libraries } = check(compiled, readJson(file, 'CONFIG_INVALID'), 'CONFIG_INVALID', file)
   const found = libraries.find((library) => isSafe(library.file) && fits(library, chip))
-  return found && `${folder}/${found.file}`
+  if (found === undefined) return undefined
+  const { file: name, arithmetic = found.precision } = found
+  return { library: `${folder}/${name}`, arithmetic }
 }
 
-type Library = Static<typeof Kernels>['libraries'][number]
+/**
+ * Why this process may not use a library that fits, as it says itself: Linux can refuse AMX, for
+ * example. Undefined where nothing speaks against it, and where it does not load at all: ONNX Runtime
+ * then has the better reason.
+ */
+export function refusalOf({ library }: Kernels): string | undefined {
+  try {
+    return loadLibrary(library).func('const char* PeregrineKernelsRefusal()')() ?? undefined
+  } catch {
+    return undefined
+  }
+}
+
+type Library = Static<typeof KernelsFile>['libraries'][number]
 
 function fits(library: Library, chip: Chip): boolean {
   const { computeCapability, cpuFlags = [] } = library

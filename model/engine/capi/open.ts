@@ -3,7 +3,7 @@ import type { KvPages } from '../engine.js'
 import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import { type Blocks, type BlocksOptions, createBlocks } from './blocks.js'
 import { type Cuda, openCuda } from './cuda.js'
-import { cpuFlags, findKernels } from './kernels.js'
+import { cpuFlags, findKernels, type Kernels, refusalOf } from './kernels.js'
 import { createKvStore, type KvEntry, type KvStore } from './kv-store.js'
 import { findLibrary } from './library.js'
 import { hostMemory, type TensorMemory } from './memory.js'
@@ -39,6 +39,8 @@ export type Opened = {
   readonly ort: Ort
   readonly library: string
   readonly source: SessionSource
+  /** A library that fits, and why it may not be used, if so. */
+  readonly kernels: { readonly found: Kernels; readonly refusal: string | undefined } | undefined
   readonly cuda: Cuda | undefined
   /** Where runs need their tensors: the GPU's memory or the process's own. */
   readonly memory: TensorMemory
@@ -80,16 +82,9 @@ export async function open(options: OpenOptions): Promise<Opened> {
     }
     const weights = shareWeights(ort, cuda ?? host, bundle, cuda?.upload)
     cleanups.push(weights.release)
-    const kernels =
-      options.kernels === undefined
-        ? undefined
-        : findKernels(options.kernels, {
-            provider,
-            precision: manifest.precision,
-            cpuFlags: cpuFlags(),
-            ...(cuda && { computeCapability: cuda.computeCapability }),
-          })
-    const source = { ort, env, bundle, weights, kernels }
+    const kernels = kernelsFor(options, cuda)
+    const registered = kernels?.refusal === undefined ? kernels?.found.library : undefined
+    const source = { ort, env, bundle, weights, kernels: registered }
     const { sessions, release } = await createSessions(source, ['prefill', 'score', 'rank'], {
       // Runs share the pool and bring their own thread each.
       intraOpThreads: workers * (threadsPerWorker - 1) + 1,
@@ -125,13 +120,24 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const scheduler = createScheduler(ort, slotsFor(options))
     cleanups.push(scheduler.close)
     return {
-      ...{ ort, library, source, cuda, memory, blocks, store, runner, scheduler, none },
+      ...{ ort, library, source, kernels, cuda, memory, blocks, store, runner, scheduler, none },
       ...{ cleanups, close },
     }
   } catch (error) {
     await close()
     throw error
   }
+}
+
+function kernelsFor({ kernels, provider, bundle }: OpenOptions, cuda: Cuda | undefined) {
+  if (kernels === undefined) return undefined
+  const found = findKernels(kernels, {
+    provider,
+    precision: bundle.manifest.precision,
+    cpuFlags: cpuFlags(),
+    ...(cuda && { computeCapability: cuda.computeCapability }),
+  })
+  return found && { found, refusal: refusalOf(found) }
 }
 
 /**

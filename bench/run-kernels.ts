@@ -1,0 +1,37 @@
+// npm run bench:kernels -- [--python PYTHON] [--kernels auto] [--out bench/results]: kernels on this CPU.
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { parseArgs } from 'node:util'
+import { kernelFolder } from '../model/engine/kernel-folder.js'
+import { RankError } from '../model/errors.js'
+import { benchKernels } from './kernels-cpu.js'
+import { describeMachine } from './machine.js'
+import { kernelsChart, kernelsPage } from './report-kernels.js'
+import { exportPaperShape } from './workload.js'
+
+const { values } = parseArgs({
+  options: {
+    python: { type: 'string' },
+    kernels: { type: 'string', default: 'auto' },
+    out: { type: 'string', default: 'bench/results' },
+  },
+})
+const kernels = kernelFolder(values.kernels)
+if (kernels === undefined) {
+  throw new RankError('ENGINE_UNAVAILABLE', 'no kernels here: npm run build:kernels makes them')
+}
+const machine = describeMachine()
+const folder = mkdtempSync(`${tmpdir()}/peregrine-bench-`)
+try {
+  const bundle = exportPaperShape(`${folder}/paper`)
+  const log = (line: string) => process.stderr.write(`${line}\n`)
+  const result = await benchKernels(bundle, kernels, values.python, log)
+  mkdirSync(values.out, { recursive: true })
+  const { library: _, ...kept } = result
+  const json = JSON.stringify({ machine, ...kept }, null, 2)
+  writeFileSync(`${values.out}/kernels-cpu.json`, `${json}\n`)
+  writeFileSync(`${values.out}/kernels-cpu.md`, kernelsPage(machine, result))
+  writeFileSync(`${values.out}/kernels-cpu.svg`, kernelsChart(machine, result))
+} finally {
+  rmSync(folder, { recursive: true, force: true })
+}

@@ -1,0 +1,248 @@
+// HstuAttention and HstuCausalAttention: float32 in and out, bf16 products, float32 sums. What they
+// compute is what the functions of the same names in a bundle's graphs compute.
+#include "attend.h"
+#include "ops.h"
+#include "relative-bias.h"
+
+namespace peregrine {
+namespace {
+
+/** Query rows whose relative bias is held at a time. */
+constexpr int64_t SLAB = 256;
+/** Key blocks that one piece of packing takes. */
+constexpr int64_t PACKED_BLOCKS = 8;
+
+/** uvqk (tokens, [users,] 2·H·dv + 2·H·dqk), split u, v, q, k. */
+struct Projected {
+  int64_t tokens, users, heads, dqk, dv;
+  const float* data;
+
+  int64_t width() const { return 2 * heads * (dqk + dv); }
+  int64_t stride() const { return users * width(); }
+  const float* v(int64_t user, int64_t head) const {
+    return data + user * width() + heads * dv + head * dv;
+  }
+  const float* q(int64_t user, int64_t head) const {
+    return data + user * width() + 2 * heads * dv + head * dqk;
+  }
+  const float* k(int64_t user, int64_t head) const { return q(user, head) + heads * dqk; }
+};
+
+class Attention : public Kernel {
+ public:
+  Attention(const NodeInfo& info, const char* name)
+      : name_(name),
+        heads_(info.integer("num_heads")),
+        dqk_(info.integer("head_dim_qk")),
+        dv_(info.integer("head_dim_v")),
+        alpha_(info.number("alpha")),
+        scale_(info.number("scale")) {
+    expect(heads_ > 0 && dqk_ > 0 && dv_ > 0 && dqk_ <= MAX_HEAD && dv_ <= MAX_HEAD, name,
+           "heads of at most " + std::to_string(MAX_HEAD) + " values");
+  }
+
+ protected:
+  Projected project(const Tensor& uvqk) const {
+    const int rank = uvqk.rank();
+    const int64_t width = 2 * heads_ * (dqk_ + dv_);
+    expect(uvqk.present && (rank == 2 || rank == 3) && uvqk.last() == width, name_,
+           "uvqk of (tokens, [users,] " + std::to_string(width) + ")");
+    return {uvqk.dims[0], rank == 3 ? uvqk.dims[1] : 1, heads_, dqk_, dv_, uvqk.floats()};
+  }
+
+  std::vector<int64_t> outputDims(const Tensor& uvqk) const {
+    std::vector<int64_t> dims = uvqk.dims;
+    dims.back() = heads_ * dv_;
+    return dims;
+  }
+
+  /** (n, [users,] width) with as many users as `x`; n. */
+  int64_t rowsOf(const Tensor& t, int64_t width, const Projected& x, const char* what) const {
+    expect(t.present && t.type == FLOAT && t.last() == width &&
+               t.rank() == (x.users == 1 && t.rank() == 2 ? 2 : 3) &&
+               (t.rank() == 2 || t.dims[1] == x.users),
+           name_, std::string(what) + " of (n, [users,] " + std::to_string(width) + ")");
+    return t.dims[0];
+  }
+
+  /** Room for the keys of all users' heads, and where those of one lie. */
+  struct KeyStore {
+    Packed first;
+    int64_t blocks;
+    Packed at(int64_t i) const {
+      Packed packed = first;
+      packed.keys += i * blocks * first.keyBlock();
+      packed.values += i * blocks * first.valueBlock();
+      return packed;
+    }
+  };
+  KeyStore takeKeys(Scratch& scratch, int64_t n, int64_t users) const {
+    const int64_t blocks = roundUp<int64_t>(n, BLOCK) / BLOCK;
+    Packed first{nullptr, nullptr, dqk_, dv_};
+    first.keys = scratch.take<uint32_t>(users * heads_ * blocks * first.keyBlock());
+    first.values = scratch.take<uint32_t>(users * heads_ * blocks * first.valueBlock());
+    return {first, blocks};
+  }
+
+  /** `k(user, head)` and `v(user, head)` are the rows of n keys and values. */
+  template <class K, class V>
+  void pack(Context& context, const KeyStore& store, int64_t n, int64_t users, const K& k,
+            const V& v) const {
+    const int64_t pieces = roundUp(store.blocks, PACKED_BLOCKS) / PACKED_BLOCKS;
+    context.parallelFor(users * heads_ * pieces, [&](int64_t i) {
+      const int64_t user = i / pieces / heads_, head = i / pieces % heads_;
+      const int64_t start = i % pieces * PACKED_BLOCKS;
+      const Packed packed = store.at(i / pieces);
+      for (int64_t b = start; b < std::min(start + PACKED_BLOCKS, store.blocks); b++) {
+        packed.fill(b, n, k(user, head), v(user, head));
+      }
+    });
+  }
+
+  const char* name_;
+  int64_t heads_, dqk_, dv_;
+  float alpha_, scale_;
+};
+
+/** (uvqk, k, v, [bias]) -> (m, [users,] H·dv): every candidate sees all of K, V and itself. */
+class CandidateAttention : public Attention {
+ public:
+  explicit CandidateAttention(const NodeInfo& info) : Attention(info, "HstuAttention") {}
+
+  void compute(Context& context) const override {
+    const Tensor uvqk = context.input(0), k = context.input(1), v = context.input(2);
+    const Tensor bias = context.input(3);
+    const Projected x = project(uvqk);
+    const int64_t n = rowsOf(k, heads_ * dqk_, x, "k");
+    expect(rowsOf(v, heads_ * dv_, x, "v") == n, name_, "k and v of one length");
+    if (bias.present) {
+      expect(bias.last() == n + 1 && bias.size() == x.users * (n + 1), name_,
+             "bias of ([users,] n + 1)");
+    }
+    float* out = context.output(outputDims(uvqk));
+    if (x.tokens == 0 || x.users == 0) return;
+    Scratch scratch(context);
+    const KeyStore store = takeKeys(scratch, n, x.users);
+    const auto rows = [&](const Tensor& t, int64_t width) {
+      return [&t, &x, n, width](int64_t user, int64_t head) {
+        const int64_t all = x.heads * width;
+        return Rows{t.floats() + user * all + head * width, x.users * all, n};
+      };
+    };
+    pack(context, store, n, x.users, rows(k, dqk_), rows(v, dv_));
+    const int64_t blocks = roundUp<int64_t>(x.tokens, BLOCK) / BLOCK;
+    const int64_t outStride = x.users * heads_ * dv_;
+    // One head's row blocks one after the other: its keys stay in the second-level cache.
+    context.parallelFor(x.users * heads_ * blocks, [&](int64_t i) {
+      const int64_t user = i / blocks / heads_, head = i / blocks % heads_;
+      const int64_t row = i % blocks * BLOCK;
+      const int64_t offset = row * x.stride();
+      const float* biasRow = bias.present ? bias.floats() + user * (n + 1) : nullptr;
+      Queries block{x.q(user, head) + offset, x.stride(), std::min<int64_t>(BLOCK, x.tokens - row),
+                    alpha_, scale_, n, false, biasRow, 0, {}, nullptr, outStride};
+      block.self = {x.k(user, head) + offset, x.v(user, head) + offset, x.stride(),
+                    biasRow == nullptr ? 0 : biasRow[n]};
+      block.out = out + row * outStride + (user * heads_ + head) * dv_;
+      attend(block, store.at(i / blocks));
+    });
+  }
+};
+
+/**
+ * (uvqk, [past_k, past_v], times, new_times, [pos_w, time_w]) -> (c, [users,] H·dv): the new tokens see
+ * the past ones and each other, causally.
+ */
+class CausalAttention : public Attention {
+ public:
+  explicit CausalAttention(const NodeInfo& info) : Attention(info, "HstuCausalAttention") {}
+
+  void compute(Context& context) const override {
+    const Tensor uvqk = context.input(0);
+    const Projected x = project(uvqk);
+    Tensor pastK, pastV, next = context.input(1);
+    size_t input = 1;
+    int64_t past = 0;
+    // Which of the function's forms this is: K and V are float32, times are int64.
+    if (next.type == FLOAT) {
+      pastK = next;
+      pastV = context.input(2);
+      input = 3;
+      past = rowsOf(pastK, heads_ * dqk_, x, "past_k");
+      expect(rowsOf(pastV, heads_ * dv_, x, "past_v") == past, name_, "past_k and past_v of one length");
+    }
+    const Tensor times = context.input(input), positions = context.input(input + 2);
+    const Tensor timeTable = context.input(input + 3);
+    const int64_t n = past + x.tokens;
+    const bool hasBias = positions.present;
+    expect(times.present && times.type == INT64 && times.last() == n && times.size() == x.users * n,
+           name_, "times of ([users,] " + std::to_string(n) + ") int64");
+    if (hasBias) {
+      expect(positions.type == FLOAT && positions.size() > 0 && timeTable.present &&
+                 timeTable.type == FLOAT && timeTable.size() == TIME_BUCKETS,
+             name_, "pos_w and a time_w of 128 values");
+    }
+    float* out = context.output(outputDims(uvqk));
+    if (x.tokens == 0 || x.users == 0) return;
+    Scratch scratch(context);
+    const KeyStore store = takeKeys(scratch, n, x.users);
+    const auto rows = [&](const Tensor& before, int64_t width, auto own) {
+      return [&, width, own](int64_t user, int64_t head) {
+        const int64_t all = heads_ * width;
+        return Rows{past == 0 ? nullptr : before.floats() + user * all + head * width,
+                    x.users * all, past, own(user, head), x.stride()};
+      };
+    };
+    pack(context, store, n, x.users,
+         rows(pastK, dqk_, [&](int64_t user, int64_t head) { return x.k(user, head); }),
+         rows(pastV, dv_, [&](int64_t user, int64_t head) { return x.v(user, head); }));
+    float* matrix = hasBias ? scratch.take<float>(std::min(SLAB, x.tokens) * n) : nullptr;
+    const RelativeBias bias(positions.floats(), positions.size(), timeTable.floats(),
+                            hasBias ? n : 0, hasBias ? scratch.take<float>(n) : nullptr);
+    const int64_t outStride = x.users * heads_ * dv_;
+    for (int64_t user = 0; user < x.users; user++) {
+      for (int64_t start = 0; start < x.tokens; start += SLAB) {
+        const int64_t count = std::min(SLAB, x.tokens - start);
+        if (hasBias) {
+          context.parallelFor(roundUp<int64_t>(count, TILE) / TILE, [&](int64_t b) {
+            for (int64_t i = b * TILE; i < std::min<int64_t>((b + 1) * TILE, count); i++) {
+              bias.row(past + start + i, times.longs() + user * n, matrix + i * n);
+            }
+          });
+        }
+        const int64_t blocks = roundUp<int64_t>(count, BLOCK) / BLOCK;
+        context.parallelFor(heads_ * blocks, [&](int64_t i) {
+          const int64_t head = i / blocks, row = i % blocks * BLOCK;
+          const int64_t offset = (start + row) * x.stride();
+          attend({x.q(user, head) + offset, x.stride(), std::min<int64_t>(BLOCK, count - row), alpha_,
+                  scale_, past + start + row + 1, true, hasBias ? matrix + row * n : nullptr,
+                  hasBias ? n : 0, {},
+                  out + (start + row) * outStride + (user * heads_ + head) * dv_, outStride},
+                 store.at(user * heads_ + head));
+        });
+      }
+    }
+  }
+};
+
+}  // namespace
+
+const Op HSTU_ATTENTION("HstuAttention", CPU,
+                        {{FLOAT, REQUIRED}, {FLOAT, REQUIRED}, {FLOAT, REQUIRED}, {FLOAT, OPTIONAL}},
+                        [](const NodeInfo& info, const Op&) -> Kernel* {
+                          return new CandidateAttention(info);
+                        });
+
+// K/V of a past is there or not, so that the places behind uvqk hold either type.
+const Op HSTU_CAUSAL_ATTENTION("HstuCausalAttention", CPU,
+                               {{FLOAT, REQUIRED},
+                                {ANY, REQUIRED},
+                                {ANY, REQUIRED},
+                                {ANY, OPTIONAL},
+                                {ANY, OPTIONAL},
+                                {ANY, OPTIONAL},
+                                {ANY, OPTIONAL}},
+                               [](const NodeInfo& info, const Op&) -> Kernel* {
+                                 return new CausalAttention(info);
+                               });
+
+}  // namespace peregrine

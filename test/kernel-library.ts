@@ -1,0 +1,48 @@
+// The kernel libraries, built once per build of the tests.
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { cpuFlags, findKernels, refusalOf } from '../model/engine/capi/kernels.js'
+
+const DIST = fileURLToPath(new URL('..', import.meta.url))
+const SCRIPT = fileURLToPath(new URL('../../model/kernels/build.sh', import.meta.url))
+
+export type BuiltKernels = {
+  /** With kernels.json and the libraries in it. */
+  readonly folder: string
+  /** Why the CPU's kernels cannot be tested here; REQUIRE_KERNELS=1 makes that a failure. */
+  readonly skip: string | false
+}
+
+/** @throws when they do not build, or cannot be tested although REQUIRE_KERNELS is set */
+export function builtKernels(): BuiltKernels {
+  const folder = `${DIST}kernels`
+  const skip = whyNot(folder)
+  if (skip !== undefined && process.env.REQUIRE_KERNELS) throw new Error(skip)
+  return { folder, skip: skip ?? false }
+}
+
+function whyNot(folder: string): string | undefined {
+  if (process.platform !== 'linux' || process.arch !== 'x64') return 'kernels are for linux x64'
+  if (!existsSync(folder)) {
+    if (spawnSync('g++', ['--version']).status !== 0) return 'no g++ to build the kernels with'
+    const work = mkdtempSync(`${DIST}kernels-`)
+    buildKernels(work)
+    try {
+      renameSync(work, folder)
+    } catch {
+      // Another test's process was first.
+      rmSync(work, { recursive: true })
+    }
+  }
+  const chip = { provider: 'cpu', precision: 'fp32', cpuFlags: cpuFlags() } as const
+  const found = findKernels(folder, chip)
+  if (found === undefined) return 'this CPU has no AMX bf16'
+  return refusalOf(found)
+}
+
+/** Runs the build script into an existing folder. */
+export function buildKernels(folder: string): void {
+  const made = spawnSync(SCRIPT, [folder], { encoding: 'utf8' })
+  if (made.status !== 0) throw new Error(`${SCRIPT} failed: ${made.stderr}`)
+}
