@@ -38,6 +38,7 @@ describe('parseServerConfig', () => {
       provider: 'cpu',
       deviceId: 0,
       cudaFallback: false,
+      kernels: 'auto',
       microBatchSize: 0,
       shutdownTimeoutMs: 10_000,
     })
