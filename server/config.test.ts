@@ -41,6 +41,7 @@ describe('parseServerConfig', () => {
       provider: 'cpu',
       deviceId: 0,
       cudaFallback: false,
+      kernels: 'auto',
       microBatchSize: 0,
       redisUrl: '',
       redisCodec: 'fp16',

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { exportModel, type Scope, tempFolder } from '../../../test/fixtures.js'
 import type { EngineEvent } from '../engine.js'
@@ -31,7 +31,8 @@ describe('findKernels', () => {
   const ARITHMETIC = { cuda: 'fp16', cpu: 'bf16' }
 
   test('names a library only where provider, precision and chip all fit', (t) => {
-    const folder = kernelFolder(t, [hopper, amx])
+    const folder = kernelFolder(t, [hopper, { ...amx, file: 'not-built.so' }, amx])
+    for (const { file } of [hopper, amx]) writeFileSync(`${folder}/${file}`, '')
     for (const provider of ['cpu', 'cuda'] as const) {
       for (const precision of ['fp32', 'fp16'] as const) {
         for (const computeCapability of ['8.0', '9.0', '10.0', undefined]) {
@@ -62,7 +63,11 @@ describe('findKernels', () => {
   test('takes no file from outside its folder, and no kernels.json that is none', (t) => {
     const chip: Chip = { provider: 'cpu', precision: 'fp32', cpuFlags: new Set() }
     const outside = { file: '../x.so', provider: 'cpu', precision: 'fp32' }
-    assert.equal(findKernels(kernelFolder(t, [outside]), chip), undefined)
+    const above = kernelFolder(t, [outside])
+    mkdirSync(`${above}/inner`)
+    renameSync(`${above}/kernels.json`, `${above}/inner/kernels.json`)
+    writeFileSync(`${above}/x.so`, '')
+    assert.equal(findKernels(`${above}/inner`, chip), undefined)
     assert.throws(() => findKernels(tempFolder(t), chip), { code: 'CONFIG_INVALID' })
     const wrong = kernelFolder(t, [{ ...outside, provider: 'tpu' }])
     assert.throws(() => findKernels(wrong, chip), { code: 'CONFIG_INVALID' })

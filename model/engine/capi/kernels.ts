@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from '../../check.js'
@@ -55,7 +55,11 @@ export type Kernels = {
 export function findKernels(folder: string, chip: Chip): Kernels | undefined {
   const file = `${folder}/kernels.json`
   const { libraries } = check(compiled, readJson(file, 'CONFIG_INVALID'), 'CONFIG_INVALID', file)
-  const found = libraries.find((library) => isSafe(library.file) && fits(library, chip))
+  // A folder holds what could be built for it: some libraries of the list may not be there.
+  const found = libraries.find(
+    (library) =>
+      isSafe(library.file) && fits(library, chip) && existsSync(`${folder}/${library.file}`),
+  )
   if (found === undefined) return undefined
   const { file: name, arithmetic = found.precision } = found
   return { library: `${folder}/${name}`, arithmetic }

@@ -1,7 +1,5 @@
 // One block of queries of one head against packed keys and values.
 #pragma once
-#include <cmath>
-
 #include "pack.h"
 
 namespace peregrine {
@@ -80,6 +78,23 @@ inline void weigh(const Queries& x, const float* scores, int64_t key, int64_t en
   }
 }
 
+/** SiLU(alpha·q·k + bias) of each row with its own key, in float32. */
+inline void weighSelf(const Queries& x, int64_t dqk, float (&to)[BLOCK]) {
+  for (int64_t i = 0; i < x.rows; i++) {
+    __m512 dot = _mm512_setzero_ps();
+    for (int64_t c = 0; c < dqk; c += TILE) {
+      const __mmask16 m = lanes(dqk - c);
+      dot = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, x.q + i * x.stride + c),
+                            _mm512_maskz_loadu_ps(m, x.self.k + i * x.self.stride + c), dot);
+    }
+    to[i] = x.alpha * _mm512_reduce_add_ps(dot) + x.self.bias;
+  }
+  for (int64_t i = 0; i < x.rows; i += TILE) {
+    const __mmask16 m = lanes(x.rows - i);
+    _mm512_mask_storeu_ps(to + i, m, silu<true>(_mm512_maskz_loadu_ps(m, to + i)));
+  }
+}
+
 /** scale · SiLU(alpha·q·Kᵀ + bias)·V, and the self term, for one block of queries. */
 template <bool TWO_ROWS>
 inline void attendRows(const Queries& x, const Packed& packed) {
@@ -117,26 +132,17 @@ inline void attendRows(const Queries& x, const Packed& packed) {
       storeSums<TWO_ROWS>(sum);
     }
   }
+  float own[BLOCK];
+  if (x.self.k != nullptr) weighSelf(x, dqk, own);
   const __m512 scale = _mm512_set1_ps(x.scale);
   for (int64_t i = 0; i < x.rows; i++) {
-    float weight = 0;
-    if (x.self.k != nullptr) {
-      __m512 dot = _mm512_setzero_ps();
-      for (int64_t c = 0; c < dqk; c += TILE) {
-        const __mmask16 m = lanes(dqk - c);
-        dot = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, x.q + i * x.stride + c),
-                              _mm512_maskz_loadu_ps(m, x.self.k + i * x.self.stride + c), dot);
-      }
-      const float s = x.alpha * _mm512_reduce_add_ps(dot) + x.self.bias;
-      weight = s / (1 + std::exp(-s));
-    }
     for (int64_t c = 0; c < dv; c += TILE) {
       const __mmask16 m = lanes(dv - c);
       const float* sum = sums + c / BLOCK * 4 * TILE_WORDS + i / TILE * 2 * TILE_WORDS +
                          c % BLOCK / TILE * TILE_WORDS + i % TILE * TILE;
       __m512 a = blocks == 0 ? _mm512_setzero_ps() : _mm512_load_ps(sum);
       if (x.self.k != nullptr) {
-        a = _mm512_fmadd_ps(_mm512_set1_ps(weight),
+        a = _mm512_fmadd_ps(_mm512_set1_ps(own[i]),
                             _mm512_maskz_loadu_ps(m, x.self.v + i * x.self.stride + c), a);
       }
       _mm512_mask_storeu_ps(x.out + i * x.outStride + c, m, _mm512_mul_ps(a, scale));
