@@ -10,7 +10,7 @@ import type { RedisKv } from './redis-kv.js'
 import type { ThreadEvent } from './redis-protocol.js'
 import { startRedisKv } from './redis-thread.js'
 import type { RedisTarget } from './redis-url.js'
-import { createRemote, type FetchCosts } from './remote.js'
+import { createRemote, type FetchCosts, kvPages } from './remote.js'
 import { createTier2, type Tier2Stats } from './tier2.js'
 import { createWriteBehind, type WriteStats } from './write-behind.js'
 
@@ -116,7 +116,8 @@ async function measureFetch(
       const headAt = performance.now()
       if (head === undefined) return undefined
       const rows = await kv.fetch(user, head, history.length)
-      engine.release(await engine.importKv({ ...rows, times: history.times }))
+      engine.release(await engine.importKv(kvPages(rows, history)))
+      rows.done()
       roundTripMs = Math.min(roundTripMs, headAt - start)
       fetchMs = Math.min(fetchMs, performance.now() - headAt)
     }

@@ -23,6 +23,11 @@ export type PageShape = {
   readonly vWidth: number
 }
 
+/** Widths of a page's arrays, in their order: K and V of layer 0, then of layer 1, … */
+export function arrayWidths({ layers, kWidth, vWidth }: PageShape): number[] {
+  return Array.from({ length: layers }, () => [kWidth, vWidth]).flat()
+}
+
 export type Head = {
   readonly chain: DigestChain
   /** The bytes as they lie in Redis: what a writer must still find there. */

@@ -9,10 +9,11 @@ import { edited, plainTokens } from '../test/counting-engine.js'
 import { NO_REDIS, type RedisServer, startCluster, startRedis, until } from '../test/redis.js'
 import { coveredTokens, digestChain } from './digest.js'
 import { kvKey, type UserHash, userHash } from './key.js'
-import type { PageShape } from './page.js'
+import { arrayWidths, type PageShape } from './page.js'
 import { connectRedis, type RedisClient } from './redis.js'
 import { createRedisKv, type RedisKv, type RemoteRows, writeStart } from './redis-kv.js'
 import { parseRedisUrl } from './redis-url.js'
+import { createSpareMemory } from './spare-memory.js'
 
 const LAYERS = 2
 const K_WIDTH = 3
@@ -59,8 +60,9 @@ async function open(t: TestContext, options: Options) {
   const kv = createRedisKv({
     readers: [await connect('read-0'), await connect('read-1')],
     writer: await connect('write'),
-    codec: await createKvCodec(codec, 'fp32'),
+    codec: await createKvCodec(codec, 'fp32', arrayWidths(shape)),
     ...{ version, shape, appendIsExact, ttlMs: TTL_MS },
+    memory: createSpareMemory(2 ** 26),
   })
   t.after(() => kv.close())
   return kv
@@ -106,6 +108,26 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
       const found = await find(kv, user, tokens)
       assert.equal(found?.tokens, length)
       assertRows(found, tokens, `${length} tokens`)
+    }
+  })
+
+  test('rows that are done lend their memory to the next fetch, shorter or longer', async (t) => {
+    const server = await startRedis(t)
+    for (const codec of ['fp32', 'fp16'] as const) {
+      const kv = await open(t, { url: server.url, version: codec, codec })
+      const fresh = await open(t, { url: server.url, version: codec, codec })
+      const lengths = [20_000, 14_000, 19_999]
+      for (const length of lengths) await save(kv, userHash(`u${length}`), plainTokens(length))
+      const buffers = new Set<unknown>()
+      for (const length of lengths) {
+        const found = await find(kv, userHash(`u${length}`), plainTokens(length))
+        const other = await find(fresh, userHash(`u${length}`), plainTokens(length))
+        assert.equal(found?.tokens, length)
+        assert.deepEqual(found.layers, other?.layers, `${length} tokens`)
+        buffers.add(found.layers[0]?.k.buffer)
+        found.done()
+      }
+      assert.equal(buffers.size, 1, codec)
     }
   })
 

@@ -18,6 +18,7 @@ import {
 } from './page.js'
 import type { RedisClient } from './redis.js'
 import { HEAD_FIELD, kvScripts } from './redis-scripts.js'
+import { arraysIn, type SpareMemory } from './spare-memory.js'
 
 export type RedisKvOptions = {
   /** Calls take turns on them. */
@@ -30,10 +31,17 @@ export type RedisKvOptions = {
   readonly shape: PageShape
   readonly appendIsExact: boolean
   readonly ttlMs: number
+  /** What rows lie in. */
+  readonly memory: SpareMemory
 }
 
 /** K/V of the first `tokens` tokens of a history, in the bundle's precision. */
 export type RemoteRows = { readonly tokens: number; readonly layers: readonly KvLayer[] }
+
+export type FetchedRows = RemoteRows & {
+  /** To be called when nobody reads the rows any more: a later fetch then uses their memory. */
+  done(): void
+}
 
 /** `conflict`: another writer was faster; `lost`: pages went while it wrote. Either way nothing changed. */
 export type WriteOutcome = 'written' | 'conflict' | 'lost'
@@ -49,7 +57,7 @@ export type RedisKv = {
    * Rows of the history's first tokens, as many pages as there are; `head` says which.
    * @throws {RankError} KV_CORRUPT, as above
    */
-  fetch(user: UserHash, head: Head, tokens: number, signal?: AbortSignal): Promise<RemoteRows>
+  fetch(user: UserHash, head: Head, tokens: number, signal?: AbortSignal): Promise<FetchedRows>
   /** Tokens [start, chain.tokens) are in `rows`; those before are in the entry of `previous`. */
   write(
     user: UserHash,
@@ -72,14 +80,8 @@ const FORGOTTEN_MS = 60_000
 const JITTER = 0.1
 
 export function createRedisKv(options: RedisKvOptions): RedisKv {
-  const { readers, writer, codec, version, shape, appendIsExact, ttlMs } = options
-  const { layers, kWidth, vWidth } = shape
-  /** Bytes of one token in every plane of K, then of V: the order within a layer of a page. */
-  const planes = [
-    { name: 'k', width: kWidth, rowBytes: codec.rowBytes(kWidth) },
-    { name: 'v', width: vWidth, rowBytes: codec.rowBytes(vWidth) },
-  ] as const
-  const tokenBytes = layers * sum(planes.flatMap(({ rowBytes }) => rowBytes))
+  const { readers, writer, codec, version, shape, appendIsExact, ttlMs, memory } = options
+  const tokenBytes = sum(codec.planeBytes)
   const pagesPerChunk = Math.max(1, Math.floor(CHUNK_BYTES / (PAGE_TOKENS * tokenBytes)))
   const scripts = kvScripts(writer)
   let turn = 0
@@ -100,48 +102,18 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
     }
   }
 
-  /** Every plane of every layer, `tokens` rows long. */
-  const emptyPlanes = (tokens: number) =>
-    Array.from({ length: layers }, () =>
-      planes.map(({ rowBytes }) => rowBytes.map((bytes) => new Uint8Array(tokens * bytes))),
-    )
-
-  /** Planes as K/V of the first `tokens` rows. */
-  const decode = async (stored: ReturnType<typeof emptyPlanes>, tokens: number) => {
-    const rows: KvLayer[] = []
-    for (const layer of stored) {
-      const [k, v] = await Promise.all(
-        planes.map(({ width, rowBytes }, p) => {
-          const parts = (layer[p] ?? []).map((plane, i) =>
-            plane.subarray(0, tokens * (rowBytes[i] ?? 0)),
-          )
-          return codec.decode(parts, width)
-        }),
-      )
-      rows.push({ k: k ?? new Uint8Array(0), v: v ?? new Uint8Array(0) })
-    }
-    return { tokens, layers: rows }
-  }
-
   /** The rows' pages from `firstPage` on, as they go to Redis. */
   const encode = async (chain: DigestChain, firstPage: number, rows: RemoteRows, seed: number) => {
-    const encoded: Uint8Array[][] = []
-    for (const layer of rows.layers) {
-      for (const { name, width } of planes)
-        encoded.push([...(await codec.encode(layer[name], width))])
-    }
-    const rowBytes = planes.map((plane) => plane.rowBytes)
+    const encoded = await codec.encode(rows.layers.flatMap(({ k, v }) => [k, v]))
     return pageFields(chain, appendIsExact)
       .slice(firstPage)
       .map((field, i): [field: string, page: Buffer] => {
         const from = i * PAGE_TOKENS
         const to = from + pageTokens(chain, firstPage + i)
-        const parts = encoded.flatMap((array, r) =>
-          array.map((plane, p) => {
-            const bytes = rowBytes[r % 2]?.[p] ?? 0
-            return plane.subarray(from * bytes, to * bytes)
-          }),
-        )
+        const parts = encoded.map((plane, p) => {
+          const bytes = codec.planeBytes[p] ?? 0
+          return plane.subarray(from * bytes, to * bytes)
+        })
         return [field, sealPage(field, parts, seed)]
       })
   }
@@ -158,7 +130,12 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
       const key = kvKey(version, user)
       const seed = checksumSeed(version, user)
       const fields = pageFields(head.chain, appendIsExact).slice(0, Math.ceil(tokens / PAGE_TOKENS))
-      const stored = emptyPlanes(tokens)
+      const { buffer, arrays } = arraysIn(memory, bytesOf(codec.rowBytes, tokens))
+      // Decoded at once when all are there: every run of the codec waits for a turn of the event loop.
+      const encoded = codec.isPlain
+        ? undefined
+        : arraysIn(memory, bytesOf(codec.planeBytes, tokens))
+      const planes = encoded?.arrays ?? arrays
       let found = 0
       const place = (page: Buffer | null | undefined, i: number): boolean => {
         const field = fields[i]
@@ -166,13 +143,9 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
         const count = Math.min(pageTokens(head.chain, i), tokens - i * PAGE_TOKENS)
         const rows = openPage(field, page, count * tokenBytes, seed)
         let at = 0
-        for (const layer of stored) {
-          planes.forEach(({ rowBytes }, p) => {
-            rowBytes.forEach((bytes, plane) => {
-              layer[p]?.[plane]?.set(rows.subarray(at, at + count * bytes), found * bytes)
-              at += count * bytes
-            })
-          })
+        for (const [p, bytes] of codec.planeBytes.entries()) {
+          planes[p]?.set(rows.subarray(at, at + count * bytes), found * bytes)
+          at += count * bytes
         }
         found += count
         return true
@@ -187,17 +160,25 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
         return pages
       }
       const reads = chunks.slice(0, IN_FLIGHT).map(read)
-      await orDelete(user, head.raw, async () => {
-        for (const [c, chunk] of chunks.entries()) {
-          const pages = await reads[c]
-          const next = chunks[c + IN_FLIGHT]
-          if (next !== undefined) reads.push(read(next))
-          // A page that is gone: another writer's head holds a newer history.
-          if (!chunk.every((_, i) => place(pages?.[i], c * pagesPerChunk + i))) return
+      try {
+        await orDelete(user, head.raw, async () => {
+          for (const [c, chunk] of chunks.entries()) {
+            const pages = await reads[c]
+            const next = chunks[c + IN_FLIGHT]
+            if (next !== undefined) reads.push(read(next))
+            // A page that is gone: another writer's head holds a newer history.
+            if (!chunk.every((_, i) => place(pages?.[i], c * pagesPerChunk + i))) return
+          }
+        })
+        const kept = found === tokens || appendIsExact ? found : 0
+        const rows = firstRows(arrays, codec.rowBytes, kept)
+        if (encoded !== undefined) {
+          await codec.decode(firstRows(planes, codec.planeBytes, kept), rows)
         }
-      })
-      const isWhole = found === tokens
-      return decode(stored, isWhole || appendIsExact ? found : 0)
+        return { tokens: kept, layers: pairs(rows), done: () => memory.give(buffer) }
+      } finally {
+        if (encoded !== undefined) memory.give(encoded.buffer)
+      }
     },
 
     async write(user, chain, previous, rows) {
@@ -253,6 +234,27 @@ export function writeStart(
     previous.chain.tokens > chain.tokens && (common < 0 || common === chain.pages.length)
   if (appendIsExact && isBehind) return undefined
   return (common < 0 ? fields.length : common) * PAGE_TOKENS
+}
+
+function bytesOf(rowBytes: readonly number[], rows: number): number[] {
+  return rowBytes.map((bytes) => rows * bytes)
+}
+
+function firstRows(
+  arrays: readonly Uint8Array[],
+  rowBytes: readonly number[],
+  rows: number,
+): Uint8Array[] {
+  return arrays.map((array, i) => array.subarray(0, rows * (rowBytes[i] ?? 0)))
+}
+
+/** K and V by turns, as layers. */
+function pairs(arrays: readonly Uint8Array[]): KvLayer[] {
+  const array = (i: number) => arrays[i] ?? new Uint8Array(0)
+  return Array.from({ length: arrays.length / 2 }, (_, i) => ({
+    k: array(2 * i),
+    v: array(2 * i + 1),
+  }))
 }
 
 function chunksOf<T>(items: readonly T[], size: number): T[][] {

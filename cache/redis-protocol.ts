@@ -30,6 +30,8 @@ export type Call =
 export type ToThread =
   | { readonly kind: 'call'; readonly id: number; readonly call: Call }
   | { readonly kind: 'cancel'; readonly id: number }
+  /** Of fetched rows that nobody reads any more. */
+  | { readonly kind: 'spare'; readonly buffers: readonly ArrayBuffer[] }
   | { readonly kind: 'close' }
 
 export type ThreadEvent =

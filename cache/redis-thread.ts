@@ -100,11 +100,19 @@ export async function startRedisKv(
       thread.postMessage({ kind: 'call', id, call: what } satisfies ToThread, transfer)
     })
 
+  const giveBack = (rows: RemoteRows) => {
+    const buffers = buffersOf(rows)
+    worker?.postMessage({ kind: 'spare', buffers } satisfies ToThread, buffers)
+  }
+
   await start()
   return {
     head: (user, signal) => call({ method: 'head', args: [user] }, [], signal),
-    fetch: (user, head, tokens, signal) =>
-      call({ method: 'fetch', args: [user, head, tokens] }, [], signal),
+    async fetch(user, head, tokens, signal) {
+      const args = [user, head, tokens] as const
+      const rows = await call<RemoteRows>({ method: 'fetch', args: [...args] }, [], signal)
+      return { ...rows, done: () => giveBack(rows) }
+    },
     write: (user, chain, previous, rows) =>
       call({ method: 'write', args: [user, chain, previous, rows] }, buffersOf(rows)),
     forget: (user) => call({ method: 'forget', args: [user] }),

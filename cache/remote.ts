@@ -1,7 +1,8 @@
-import type { Engine, KvHandle } from '../model/engine/engine.js'
+import type { Engine, KvHandle, KvPages } from '../model/engine/engine.js'
 import type { HistoryTokens } from '../model/tokens.js'
 import { coveredTokens, type DigestChain } from './digest.js'
 import type { UserHash } from './key.js'
+import type { RemoteRows } from './redis-kv.js'
 import type { Tier2 } from './tier2.js'
 
 /** What the choice between fetching and computing is made by; milliseconds. */
@@ -10,6 +11,11 @@ export type FetchCosts = {
   /** One round trip and these bytes, of the codec. */
   fetchMs(bytes: number): number
   observeFetch(bytes: number, ms: number): void
+}
+
+/** Fetched rows of a history's first tokens, as an engine takes them. */
+export function kvPages({ tokens, layers }: RemoteRows, history: HistoryTokens): KvPages {
+  return { tokens, layers, times: history.times.subarray(0, tokens) }
 }
 
 /** K/V of a history's first tokens, as the engine has it now. The caller releases it. */
@@ -70,10 +76,14 @@ export function createRemote(options: RemoteOptions) {
     if (!always && gainMs(n, here, covered) <= 0) return undefined
     const leftMs = Math.max(1, start + budgetMs - now())
     const rows = await tier2.fetch(user, head, covered, leftMs, signal)
-    if (rows === undefined || rows.tokens <= here) return undefined
-    const times = tokens.times.subarray(0, rows.tokens)
-    const handle = await engine.importKv({ ...rows, times })
-    costs.observeFetch(rows.tokens * tokenBytes, now() - start)
-    return { handle, covered: rows.tokens }
+    if (rows === undefined) return undefined
+    try {
+      if (rows.tokens <= here) return undefined
+      const handle = await engine.importKv(kvPages(rows, tokens))
+      costs.observeFetch(rows.tokens * tokenBytes, now() - start)
+      return { handle, covered: rows.tokens }
+    } finally {
+      rows.done()
+    }
   }
 }

@@ -3,7 +3,7 @@ import { RankError } from '../model/errors.js'
 import { createBreaker } from './breaker.js'
 import { type UserHash, userHash } from './key.js'
 import type { Head } from './page.js'
-import type { RedisKv, RemoteRows } from './redis-kv.js'
+import type { FetchedRows, RedisKv } from './redis-kv.js'
 
 /** How a call to tier 2 ended; `open`: not even tried. */
 export type Tier2Outcome = 'found' | 'absent' | 'corrupt' | 'timeout' | 'error' | 'open'
@@ -19,14 +19,14 @@ export type Tier2Stats = {
 /** Tier 2 as a cache may be: it answers in time or not at all, and never rejects but for the caller's signal. */
 export type Tier2 = {
   head(user: UserHash, budgetMs: number, signal?: AbortSignal): Promise<Head | undefined>
-  /** Undefined also where not one page is left. */
+  /** Undefined also where not one page is left. Else the caller calls `done`. */
   fetch(
     user: UserHash,
     head: Head,
     tokens: number,
     budgetMs: number,
     signal?: AbortSignal,
-  ): Promise<RemoteRows | undefined>
+  ): Promise<FetchedRows | undefined>
   stats(): Tier2Stats
   stop(): void
 }

@@ -1,7 +1,7 @@
 import { type DigestChain, PAGE_TOKENS } from '../cache/digest.js'
 import type { UserHash } from '../cache/key.js'
 import type { Head } from '../cache/page.js'
-import type { RedisKv, RemoteRows } from '../cache/redis-kv.js'
+import type { RedisKv } from '../cache/redis-kv.js'
 
 export type FakeRedisKv = RedisKv & {
   readonly calls: { head: number; fetch: number; write: number; forget: number }
@@ -27,10 +27,11 @@ export function createFakeRedisKv(): FakeRedisKv {
       if (instead !== undefined) return instead()
       return entries.get(user)
     },
-    async fetch(_user, _head, tokens): Promise<RemoteRows> {
+    async fetch(_user, _head, tokens) {
       calls.fetch++
       if (instead !== undefined) return instead()
-      return { tokens, layers: [{ k: new Uint8Array(tokens), v: new Uint8Array(tokens) }] }
+      const layers = [{ k: new Uint8Array(tokens), v: new Uint8Array(tokens) }]
+      return { tokens, layers, done: () => {} }
     },
     async write(user, chain, previous, rows) {
       calls.write++

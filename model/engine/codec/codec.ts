@@ -4,35 +4,53 @@ import type { Precision } from '../../manifest.js'
 import { float16Tensor } from '../float16.js'
 import { decoderGraph, encoderGraph, type KvCodecName, planesOf, tensorType } from './graphs.js'
 
+/** Codec of arrays that belong together, as K and V of every layer do: each of (rows, its own width). */
 export type KvCodec = {
   readonly name: KvCodecName
-  /** Bytes of one row of each plane. */
-  rowBytes(width: number): readonly number[]
-  /** Rows (rows, width) in the bundle's precision to planes; `rows` may be the result itself. */
-  encode(rows: Uint8Array, width: number): Promise<readonly Uint8Array[]>
-  /** The way back; exact for a codec of the bundle's own precision. */
-  decode(planes: readonly Uint8Array[], width: number): Promise<Uint8Array>
+  /** An array is its own only plane: there is nothing to encode or decode. */
+  readonly isPlain: boolean
+  /** Per array, bytes of one row in the bundle's precision. */
+  readonly rowBytes: readonly number[]
+  /** Per plane, the first array's before the second's, bytes of one row. */
+  readonly planeBytes: readonly number[]
+  /** Planes of the arrays; a plane may be an array itself. */
+  encode(arrays: readonly Uint8Array[]): Promise<readonly Uint8Array[]>
+  /**
+   * The way back, into `arrays`, which begin where an element may; exact for a codec of the bundle's
+   * own precision.
+   */
+  decode(planes: readonly Uint8Array[], arrays: readonly Uint8Array[]): Promise<void>
   close(): Promise<void>
 }
 
 const BYTES: Partial<Record<TensorType, number>> = { float32: 4, float16: 2, int8: 1 }
 
 /** Runs on the calling thread, which must not be the event loop's: a user's K/V can be 25 MB. */
-export async function createKvCodec(name: KvCodecName, precision: Precision): Promise<KvCodec> {
+export async function createKvCodec(
+  name: KvCodecName,
+  precision: Precision,
+  widths: readonly number[],
+): Promise<KvCodec> {
   const own = tensorType(precision)
-  const rowBytes = (width: number) =>
-    planesOf(name, width).map((plane) => plane.width * bytesOf(plane.type))
-  if (name === precision) {
+  const planes = widths.flatMap((width) => planesOf(name, width))
+  const isPlain = name === precision
+  const sizes = {
+    ...{ name, isPlain },
+    rowBytes: widths.map((width) => width * bytesOf(own)),
+    planeBytes: planes.map(({ type, width }) => width * bytesOf(type)),
+  }
+  if (isPlain) {
     return {
-      name,
-      rowBytes,
-      encode: async (rows) => [rows],
-      decode: async ([rows = new Uint8Array(0)]) => rows,
+      ...sizes,
+      encode: async (arrays) => arrays,
+      async decode(encoded, arrays) {
+        for (const [i, rows] of arrays.entries()) rows.set(encoded[i] ?? NO_BYTES)
+      },
       close: async () => {},
     }
   }
   const [encoder, decoder] = await Promise.all(
-    [encoderGraph(name, precision), decoderGraph(name, precision)].map((graph) =>
+    [encoderGraph(name, precision), decoderGraph(name, precision, widths.length)].map((graph) =>
       InferenceSession.create(graph, {
         intraOpNumThreads: 1,
         interOpNumThreads: 1,
@@ -45,18 +63,32 @@ export async function createKvCodec(name: KvCodecName, precision: Precision): Pr
   )
   if (encoder === undefined || decoder === undefined) throw new Error('two sessions were made')
   return {
-    name,
-    rowBytes,
-    async encode(rows, width) {
-      const out = await encoder.run({ x: tensorOf(own, rows, width) })
-      return planesOf(name, width).map((_, i) => bytesIn(out[`plane.${i}`]))
+    ...sizes,
+    async encode(arrays) {
+      const encoded: Uint8Array[] = []
+      for (const [i, width] of widths.entries()) {
+        const out = await encoder.run({ x: tensorOf(own, arrays[i] ?? NO_BYTES, width) })
+        for (const p of planesOf(name, width).keys()) encoded.push(bytesIn(out[`plane.${p}`]))
+      }
+      return encoded
     },
-    async decode(planes, width) {
-      const feeds: Record<string, Tensor> = {}
-      planesOf(name, width).forEach((plane, i) => {
-        feeds[`plane.${i}`] = tensorOf(plane.type, planes[i] ?? new Uint8Array(0), plane.width)
-      })
-      return bytesIn((await decoder.run(feeds)).x)
+    // All arrays in one run: each run takes a turn of the event loop.
+    async decode(encoded, arrays) {
+      const feeds = Object.fromEntries(
+        planes.map(({ type, width }, p) => [
+          `plane.${p}`,
+          tensorOf(type, encoded[p] ?? NO_BYTES, width),
+        ]),
+      )
+      if (own === 'float32') {
+        // What ONNX Runtime allocates itself is copied once more, and half of the time goes there.
+        const fetches = widths.map((width, i) => tensorOf(own, arrays[i] ?? NO_BYTES, width))
+        await decoder.run(feeds, Object.fromEntries(fetches.map((tensor, i) => [`x.${i}`, tensor])))
+        return
+      }
+      // Its outputs must be Tensors, which of float16 there are none on Node 24: see float16Tensor.
+      const out = await decoder.run(feeds)
+      for (const [i, rows] of arrays.entries()) rows.set(bytesIn(out[`x.${i}`]))
     },
     async close() {
       await Promise.all([encoder.release(), decoder.release()])
@@ -64,17 +96,21 @@ export async function createKvCodec(name: KvCodecName, precision: Precision): Pr
   }
 }
 
+const NO_BYTES = new Uint8Array(0)
+
 function bytesOf(type: TensorType): number {
   const bytes = BYTES[type]
   if (bytes === undefined) throw new Error(`no K/V is of type ${type}`)
   return bytes
 }
 
-/** (rows, width) over `bytes`, which are copied where they are not aligned. */
+/** (rows, width) over `bytes`, which are copied where they are not aligned. (A Buffer's slice is no copy.) */
 function tensorOf(type: TensorType, bytes: Uint8Array, width: number): Tensor {
   const size = bytesOf(type)
   const { buffer, byteOffset } =
-    bytes.byteOffset % size === 0 && bytes.buffer instanceof ArrayBuffer ? bytes : bytes.slice()
+    bytes.byteOffset % size === 0 && bytes.buffer instanceof ArrayBuffer
+      ? bytes
+      : new Uint8Array(bytes)
   const length = bytes.byteLength / size
   const dims = [length / width, width]
   if (type === 'float16') return float16Tensor(new Uint16Array(buffer, byteOffset, length), dims)

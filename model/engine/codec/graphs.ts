@@ -62,22 +62,26 @@ export function encoderGraph(codec: KvCodecName, precision: Precision): Uint8Arr
   })
 }
 
-/** The way back: planes to `x` (rows, width) of the bundle's precision. */
-export function decoderGraph(codec: KvCodecName, precision: Precision): Uint8Array {
+/** The way back: the planes of `arrays` arrays, one after the other, to `x.<i>` of the bundle's precision. */
+export function decoderGraph(codec: KvCodecName, precision: Precision, arrays: number): Uint8Array {
   const to = tensorType(precision)
+  const planes = planesOf(codec, 1).length
   return build('decode_kv', (g) => {
-    if (codec !== 'int8') {
-      const from = codec === 'fp16' ? 'float16' : 'float32'
-      g.output('x', castTo(g, g.input('plane.0', from, ['rows', 'width']), to, from), to, [
-        'rows',
-        'width',
-      ])
-      return
+    for (let i = 0; i < arrays; i++) {
+      const plane = (p: number) => `plane.${i * planes + p}`
+      // Rows and width of one array are not those of another.
+      const [rows, width] = [`rows.${i}`, `width.${i}`]
+      if (codec !== 'int8') {
+        const from = codec === 'fp16' ? 'float16' : 'float32'
+        const x = g.input(plane(0), from, [rows, width])
+        g.output(`x.${i}`, castTo(g, x, to, from), to, [rows, width])
+        continue
+      }
+      const scale = g.input(plane(0), 'float32', [rows, 1])
+      const x = g.input(plane(1), 'int8', [rows, width])
+      const wide = g.op('Mul', [castTo(g, x, 'float32'), scale])
+      g.output(`x.${i}`, castTo(g, wide, to, 'float32'), to, [rows, width])
     }
-    const scale = g.input('plane.0', 'float32', ['rows', 1])
-    const x = g.input('plane.1', 'int8', ['rows', 'width'])
-    const wide = g.op('Mul', [castTo(g, x, 'float32'), scale])
-    g.output('x', castTo(g, wide, to, 'float32'), to, ['rows', 'width'])
   })
 }
 
