@@ -71,9 +71,9 @@ export type RedisKv = {
 }
 
 /** A command's values at most: another user's command waits that long, about half a millisecond. */
-const CHUNK_BYTES = 2 ** 19
+export const CHUNK_BYTES = 2 ** 19
 /** Reads on their way for one fetch: one is on the wire while another is checked. */
-const IN_FLIGHT = 2
+export const IN_FLIGHT = 2
 /** How long a forgotten user's mark outlives the writes that began before it. */
 const FORGOTTEN_MS = 60_000
 /** Share of the time to live that is random, so that what was written together does not go together. */
