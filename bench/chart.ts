@@ -4,6 +4,8 @@ export type Series = {
   readonly name: string
   readonly points: readonly (readonly [x: number, y: number])[]
   readonly dashed?: boolean
+  /** Points to be seen from afar. */
+  readonly marked?: boolean
 }
 
 export type Chart = {
@@ -17,6 +19,13 @@ export type Chart = {
 
 const WIDTH = 760
 const HEIGHT = 460
+
+/** A logarithmic axis from one power of ten to another. */
+const decades = {
+  logBase: 10,
+  min: ({ min }: { min: number }) => 10 ** Math.floor(Math.log10(min)),
+  max: ({ max }: { max: number }) => 10 ** Math.ceil(Math.log10(max)),
+}
 
 /** A line chart as a standalone SVG. */
 export function lineChart({ title, subtitle, x, y, series }: Chart): string {
@@ -48,12 +57,13 @@ export function lineChart({ title, subtitle, x, y, series }: Chart): string {
     legend: { bottom: 0 },
     grid: { left: 76, right: 28, top: 66, bottom: 82 },
     xAxis: axis(x),
-    yAxis: { ...axis(y), nameGap: 54 },
-    series: series.map(({ name, points, dashed = false }) => ({
+    yAxis: { ...axis(y), ...(y.log ? decades : {}), nameGap: 54 },
+    series: series.map(({ name, points, dashed = false, marked = false }) => ({
       type: 'line' as const,
       name,
       data: points.map((point) => [...point]),
-      symbolSize: 6,
+      symbol: marked ? 'diamond' : 'emptyCircle',
+      symbolSize: marked ? 16 : 6,
       lineStyle: { type: dashed ? ('dashed' as const) : ('solid' as const) },
     })),
   })

@@ -68,23 +68,18 @@ export function writeKvReport(result: KvResult, out: string): void {
   writeFileSync(`${out}/kv.md`, markdown(result))
 }
 
-function breakEvenSeries({ model, points }: LatencyResult): Series[] {
+function breakEvenSeries({ points }: LatencyResult, model: number): Series[] {
   const crossing = breakEven(points.map(costs))
+  const short = model === 0 ? 'paper shape' : 'demo'
   const line = (name: string, arm: Arm, dashed: boolean): Series => ({
-    name: `${model}, ${name}`,
+    name: `${short}, ${name}`,
     points: points.map(({ tokens, ms }) => [tokens, ms[arm]] as const),
     dashed,
   })
-  const mark: Series[] =
-    crossing === undefined
-      ? []
-      : [
-          {
-            name: `equal at ${Math.round(crossing.x)} tokens`,
-            points: [[crossing.x, crossing.y]],
-          },
-        ]
-  return [line('fetched', CODEC, false), line('computed', 'miss', true), ...mark]
+  const lines = [line('fetched', CODEC, false), line('computed', 'miss', true)]
+  if (crossing === undefined) return lines
+  const { x, y } = crossing
+  return [...lines, { name: `equal at ${Math.round(x)}`, points: [[x, y]], marked: true }]
 }
 
 function costs({ tokens, ms }: LatencyPoint) {
