@@ -51,8 +51,8 @@ export function connectRedis(target: RedisTarget, options: ConnectOptions): Redi
     noDelay: true,
     maxRetriesPerRequest: 0,
     autoResendUnfulfilledCommands: false,
-    // No autopipelining: a lookup that is alone waits a turn of the event loop for company (6,200 heads a
-    // second instead of 14,800), and the chunks of a large user would become one command again.
+    // No autopipelining: a lookup that is alone waits a turn of the event loop for company (a third
+    // to half fewer heads a second), and the chunks of a large user would become one command again.
     // INFO waits for as long as Redis loads its data; a LOADING error per command does not.
     enableReadyCheck: false,
     // A master that was demoted: the address, or a Sentinel, has another by now.
