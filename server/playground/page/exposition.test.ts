@@ -82,7 +82,8 @@ describe('the metrics tab', () => {
       'stale 4',
       '32 tokens reused, 8 tokens prefilled',
     ])
-    assert.equal(figures.get('Slowest stage, mean')?.big, 'heads 4 ms')
+    // Parsing is timed for real, and on a busy machine takes longer than the 4 ms of the heads.
+    assert.match(figures.get('Slowest stage, mean')?.big ?? '', /^(heads 4|parse \d\S*) ms$/)
     assert.equal(figures.get('Workers')?.big, '2')
     assert.deepEqual(figures.get('Errors')?.lines, ['INVALID_REQUEST 1'])
   })
