@@ -26,6 +26,8 @@ const WARNINGS = new Set<LoadEvent['kind']>([
   'provider',
   'engineFallback',
   'leakedHandle',
+  'redisLost',
+  'redisThreadCrash',
 ])
 
 type Command = { readonly help: string; run(args: string[]): number | Promise<number> }
