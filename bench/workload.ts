@@ -1,6 +1,7 @@
 import { createRanker } from '../falcon/rank.js'
 import { createReference } from '../falcon/reference.js'
 import type { Ranker } from '../falcon/types.js'
+import type { HstuConfig } from '../model/config.js'
 import { createEngine } from '../model/engine/create.js'
 import { writeBundle } from '../model/export/bundle.js'
 import { PAPER_SHAPE, randomConfig, randomWeights } from '../model/export/random.js'
@@ -16,7 +17,10 @@ export const QUERY_TIME = 1_800_000_000
 
 /** Exports the paper's ranking shape with random weights into `folder`. */
 export function exportPaperShape(folder: string): Bundle {
-  const config = randomConfig(PAPER_SHAPE)
+  return exportRandom(randomConfig(PAPER_SHAPE), folder)
+}
+
+export function exportRandom(config: HstuConfig, folder: string): Bundle {
   const source = randomWeights(config, SEED)
   writeBundle({
     config,

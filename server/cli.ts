@@ -27,6 +27,7 @@ const WARNINGS = new Set<LoadEvent['kind']>([
   'kernelsRefused',
   'leakedHandle',
   'redisLost',
+  'redisThreadCrash',
 ])
 
 type Command = { readonly help: string; run(args: string[]): number | Promise<number> }
