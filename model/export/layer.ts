@@ -1,6 +1,7 @@
 import { FUNCTION, type FunctionShape, gateAttributes } from './functions.js'
+import { linear } from './linear.js'
 import type { GraphBuilder } from './onnx.js'
-import { castTo, ones, silu } from './ops.js'
+import { castTo, ones } from './ops.js'
 
 /** (…, D): `x`, or `x + update (+ bias)` behind a layer, which the next norm adds up. */
 export type Tokens = { readonly x: string; readonly update?: string; readonly bias?: string }
@@ -32,18 +33,18 @@ export function project(
   g: GraphBuilder,
   norm: string,
   layer: number,
-  { block }: FunctionShape,
+  shape: FunctionShape,
   columns?: readonly [number, number],
 ): string {
+  const { block } = shape
   const weight = (name: string) => {
     const whole = g.weight(`layers.${layer}.uvqk.${name}`)
     if (columns === undefined) return whole
     const [start, end] = columns
     return g.op('Slice', [whole, g.ints([start]), g.ints([end]), g.ints([-1])])
   }
-  let y = g.op('MatMul', [norm, weight('weight')])
-  if (block.uvqkBias) y = g.op('Add', [y, weight('bias')])
-  return block.silu === 'uvqk' ? silu(g, y) : y
+  const bias = block.uvqkBias ? { bias: weight('bias') } : {}
+  return linear(g, norm, { w: weight('weight'), ...bias, silu: block.silu === 'uvqk' }, shape)
 }
 
 export function finishLayer(
@@ -70,9 +71,9 @@ export function finishLayer(
 export function taskHead(g: GraphBuilder, y: Tokens, shape: FunctionShape): string {
   const affine = [g.weight('head.norm.weight'), g.weight('head.norm.bias')]
   const { norm } = normOf(g, y, affine, shape)
-  const linear = (x: string, name: string) =>
-    g.op('Add', [g.op('MatMul', [x, g.weight(`${name}.weight`)]), g.weight(`${name}.bias`)])
-  const logits = linear(silu(g, linear(norm, 'head.fc1')), 'head.fc2')
+  const fc1 = { w: g.weight('head.fc1.weight'), bias: g.weight('head.fc1.bias'), silu: true }
+  const product = g.op('MatMul', [linear(g, norm, fc1, shape), g.weight('head.fc2.weight')])
+  const logits = g.op('Add', [product, g.weight('head.fc2.bias')])
   return castTo(g, logits, 'float32', shape.type)
 }
 
@@ -87,10 +88,14 @@ function normOf(
   { config, type }: FunctionShape,
 ): { readonly norm: string; readonly x: string } {
   const epsilon = config.layerNormEps
-  const plain = (sum: string) => ({
-    norm: g.op('LayerNormalization', [sum, ...affine], { attributes: { axis: -1n, epsilon } }),
-    x: sum,
-  })
+  const plain = (sum: string) => {
+    const inputs = [sum, ...affine]
+    const norm =
+      type === 'float16' && affine.length === 2
+        ? g.op('HstuNorm', inputs, { ...FUNCTION, attributes: { epsilon } })
+        : g.op('LayerNormalization', inputs, { attributes: { axis: -1n, epsilon } })
+    return { norm, x: sum }
+  }
   if (update === undefined) return plain(x)
   if (type !== 'float16') {
     const y = bias === undefined ? update : g.op('Add', [update, bias])
