@@ -83,12 +83,16 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const kernels =
       options.kernels === undefined
         ? undefined
-        : findKernels(options.kernels, {
-            provider,
-            precision: manifest.precision,
-            cpuFlags: cpuFlags(),
-            ...(cuda && { computeCapability: cuda.computeCapability }),
-          })
+        : findKernels(
+            options.kernels,
+            {
+              provider,
+              precision: manifest.precision,
+              cpuFlags: cpuFlags(),
+              ...(cuda && { computeCapability: cuda.computeCapability }),
+            },
+            manifest.config,
+          )
     const source = { ort, env, bundle, weights, kernels }
     const { sessions, release } = await createSessions(source, ['prefill', 'score', 'rank'], {
       // Runs share the pool and bring their own thread each.
