@@ -5,61 +5,11 @@
 // cluster of CTAs, which add up their partial sums through distributed shared memory: one launch, no workspace, no
 // atomics, the same bits every time.
 #pragma once
-#include "bucket.h"
+#include "attention-config.cuh"
 #include "hopper.cuh"
-#include "launch.h"
 #include "wgmma.cuh"
 
 namespace hstu {
-
-struct AttentionParams {
-  HstuView q, ownK, ownV;
-  __half* out;
-  int64_t outRow, outUser;
-  int heads, dqk, dv, rows, keys, positions;
-  const int64_t *lengths, *times, *queryTimes;
-  const __half *posW, *timeW;
-  float halfAlpha, scale;
-};
-
-/// Tiles of K and V: of the part that every row sees, and of the rows' own tokens.
-struct AttentionMaps {
-  CUtensorMap q, k, v, ownK, ownV;
-};
-
-/// What a tile of keys adds to the scores: written by the producer's warps, read by the consumers.
-template <int Rows, int Keys>
-struct alignas(16) BiasTile {
-  int64_t times[Keys];
-  int64_t earliest[Keys / 8], latest[Keys / 8];  ///< of eight neighbours
-  float position[Rows + Keys];                   ///< half of pos_w, by row + Keys - 1 - key
-};
-
-/// Candidates share one row of the bias.
-template <int Keys>
-struct alignas(16) BiasRow {
-  float half[Keys];
-};
-
-template <int Width, int Keys, int Warpgroups, int Stages, bool Causal, bool Bias>
-struct AttentionConfig {
-  static constexpr int Rows = Warpgroups * 64, Slabs = Width / 64;
-  static constexpr int QueryBytes = Rows * Width * 2, TileBytes = Keys * Width * 2;
-  static constexpr int PipeBytes = QueryBytes + 2 * Stages * TileBytes;
-  static constexpr int SumStride = Width + 8, SumBytes = Rows * SumStride * 4;
-  static constexpr int MainBytes = PipeBytes > SumBytes ? PipeBytes : SumBytes;
-  using Tile = std::conditional_t<Causal, BiasTile<Rows, Keys>, BiasRow<Keys>>;
-  static constexpr int TimeBytes = Bias ? kBuckets * 4 : 0;
-  static constexpr int BiasBytes = Bias ? TimeBytes + Stages * int(sizeof(Tile)) : 0;
-  static constexpr int BarrierBytes = (6 * Stages + 1) * 8;
-  static constexpr int SharedBytes = 1024 + MainBytes + BiasBytes + BarrierBytes;
-  static constexpr int MostForTwo = 113 * 1024;
-  static constexpr int PerMultiprocessor = Warpgroups == 1 && SharedBytes <= MostForTwo ? 2 : 1;
-  /// What the consumers leave: the warps that prepare the bias want more than the one that only copies.
-  static constexpr int ProducerRegisters = Warpgroups == 3 ? 32 : Bias ? 56 : 40;
-  static constexpr int ConsumerRegisters =
-      Warpgroups == 3 ? 160 : Warpgroups == 2 ? (Bias ? 224 : 232) : PerMultiprocessor == 2 ? (Bias ? 200 : 208) : 240;
-};
 
 template <int Width, int Keys, int Warpgroups, int Stages, bool Causal, bool Bias>
 __global__ void __launch_bounds__((Warpgroups + 1) * 128,
@@ -202,24 +152,41 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       return reinterpret_cast<const uint32_t*>(static_cast<const __half*>(x.at) + row * x.row + user * x.user + head * x.head) + quad;
     };
     const uint32_t *va = pairs(p.ownV, ra), *vb = pairs(p.ownV, rb);
+    // Loads first, without a branch between them: each would wait for the one before.
+    uint32_t values[Width / 4];
 #pragma unroll
     for (int j = 0; j < Width / 8; j++) {
-      if (8 * j >= p.dv) break;
-      const float2 a = unpackHalves(__ldg(va + 4 * j)), b = unpackHalves(__ldg(vb + 4 * j));
+      values[2 * j] = 8 * j < p.dv ? __ldg(va + 4 * j) : 0;
+      values[2 * j + 1] = 8 * j < p.dv ? __ldg(vb + 4 * j) : 0;
+    }
+    const uint32_t *qa = pairs(p.q, ra), *qb = pairs(p.q, rb), *ka = pairs(p.ownK, ra), *kb = pairs(p.ownK, rb);
+    float dot[2] = {0.f, 0.f};
+    constexpr int kBatch = 8;
+#pragma unroll
+    for (int j0 = 0; j0 < Width / 8; j0 += kBatch) {
+      uint32_t x[kBatch][4];
+#pragma unroll
+      for (int j = 0; j < kBatch; j++) {
+        const bool isHere = 8 * (j0 + j) < p.dqk;
+        x[j][0] = isHere ? __ldg(qa + 4 * (j0 + j)) : 0;
+        x[j][1] = isHere ? __ldg(ka + 4 * (j0 + j)) : 0;
+        x[j][2] = isHere ? __ldg(qb + 4 * (j0 + j)) : 0;
+        x[j][3] = isHere ? __ldg(kb + 4 * (j0 + j)) : 0;
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; j++) {
+        const float2 q0 = unpackHalves(x[j][0]), k0 = unpackHalves(x[j][1]), q1 = unpackHalves(x[j][2]), k1 = unpackHalves(x[j][3]);
+        dot[0] = fmaf(q0.x, k0.x, fmaf(q0.y, k0.y, dot[0]));
+        dot[1] = fmaf(q1.x, k1.x, fmaf(q1.y, k1.y, dot[1]));
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < Width / 8; j++) {
+      const float2 a = unpackHalves(values[2 * j]), b = unpackHalves(values[2 * j + 1]);
       sum[4 * j] = a.x;
       sum[4 * j + 1] = a.y;
       sum[4 * j + 2] = b.x;
       sum[4 * j + 3] = b.y;
-    }
-    const uint32_t *qa = pairs(p.q, ra), *qb = pairs(p.q, rb), *ka = pairs(p.ownK, ra), *kb = pairs(p.ownK, rb);
-    float dot[2] = {0.f, 0.f};
-#pragma unroll 8
-    for (int j = 0; j < Width / 8; j++) {
-      if (8 * j >= p.dqk) break;
-      const float2 x = unpackHalves(__ldg(qa + 4 * j)), y = unpackHalves(__ldg(ka + 4 * j));
-      const float2 z = unpackHalves(__ldg(qb + 4 * j)), w = unpackHalves(__ldg(kb + 4 * j));
-      dot[0] = fmaf(x.x, y.x, fmaf(x.y, y.y, dot[0]));
-      dot[1] = fmaf(z.x, w.x, fmaf(z.y, w.y, dot[1]));
     }
     const float bias = Bias ? 0.5f * __half2float(p.posW[0]) + timeWeights[0] : 0.f;
 #pragma unroll

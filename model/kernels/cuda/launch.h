@@ -34,9 +34,9 @@ struct HstuAttentionArgs {
   void* stream;
 };
 
-/// y = SiLU?(x·w + bias) + residual; x (rows, depth), w (depth, width), bias (width), residual and y (rows, width).
+/// y = SiLU?(x·w + bias); x (rows, depth), w (depth, width), bias (width), y (rows, width).
 struct HstuLinearArgs {
-  const void *x, *w, *bias, *residual;
+  const void *x, *w, *bias;  ///< bias may be null
   void* y;
   int64_t rows;
   int32_t depth, width, silu;

@@ -1,6 +1,6 @@
-// y = SiLU?(x·w + bias) + residual for sm_90a: float16 in and out, float32 sums. One producer warp feeds boxes of x and w
+// y = SiLU?(x·w + bias) for sm_90a: float16 in and out, float32 sums. One producer warp feeds boxes of x and w
 // by the copy engine, consumer warpgroups of 64 rows multiply them; the depth may be split over a cluster of CTAs that add
-// up through distributed shared memory. Bias, SiLU and residual ride on the way out: as nodes of their own they take as
+// up through distributed shared memory. Bias and SiLU ride on the way out: as nodes of their own they take as
 // long as the product.
 #pragma once
 #include "hopper.cuh"
@@ -9,7 +9,7 @@
 namespace hstu {
 
 struct LinearParams {
-  const __half *bias, *residual;
+  const __half* bias;
   __half* y;
   int64_t rows;
   int depth, width, silu;
@@ -145,8 +145,8 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
         total[4] += b.x, total[5] += b.y, total[6] += b.z, total[7] += b.w;
       }
     }
-    const auto add = [&](const __half* from) {
-      const uint4 packed = __ldg(reinterpret_cast<const uint4*>(from));
+    if (p.bias) {
+      const uint4 packed = __ldg(reinterpret_cast<const uint4*>(p.bias + column0 + column));
       const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
       for (int c = 0; c < 4; c++) {
@@ -154,14 +154,12 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
         total[2 * c] += pair.x;
         total[2 * c + 1] += pair.y;
       }
-    };
-    if (p.bias) add(p.bias + column0 + column);
+    }
     if (p.silu) {
 #pragma unroll
       for (int c = 0; c < 8; c++) total[c] = siluOfHalf(0.5f * total[c]);
     }
     const int64_t to = r * p.width + column0 + column;
-    if (p.residual) add(p.residual + to);
     *reinterpret_cast<uint4*>(p.y + to) = make_uint4(packHalves(total[0], total[1]), packHalves(total[2], total[3]),
                                                      packHalves(total[4], total[5]), packHalves(total[6], total[7]));
   }

