@@ -58,15 +58,14 @@ constexpr Segments makeSegments() {
   return made;
 }
 
-#ifdef __CUDACC__
-__device__ const Segments kSegments = makeSegments();
-#endif
 inline constexpr Segments kHostSegments = makeSegments();
 
 /// Two segments of 12 % lie within a bucket of 35 %, so one comparison decides.
 HSTU_BOTH inline int timeBucket(int64_t seconds) {
   const int64_t s = seconds < 1 ? 1 : seconds;
 #ifdef __CUDA_ARCH__
+  // In the function: nvcc names a file's own variables after its process, and no two libraries would be the same.
+  static constexpr Segments kSegments = kHostSegments;
   // Rounded towards zero a number keeps its leading bits.
   const uint32_t index = (__float_as_uint(__ll2float_rz(s)) >> 20) - (127 << 3);
   const int4 packed = __ldg(reinterpret_cast<const int4*>(&kSegments.at[index]));
