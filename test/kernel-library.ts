@@ -7,6 +7,9 @@ import { cpuFlags, findKernels, refusalOf } from '../model/engine/capi/kernels.j
 const DIST = fileURLToPath(new URL('..', import.meta.url))
 const SCRIPT = fileURLToPath(new URL('../../model/kernels/build.sh', import.meta.url))
 
+/** Widths that no kernel minds. */
+const PLAIN_WIDTHS = { dModel: 64, dqk: 16, dv: 16, headHidden: 64 }
+
 export type BuiltKernels = {
   /** With kernels.json and the libraries in it. */
   readonly folder: string
@@ -36,7 +39,7 @@ function whyNot(folder: string): string | undefined {
     }
   }
   const chip = { provider: 'cpu', precision: 'fp32', cpuFlags: cpuFlags() } as const
-  const found = findKernels(folder, chip)
+  const found = findKernels(folder, chip, PLAIN_WIDTHS)
   if (found === undefined) return 'this CPU has no AMX bf16'
   return refusalOf(found)
 }

@@ -10,7 +10,7 @@ import type { Bundle } from '../../model/manifest.js'
 import { createRandom } from '../../model/random.js'
 import { sliceTokens } from '../../model/tokens.js'
 import { QUERY_TIME } from '../workload.js'
-import { ENGINES } from './latency.js'
+import { type CreateEngine, ENGINES } from './latency.js'
 
 const COMPARED_CANDIDATES = 256
 const MIXED_REQUESTS = 10_000
@@ -26,11 +26,12 @@ export type Difference = {
 
 /**
  * Logits of one request of full length by every way there is, against float32 on the CPU. `exact` is
- * the float32 bundle of the same weights.
+ * the float32 bundle of the same weights, `more` engines beside those that are always compared.
  */
 export async function benchEquality(
   bundle: Bundle,
   exact: Bundle,
+  more: Readonly<Record<string, CreateEngine>>,
   log: (line: string) => void,
 ): Promise<Difference[]> {
   const { manifest } = bundle
@@ -54,7 +55,7 @@ export async function benchEquality(
     differences.push({ what, absolute, relative: absolute / largest })
     log(`${what}: ${absolute.toExponential(2)} of ${largest.toFixed(3)}`)
   }
-  for (const [name, create] of Object.entries(ENGINES)) {
+  for (const [name, create] of Object.entries({ ...ENGINES, ...more })) {
     if (name === 'node x 4') continue
     const engine = await create(bundle)
     await engine.warmUp({ historyTokens: [maxTokens, 2], candidates: [COMPARED_CANDIDATES] })

@@ -43,8 +43,13 @@ export type EngineLatency = {
   readonly batches: readonly { readonly users: number; readonly msPerUser: number }[]
 }
 
-/** The engines that are compared, by the names that the report gives them. */
-export const ENGINES: Readonly<Record<string, (bundle: Bundle) => Promise<Engine>>> = {
+export type CreateEngine = (bundle: Bundle) => Promise<Engine>
+
+/** With a folder of kernel libraries. */
+export const WITH_KERNELS = 'capi, graphs, kernels'
+
+/** The engines that are compared, by the names that the report gives them; see `kernelEngines`. */
+export const ENGINES: Readonly<Record<string, CreateEngine>> = {
   'capi, graphs': (bundle) => createCapiEngine({ bundle, provider: 'cuda', workers: 4 }),
   'capi, plain': (bundle) => createCapiEngine({ bundle, provider: 'cuda', workers: 4, lanes: 0 }),
   'capi, table on the host': (bundle) =>
@@ -53,16 +58,30 @@ export const ENGINES: Readonly<Record<string, (bundle: Bundle) => Promise<Engine
   'node x 4': (bundle) => createNodeEngine({ bundle, provider: 'cuda', workers: 4 }),
 }
 
+/** The same files with the kernel libraries of `kernels` in place of their functions. */
+export function kernelEngines(kernels: string): Readonly<Record<string, CreateEngine>> {
+  const options = { provider: 'cuda', workers: 4, kernels } as const
+  const checked = (more: object) => async (bundle: Bundle) => {
+    let isRegistered = false
+    const onEvent = ({ kind }: { readonly kind: string }) => {
+      isRegistered ||= kind === 'kernels'
+    }
+    const engine = await createCapiEngine({ bundle, ...options, ...more, onEvent })
+    if (isRegistered) return engine
+    await engine.close()
+    throw new Error(`no library in ${kernels} fits`)
+  }
+  return { [WITH_KERNELS]: checked({}), 'capi, plain, kernels': checked({ lanes: 0 }) }
+}
+
 /** `candidates`: m of each point. A figure takes about `msPerFigure`, and at least LEAST_RUNS runs. */
 export async function benchLatency(
   bundle: Bundle,
-  name: string,
+  [name, create]: readonly [string, CreateEngine],
   candidates: readonly number[],
   msPerFigure: number,
   log: (line: string) => void,
 ): Promise<EngineLatency> {
-  const create = ENGINES[name]
-  if (create === undefined) throw new Error(`no engine ${name}`)
   const engine = await create(bundle)
   try {
     const { manifest } = bundle

@@ -1,5 +1,6 @@
 import { count, figure } from '../markdown.js'
 import { equalitySection, growthSection, httpSection } from './report-checks.js'
+import { kernelSection } from './report-kernels.js'
 import { rankSection, scoreSection, throughputSection } from './report-latency.js'
 import { profileSection } from './report-profile.js'
 import { keepSection, workSection } from './report-work.js'
@@ -17,6 +18,7 @@ export function page(result: PartialResult): string {
           '![score against candidates](gpu-score-by-candidates.svg)',
           '',
           ...rankSection(latency, peer),
+          ...kernelSection(latency, peer),
           ...throughputSection(latency, peer),
           ...workSection(latency, peer),
           ...keepSection(latency, peer),
@@ -55,7 +57,7 @@ function head({ machine, peer }: PartialResult): string[] {
     '    node dist/bench/gpu/run.js --out DIR --bundles BUNDLES --peer PEER --python python3',
     '    node dist/bench/gpu/report.js DIR',
     '',
-    '`--only latency,equality,growth,http,profile,peer` runs some of the sections and adds them to DIR/gpu.json.',
+    '`--only latency,equality,growth,http,profile,peer` runs some of the sections and adds them to DIR/gpu.json. `--kernels DIR` measures the engines "…, kernels" too, over the libraries that model/kernels/cuda/build.sh puts into DIR.',
     '',
   ]
 }

@@ -1,4 +1,5 @@
 // node dist/bench/gpu/run.js --out DIR [--bundles DIR] [--peer DIR --python python3] [--only a,b] [--quick]
+//   [--kernels DIR: the same with kernel libraries, as more engines]
 // Runs on a machine with a CUDA GPU and no network; writes gpu.json. bench/gpu/report.js makes the page.
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -10,7 +11,7 @@ import { exportBundle } from '../../server/commands/export.js'
 import { describeMachine } from '../machine.js'
 import { benchEquality, benchGrowth } from './checks.js'
 import { benchGpuHttp } from './http.js'
-import { benchLatency, ENGINES } from './latency.js'
+import { benchLatency, ENGINES, kernelEngines } from './latency.js'
 import { profile } from './profile.js'
 import type { GpuResult } from './result.js'
 import { exportShape, SHAPES, stuConfig } from './shapes.js'
@@ -30,9 +31,11 @@ const { values } = parseArgs({
     peer: { type: 'string' },
     only: { type: 'string', default: SECTIONS.join() },
     quick: { type: 'boolean', default: false },
+    kernels: { type: 'string' },
   },
 })
 const { out, bundles, python, peer } = values
+const withKernels = values.kernels === undefined ? {} : kernelEngines(values.kernels)
 const wanted = new Set(values.only.split(','))
 const log = (line: string) => process.stderr.write(`${line}\n`)
 mkdirSync(out, { recursive: true })
@@ -80,7 +83,10 @@ await section('latency', async () => {
     const model = bundle.manifest.name
     log(model)
     const engines = []
-    for (const name of names) engines.push(await benchLatency(bundle, name, m, msPerFigure, log))
+    for (const [name, create] of Object.entries({ ...ENGINES, ...withKernels })) {
+      if (!names.includes(name) && !(name in withKernels)) continue
+      engines.push(await benchLatency(bundle, [name, create], m, msPerFigure, log))
+    }
     latency.push({ shape, model, engines })
   }
   const all = Object.keys(ENGINES)
@@ -108,8 +114,8 @@ await section('equality', async () => {
   const config = randomConfig(paper)
   const exact = bundleOf(config, 'fp32')
   result.equality = {
-    fp16: await benchEquality(bundleOf(config, 'fp16'), exact, log),
-    fp32: await benchEquality(exact, exact, log),
+    fp16: await benchEquality(bundleOf(config, 'fp16'), exact, withKernels, log),
+    fp32: await benchEquality(exact, exact, {}, log),
   }
 })
 await section('growth', async () => {

@@ -1,5 +1,5 @@
 import type { HstuConfig } from '../config.js'
-import type { NodeBuilder } from './onnx.js'
+import type { NodeBuilder, TensorType } from './onnx.js'
 import { castTo, lengthOf } from './ops.js'
 
 /**
@@ -55,4 +55,64 @@ export function tokenIndices(f: NodeBuilder): { readonly rows: string; readonly 
     rows: f.op('Unsqueeze', [rows, f.ints([1])]),
     columns: f.op('Unsqueeze', [all, f.ints([0])]),
   }
+}
+
+export type Request = {
+  /** ([users,] n) int64 seconds of the history. */
+  readonly times: string
+  /** (users), or one, int64 seconds. */
+  readonly queryTimes: string
+  /** (users) int64: tokens before the padding. Read where the graph is batched. */
+  readonly lengths: string
+}
+
+/**
+ * Relative bias that all candidates of a request share: ([users,] n+1), the self term last. Equal nodes of
+ * several layers become one when a session loads the graph.
+ */
+export function candidateBias(
+  f: NodeBuilder,
+  { times, queryTimes, lengths }: Request,
+  [positionTable, timeTable]: readonly [string, string],
+  { config, batched }: { readonly config: HstuConfig; readonly batched: boolean },
+): string {
+  const query = batched ? f.op('Unsqueeze', [queryTimes, f.ints([1])]) : queryTimes
+  // The self term's difference is the 0 behind the others. No Concat: see functions.ts, withBias.
+  const seconds = castTo(f, f.op('Sub', [query, times]), 'float64')
+  const bucket = timeBucket(f, f.op('Pad', [seconds, f.ints(batched ? [0, 0, 0, 1] : [0, 1])]))
+  const one = f.scalar(1, 'int32')
+  const minusOne = f.scalar(-1, 'int32')
+  // n, n-1, …, 0; (users, n+1) counts from each user's own length: what is below 0 counts as 0.
+  const distance = batched
+    ? f.op('Sub', [
+        columnOf(f, lengths),
+        f.op('Range', [f.scalar(0, 'int32'), f.op('Add', [lengthOf(f, times, 1), one]), one]),
+      ])
+    : f.op('Range', [lengthOf(f, times, 0), minusOne, minusOne])
+  return f.op('Add', [
+    f.op('Gather', [positionTable, positionRow(f, distance, config)]),
+    f.op('Gather', [timeTable, bucket]),
+  ])
+}
+
+/**
+ * V (n, users, width) with zeros for the padding behind each user's history. n is read off the times, which
+ * all layers share.
+ */
+export function realTokens(
+  f: NodeBuilder,
+  v: string,
+  { times, lengths }: Request,
+  type: TensorType,
+): string {
+  const end = lengthOf(f, times, 1)
+  const range = f.op('Range', [f.scalar(0, 'int32'), end, f.scalar(1, 'int32')])
+  const remaining = f.op('Sub', [columnOf(f, lengths), range]) // (users, n): > 0 for real tokens
+  const isReal = castTo(f, f.op('Greater', [remaining, f.scalar(0, 'int32')]), type)
+  const valid = f.op('Transpose', [isReal], { attributes: { perm: [1n, 0n] } })
+  return f.op('Mul', [v, f.op('Unsqueeze', [valid, f.ints([2])])])
+}
+
+function columnOf(f: NodeBuilder, lengths: string): string {
+  return castTo(f, f.op('Unsqueeze', [lengths, f.ints([1])]), 'int32')
 }

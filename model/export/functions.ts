@@ -1,8 +1,8 @@
 import type { FunctionProto } from 'onnx-buf'
 import type { Block, HstuConfig } from '../config.js'
-import { causalBias, tokenIndices } from './bias.js'
+import { candidateBias, causalBias, realTokens, tokenIndices } from './bias.js'
 import { type NodeBuilder, onnxFunction, type TensorType } from './onnx.js'
-import { castTo, ones, sigmoidGate, silu } from './ops.js'
+import { castTo, layerNorm, ones, sigmoidGate, silu } from './ops.js'
 
 /** What a call of one of the functions below carries. */
 export const FUNCTION = { domain: 'peregrine' } as const
@@ -40,38 +40,76 @@ const SCALE = { ref: 'scale', type: 'float' } as const
 
 /**
  * Candidates against a history: each sees all of K and V and itself, no other candidate.
- * (uvqk, k, v, [bias]) -> (m, [users,] H·dv). `bias` is ([users,] n+1): the relative bias of every
+ * float32: (uvqk, k, v, [bias]) -> (m, [users,] H·dv). `bias` is ([users,] n+1): the relative bias of every
  * history token, then of the self term.
+ * float16, which is for GPUs and their kernels: (uvqk, k, v, [lengths, times], [query_times, pos_w, time_w]),
+ * so that no bias lies in memory and no V is copied to hide padding. `lengths` (users) int64 where there are
+ * users, `times` ([users,] n) int64 seconds where there are users or a bias, `query_times` (users).
  * @see Zhai et al., "Actions Speak Louder than Words", section 3.4 (M-FALCON)
  */
 export function hstuAttention(shape: FunctionShape): FunctionProto {
+  return onnxFunction(
+    'HstuAttention',
+    ['uvqk', 'k', 'v', ...candidateInputs(shape)],
+    ATTENTION_ATTRIBUTES,
+    (f) => attendCandidates(f, { k: 'k', v: 'v' }, shape),
+  )
+}
+
+/** The same over a history that is still in its own uvqk: (uvqk, history, …), in float16 alone. */
+export function hstuPackedAttention(shape: FunctionShape): FunctionProto {
+  return onnxFunction(
+    'HstuPackedAttention',
+    ['uvqk', 'history', ...candidateInputs(shape)],
+    ATTENTION_ATTRIBUTES,
+    (f) => attendCandidates(f, splitUvqk(f, 'history', shape.config), shape),
+  )
+}
+
+/** What an attention of candidates takes behind K and V. */
+function candidateInputs({ block, type, batched }: FunctionShape): string[] {
+  if (type !== 'float16') return block.rab ? ['bias'] : []
+  return [
+    ...(batched ? ['lengths'] : []),
+    ...(batched || block.rab ? ['times'] : []),
+    ...(block.rab ? ['query_times', 'pos_w', 'time_w'] : []),
+  ]
+}
+
+const NAMES = { times: 'times', queryTimes: 'query_times', lengths: 'lengths' }
+
+function attendCandidates(
+  f: NodeBuilder,
+  history: { readonly k: string; readonly v: string },
+  shape: FunctionShape,
+): string {
   const { block, type, batched } = shape
-  const inputs = ['uvqk', 'k', 'v', ...(block.rab ? ['bias'] : [])]
-  return onnxFunction('HstuAttention', inputs, ATTENTION_ATTRIBUTES, (f) => {
-    const [ownV, ownQ, ownK] = splitHeads(f, 'uvqk', shape)
-    let q = ownQ
-    let k = heads(f, 'k', shape.config.dqk, shape)
-    let self = f.op('ReduceSum', [f.op('Mul', [ownQ, ownK]), f.ints([-1])])
-    if (block.rab) {
-      const lastAxis = f.ints([-1])
-      const alpha = attributeScalar(f, ALPHA, type)
-      // q·k + bias as one product, [q, 1]·[k, bias/alpha]: adding the row afterwards costs a pass over
-      // (H, m, n), which was 7 to 10 % of a micro-batch of 256.
-      const bias = block.alpha === 1 ? 'bias' : f.op('Div', ['bias', alpha])
-      const row = f.op('Slice', [bias, f.ints([0]), f.ints([-1]), lastAxis])
-      const column = batched ? f.op('Transpose', [row], { attributes: { perm: [1n, 0n] } }) : row
-      const own = f.op('Slice', [bias, f.ints([-1]), f.ints([Number.MAX_SAFE_INTEGER]), lastAxis])
-      q = pad(f, q, { before: 0, after: biasColumns(type), value: 1 }, shape)
-      k = withBias(f, k, f.op('Unsqueeze', [column, f.ints([-1, -2])]), shape)
-      self = f.op('Add', [self, batched ? f.op('Unsqueeze', [own, f.ints([1])]) : own])
-    }
-    const scores = scoresOf(f, q, k)
-    const attended = weightedSum(f, silu(f, scores), heads(f, 'v', shape.config.dv, shape), batched)
-    // scale·SiLU(alpha·s) = scale·alpha·(s·sigmoid(alpha·s)): the constant product is folded at load.
-    const constant = f.op('Mul', [attributeScalar(f, ALPHA, type), attributeScalar(f, SCALE, type)])
-    const weight = f.op('Mul', [sigmoidGate(f, self, ALPHA), constant])
-    return joinHeads(f, f.op('Add', [attended, f.op('Mul', [weight, ownV])]), shape)
-  })
+  const [ownV, ownQ, ownK] = splitHeads(f, 'uvqk', shape)
+  let q = ownQ
+  let k = heads(f, history.k, shape.config.dqk, shape)
+  const isHere = type === 'float16'
+  const v = batched && isHere ? realTokens(f, history.v, NAMES, type) : history.v
+  let self = f.op('ReduceSum', [f.op('Mul', [ownQ, ownK]), f.ints([-1])])
+  if (block.rab) {
+    const lastAxis = f.ints([-1])
+    const alpha = attributeScalar(f, ALPHA, type)
+    const whole = isHere ? candidateBias(f, NAMES, ['pos_w', 'time_w'], shape) : 'bias'
+    // q·k + bias as one product, [q, 1]·[k, bias/alpha]: adding the row afterwards costs a pass over
+    // (H, m, n), which was 7 to 10 % of a micro-batch of 256.
+    const bias = block.alpha === 1 ? whole : f.op('Div', [whole, alpha])
+    const row = f.op('Slice', [bias, f.ints([0]), f.ints([-1]), lastAxis])
+    const column = batched ? f.op('Transpose', [row], { attributes: { perm: [1n, 0n] } }) : row
+    const own = f.op('Slice', [bias, f.ints([-1]), f.ints([Number.MAX_SAFE_INTEGER]), lastAxis])
+    q = pad(f, q, { before: 0, after: biasColumns(type), value: 1 }, shape)
+    k = withBias(f, k, f.op('Unsqueeze', [column, f.ints([-1, -2])]), shape)
+    self = f.op('Add', [self, batched ? f.op('Unsqueeze', [own, f.ints([1])]) : own])
+  }
+  const scores = scoresOf(f, q, k)
+  const attended = weightedSum(f, silu(f, scores), heads(f, v, shape.config.dv, shape), batched)
+  // scale·SiLU(alpha·s) = scale·alpha·(s·sigmoid(alpha·s)): the constant product is folded at load.
+  const constant = f.op('Mul', [attributeScalar(f, ALPHA, type), attributeScalar(f, SCALE, type)])
+  const weight = f.op('Mul', [sigmoidGate(f, self, ALPHA), constant])
+  return joinHeads(f, f.op('Add', [attended, f.op('Mul', [weight, ownV])]), shape)
 }
 
 /**
@@ -149,30 +187,6 @@ export function hstuGate({ config, block, type }: FunctionShape): FunctionProto 
       return f.op('Concat', [u, 'a', gated], { attributes: { axis: -1n } })
     },
   )
-}
-
-/**
- * LN of x (…, width), by a function's attribute `epsilon`. In float16, which is for GPUs, as the sum of x
- * and zeros: ONNX Runtime's CUDA kernel for that takes 5 us where LayerNormalization's takes 12.
- */
-function layerNorm(
-  f: NodeBuilder,
-  x: string,
-  width: number,
-  affine: readonly string[],
-  type: TensorType,
-): string {
-  const epsilon = { ref: 'epsilon', type: 'float' } as const
-  if (type !== 'float16') {
-    return f.op('LayerNormalization', [x, ...affine], { attributes: { axis: -1n, epsilon } })
-  }
-  const rows = f.op('Reshape', [x, f.ints([-1, 1, width])])
-  const zeros = f.op('Expand', [castTo(f, f.scalar(0, 'float32'), type), f.ints([1, 1, width])])
-  const norm = f.op('SkipLayerNormalization', [rows, zeros, ...affine], {
-    domain: 'com.microsoft',
-    attributes: { epsilon },
-  })
-  return f.op('Reshape', [norm, f.op('Shape', [x])])
 }
 
 /** What stands behind the product of a linear layer. */

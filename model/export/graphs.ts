@@ -1,7 +1,8 @@
+import type { FunctionProto } from 'onnx-buf'
 import { blockOf, type HstuConfig } from '../config.js'
 import { embeddingLayout } from '../embedding.js'
 import type { GraphName } from '../manifest.js'
-import { positionRow, timeBucket } from './bias.js'
+import { candidateBias, type Request, realTokens } from './bias.js'
 import {
   attentionAttributes,
   FUNCTION,
@@ -9,11 +10,12 @@ import {
   hstuAttention,
   hstuCausalAttention,
   hstuGate,
+  hstuPackedAttention,
   splitUvqk,
 } from './functions.js'
 import { enterLayer, finishLayer, project, projectKv, type Tokens, taskHead } from './layer.js'
 import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
-import { castTo, lengthOf } from './ops.js'
+import { embedActions, embedItems, hstuEmbedItems, hstuEmbedTokens, hstuNorm } from './rows.js'
 import type { WeightFile, WeightType } from './weight-file.js'
 
 /** The three graphs of a bundle; weight names are those of export/weights.ts. */
@@ -36,9 +38,12 @@ export function buildGraphs(
  */
 function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType): OnnxGraph {
   const shape = { config, block: blockOf(config), type, batched: false }
-  const functions = config.layers > 1 ? [hstuCausalAttention(shape), hstuGate(shape)] : []
+  const { slots } = embeddingLayout(config)
+  const functions = [
+    ...(config.layers > 1 ? [hstuCausalAttention(shape), hstuGate(shape)] : []),
+    ...rowFunctions(shape, [hstuEmbedTokens(slots, shape)]),
+  ]
   return onnxGraph('prefill', weights, functions, (g) => {
-    const { slots } = embeddingLayout(config)
     const rows = g.input('rows', 'int32', ['n', slots])
     const actions = g.input('actions', 'int32', ['n'])
     const times = g.input('times', 'int64', ['p_plus_n'])
@@ -51,7 +56,7 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
       g.op('Neg', [g.op('Shape', [actions])]),
       g.ints([Number.MAX_SAFE_INTEGER]),
     ])
-    let x: Tokens = { x: embedItems(g, rows, slots, embedActions(g, actions, shape)) }
+    let x: Tokens = { x: embedTokens(g, rows, actions, shape) }
     const outputKv = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
       g.output(`k.${layer}`, k, type, ['n', config.heads * config.dqk])
       g.output(`v.${layer}`, v, type, ['n', config.heads * config.dv])
@@ -78,27 +83,23 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
  */
 function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): OnnxGraph {
   const shape = { config, block: blockOf(config), type, batched: false }
-  return onnxGraph('score', weights, [hstuAttention(shape), hstuGate(shape)], (g) => {
-    const { slots } = embeddingLayout(config)
+  const { slots } = embeddingLayout(config)
+  const functions = [
+    ...[hstuAttention(shape), hstuGate(shape)],
+    ...rowFunctions(shape, [hstuEmbedItems(slots)]),
+  ]
+  return onnxGraph('score', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['m', slots])
     const times = g.input('times', 'int64', ['n'])
-    const queryTime = g.input('query_time', 'int64', [1])
-    // n, n-1, …, 0
-    const distance = () => {
-      const end = g.scalar(-1, 'int32')
-      return g.op('Range', [lengthOf(g, times, 0), end, end])
-    }
-    const rab = shape.block.rab ? candidateBias(g, times, queryTime, distance(), shape) : undefined
-    let x: Tokens = { x: embedItems(g, rows, slots) }
+    const queryTimes = g.input('query_time', 'int64', [1])
+    const attend = candidateAttention(g, { times, queryTimes, lengths: '' }, shape)
+    let x: Tokens = { x: embedCandidates(g, rows, shape) }
     for (let i = 0; i < config.layers; i++) {
       const k = g.input(`k.${i}`, type, ['n', config.heads * config.dqk])
       const v = g.input(`v.${i}`, type, ['n', config.heads * config.dv])
       const entered = enterLayer(g, x, i, shape)
       const uvqk = project(g, entered.norm, i, shape)
-      const attended = g.op('HstuAttention', [uvqk, k, v, ...(rab ? [rab(i)] : [])], {
-        ...FUNCTION,
-        attributes: attentionAttributes(shape),
-      })
+      const attended = attend(i, uvqk, { k, v })
       x = finishLayer(g, entered.x, uvqk, attended, i, shape)
     }
     g.output('logits', taskHead(g, x, shape), 'float32', ['m', config.tasks.length])
@@ -114,13 +115,15 @@ function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): 
  */
 function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): OnnxGraph {
   const shape = { config, block: blockOf(config), type, batched: true }
+  const { slots } = embeddingLayout(config)
+  const isPacked = type === 'float16'
   const functions = [
-    hstuAttention(shape),
-    hstuGate(shape),
+    ...[hstuAttention(shape), hstuGate(shape)],
     ...(config.layers > 1 ? [hstuCausalAttention(shape)] : []),
+    ...(config.layers > 1 && isPacked ? [hstuPackedAttention(shape)] : []),
+    ...rowFunctions(shape, [hstuEmbedItems(slots), hstuEmbedTokens(slots, shape)]),
   ]
   return onnxGraph('rank', weights, functions, (g) => {
-    const { slots } = embeddingLayout(config)
     const rows = g.input('rows', 'int32', ['users', 'n', slots])
     const actions = g.input('actions', 'int32', ['users', 'n'])
     const times = g.input('times', 'int64', ['users', 'n'])
@@ -130,41 +133,24 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
     const tokensFirst = (x: string, perm: bigint[]) =>
       g.op('Transpose', [x], { attributes: { perm } })
 
-    const one = g.scalar(1, 'int32')
-    const range = g.op('Range', [g.scalar(0, 'int32'), lengthOf(g, times, 1), one])
-    const lengthColumn = castTo(g, g.op('Unsqueeze', [lengths, g.ints([1])]), 'int32')
-    const remaining = g.op('Sub', [lengthColumn, range]) // (users, n): > 0 for real tokens
-    const isReal = castTo(g, g.op('Greater', [remaining, g.scalar(0, 'int32')]), type)
-    const valid = g.op('Unsqueeze', [tokensFirst(isReal, [1n, 0n]), g.ints([2])]) // (n, users, 1)
-    // (users, n+1); what is below 0, padding and the self term at the end, counts as 0.
-    const distance = () => {
-      const end = g.op('Add', [lengthOf(g, times, 1), one])
-      return g.op('Sub', [lengthColumn, g.op('Range', [g.scalar(0, 'int32'), end, one])])
+    const attend = candidateAttention(g, { times, queryTimes, lengths }, shape)
+    let x: Tokens = {
+      x: embedTokens(g, tokensFirst(rows, [1n, 0n, 2n]), tokensFirst(actions, [1n, 0n]), shape),
     }
-    const query = g.op('Unsqueeze', [queryTimes, g.ints([1])])
-    const rab = shape.block.rab ? candidateBias(g, times, query, distance(), shape) : undefined
-
-    const actionsOf = embedActions(g, tokensFirst(actions, [1n, 0n]), shape)
-    let x: Tokens = { x: embedItems(g, tokensFirst(rows, [1n, 0n, 2n]), slots, actionsOf) }
-    let y: Tokens = { x: embedItems(g, tokensFirst(candidateRows, [1n, 0n, 2n]), slots) }
+    let y: Tokens = { x: embedCandidates(g, tokensFirst(candidateRows, [1n, 0n, 2n]), shape) }
     const attributes = attentionAttributes(shape)
-    const scoreLayer = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
+    const scoreLayer = (layer: number, history: History) => {
       const entered = enterLayer(g, y, layer, shape)
       const uvqk = project(g, entered.norm, layer, shape)
-      const attended = g.op(
-        'HstuAttention',
-        [uvqk, k, g.op('Mul', [v, valid]), ...(rab ? [rab(layer)] : [])],
-        { ...FUNCTION, attributes },
-      )
-      y = finishLayer(g, entered.x, uvqk, attended, layer, shape)
+      y = finishLayer(g, entered.x, uvqk, attend(layer, uvqk, history), layer, shape)
     }
     for (let i = 0; i < config.layers - 1; i++) {
       const entered = enterLayer(g, x, i, shape)
       const uvqk = project(g, entered.norm, i, shape)
-      scoreLayer(i, splitUvqk(g, uvqk, config))
+      scoreLayer(i, isPacked ? { uvqk } : splitUvqk(g, uvqk, config))
       const attended = g.op(
         'HstuCausalAttention',
-        [uvqk, times, times, ...(rab ? biasTables(g, i) : [])],
+        [uvqk, times, times, ...(shape.block.rab ? biasTables(g, i) : [])],
         { ...FUNCTION, attributes },
       )
       x = finishLayer(g, entered.x, uvqk, attended, i, shape)
@@ -175,49 +161,62 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
   })
 }
 
-/**
- * Sum over a token's slots, and `more`: (…, slots) rows -> (…, D). Tables are stored times sqrt(D). Slot
- * by slot: on a GPU one ReduceSum over all of them takes as long as ten small kernels.
- */
-function embedItems(g: GraphBuilder, rows: string, slots: number, ...more: string[]): string {
-  const table = g.weight('embedding')
-  const attributes = { axis: -1n }
-  const parts = Array.from({ length: slots }, (_, slot) =>
-    g.op('Gather', [table, g.op('Gather', [rows, g.scalar(slot, 'int64')], { attributes })]),
-  )
-  return g.op('Sum', [...parts, ...more])
+/** What a graph's rows go through beside attention and gate; float32 graphs have plain nodes for it. */
+function rowFunctions(shape: FunctionShape, tokens: readonly FunctionProto[]): FunctionProto[] {
+  if (shape.type !== 'float16') return []
+  return [
+    ...tokens,
+    // The first layer's; norms behind a layer add its result as well (layer.ts).
+    ...(shape.block.normInAffine ? [hstuNorm()] : []),
+  ]
 }
 
-/** (…) action masks -> (…, D): one row of `action` per set bit; its last row is the base. */
-function embedActions(g: GraphBuilder, masks: string, { config, type }: FunctionShape): string {
-  // int64: ONNX Runtime's CUDA provider divides int64 and int32, but takes Mod of int64 only.
-  const column = castTo(g, g.op('Unsqueeze', [masks, g.ints([-1])]), 'int64')
-  const powers = g.ints(Array.from({ length: config.actions.length + 1 }, (_, a) => 2 ** a))
-  const bits = g.op('Mod', [g.op('Div', [column, powers]), g.scalar(2, 'int64')])
-  return g.op('MatMul', [castTo(g, bits, type), g.weight('action')])
+/** (…, slots) rows -> (…, D) */
+function embedCandidates(g: GraphBuilder, rows: string, { config, type }: FunctionShape): string {
+  const inputs = [g.weight('embedding'), rows] as const
+  if (type === 'float16') return g.op('HstuEmbedItems', inputs, FUNCTION)
+  return embedItems(g, ...inputs, embeddingLayout(config).slots)
 }
 
-/**
- * Relative bias that all candidates of a request share, per layer: ([users,] n+1), the self term last.
- * `distance` ([users,] n+1) int32 token distances; `times` ([users,] n), `query` ([users,] 1).
- */
-function candidateBias(
+/** (…, slots) rows and (…) action masks -> (…, D) */
+function embedTokens(g: GraphBuilder, rows: string, masks: string, shape: FunctionShape): string {
+  const inputs = [g.weight('embedding'), rows] as const
+  const action = g.weight('action')
+  if (shape.type === 'float16') {
+    return g.op('HstuEmbedTokens', [...inputs, action, masks], FUNCTION)
+  }
+  const { slots } = embeddingLayout(shape.config)
+  return embedItems(g, ...inputs, slots, embedActions(g, masks, action, shape))
+}
+
+/** K and V of a history by themselves, or in its uvqk. */
+type History = { readonly k: string; readonly v: string } | { readonly uvqk: string }
+
+/** Calls the candidates' attention of a layer; `lengths` is read where the graph is batched. */
+function candidateAttention(
   g: GraphBuilder,
-  times: string,
-  query: string,
-  distance: string,
-  { config, batched }: FunctionShape,
-): (layer: number) => string {
-  // The self term's difference is the 0 behind the others. No Concat: see functions.ts, withBias.
-  const seconds = castTo(g, g.op('Sub', [query, times]), 'float64')
-  const bucket = timeBucket(g, g.op('Pad', [seconds, g.ints(batched ? [0, 0, 0, 1] : [0, 1])]))
-  const position = positionRow(g, distance, config)
-  return (layer) => {
-    const [positionTable, timeTable] = biasTables(g, layer)
-    return g.op('Add', [
-      g.op('Gather', [positionTable, position]),
-      g.op('Gather', [timeTable, bucket]),
-    ])
+  request: Request,
+  shape: FunctionShape,
+): (layer: number, uvqk: string, history: History) => string {
+  const { block, type, batched } = shape
+  const { times, queryTimes, lengths } = request
+  const options = { ...FUNCTION, attributes: attentionAttributes(shape) }
+  return (layer, uvqk, history) => {
+    const tables = block.rab ? biasTables(g, layer) : undefined
+    if (type === 'float16') {
+      const rest = [
+        ...(batched ? [lengths] : []),
+        ...(batched || tables ? [times] : []),
+        ...(tables ? [queryTimes, ...tables] : []),
+      ]
+      return 'uvqk' in history
+        ? g.op('HstuPackedAttention', [uvqk, history.uvqk, ...rest], options)
+        : g.op('HstuAttention', [uvqk, history.k, history.v, ...rest], options)
+    }
+    if ('uvqk' in history) throw new Error('a packed history is for float16')
+    const v = batched ? realTokens(g, history.v, request, type) : history.v
+    const bias = tables ? [candidateBias(g, request, tables, shape)] : []
+    return g.op('HstuAttention', [uvqk, history.k, v, ...bias], options)
   }
 }
 

@@ -39,9 +39,10 @@ export function project(
   g: GraphBuilder,
   norm: string,
   layer: number,
-  { block }: FunctionShape,
+  shape: FunctionShape,
   columns?: readonly [number, number],
 ): string {
+  const { block } = shape
   const weight = (name: string) => {
     const whole = g.weight(`layers.${layer}.uvqk.${name}`)
     if (columns === undefined) return whole
@@ -94,12 +95,16 @@ function normOf(
   g: GraphBuilder,
   { x, update, bias = [] }: Tokens,
   affine: readonly string[],
-  { config }: FunctionShape,
+  { config, type }: FunctionShape,
 ): { readonly norm: string; readonly x: string } {
   const epsilon = config.layerNormEps
   if (update === undefined) {
-    const attributes = { axis: -1n, epsilon }
-    return { norm: g.op('LayerNormalization', [x, ...affine], { attributes }), x }
+    const inputs = [x, ...affine]
+    const norm =
+      type === 'float16' && affine.length === 2
+        ? g.op('HstuNorm', inputs, { ...FUNCTION, attributes: { epsilon } })
+        : g.op('LayerNormalization', inputs, { attributes: { axis: -1n, epsilon } })
+    return { norm, x }
   }
   const [gamma = '', beta = ''] = affine
   const inputs = [update, x, gamma, beta, ...bias]

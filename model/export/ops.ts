@@ -31,3 +31,27 @@ export function lengthOf(f: NodeBuilder, x: string, axis: number): string {
   const length = f.op('Shape', [x], { attributes: { start: BigInt(axis), ...end } })
   return castTo(f, f.op('Squeeze', [length, f.ints([0])]), 'int32')
 }
+
+/**
+ * LN of x (…, width), by a function's attribute `epsilon`. In float16, which is for GPUs, as the sum of x
+ * and zeros: ONNX Runtime's CUDA kernel for that takes 5 us where LayerNormalization's takes 12.
+ */
+export function layerNorm(
+  f: NodeBuilder,
+  x: string,
+  width: number,
+  affine: readonly string[],
+  type: TensorType,
+): string {
+  const epsilon = { ref: 'epsilon', type: 'float' } as const
+  if (type !== 'float16') {
+    return f.op('LayerNormalization', [x, ...affine], { attributes: { axis: -1n, epsilon } })
+  }
+  const rows = f.op('Reshape', [x, f.ints([-1, 1, width])])
+  const zeros = f.op('Expand', [castTo(f, f.scalar(0, 'float32'), type), f.ints([1, 1, width])])
+  const norm = f.op('SkipLayerNormalization', [rows, zeros, ...affine], {
+    domain: 'com.microsoft',
+    attributes: { epsilon },
+  })
+  return f.op('Reshape', [norm, f.op('Shape', [x])])
+}

@@ -14,6 +14,8 @@ function kernelFolder(scope: Scope, libraries: readonly object[]): string {
   return folder
 }
 
+const WIDTHS = { dModel: 96, dqk: 24, dv: 24, headHidden: 96 }
+
 describe('findKernels', () => {
   const hopper = {
     file: 'sm90.so',
@@ -47,7 +49,7 @@ describe('findKernels', () => {
               provider === 'cuda'
                 ? precision === 'fp16' && computeCapability === '9.0' && 'sm90.so'
                 : precision === 'fp32' && flags.length === 3 && 'amx.so'
-            const found = findKernels(folder, chip)
+            const found = findKernels(folder, chip, WIDTHS)
             assert.equal(
               found?.library,
               expected ? `${folder}/${expected}` : undefined,
@@ -60,6 +62,17 @@ describe('findKernels', () => {
     }
   })
 
+  test('names a library only for models whose widths it computes', (t) => {
+    const widths = { multipleOf: 8, mostOfHead: 256 }
+    const folder = kernelFolder(t, [{ file: 'k.so', provider: 'cpu', precision: 'fp32', widths }])
+    const chip: Chip = { provider: 'cpu', precision: 'fp32', cpuFlags: new Set() }
+    writeFileSync(`${folder}/k.so`, '')
+    assert.equal(findKernels(folder, chip, WIDTHS)?.library, `${folder}/k.so`)
+    for (const change of [{ dModel: 100 }, { dqk: 12 }, { dv: 264 }, { headHidden: 6 }]) {
+      assert.equal(findKernels(folder, chip, { ...WIDTHS, ...change }), undefined)
+    }
+  })
+
   test('takes no file from outside its folder, and no kernels.json that is none', (t) => {
     const chip: Chip = { provider: 'cpu', precision: 'fp32', cpuFlags: new Set() }
     const outside = { file: '../x.so', provider: 'cpu', precision: 'fp32' }
@@ -67,10 +80,10 @@ describe('findKernels', () => {
     mkdirSync(`${above}/inner`)
     renameSync(`${above}/kernels.json`, `${above}/inner/kernels.json`)
     writeFileSync(`${above}/x.so`, '')
-    assert.equal(findKernels(`${above}/inner`, chip), undefined)
-    assert.throws(() => findKernels(tempFolder(t), chip), { code: 'CONFIG_INVALID' })
+    assert.equal(findKernels(`${above}/inner`, chip, WIDTHS), undefined)
+    assert.throws(() => findKernels(tempFolder(t), chip, WIDTHS), { code: 'CONFIG_INVALID' })
     const wrong = kernelFolder(t, [{ ...outside, provider: 'tpu' }])
-    assert.throws(() => findKernels(wrong, chip), { code: 'CONFIG_INVALID' })
+    assert.throws(() => findKernels(wrong, chip, WIDTHS), { code: 'CONFIG_INVALID' })
   })
 
   test('knows the flags of this CPU', { skip: process.platform !== 'linux' }, () => {

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from '../../check.js'
-import { readJson } from '../../config.js'
+import { type HstuConfig, readJson } from '../../config.js'
 import { type Arithmetic, isSafe, type Precision } from '../../manifest.js'
 import { loadLibrary } from './native.js'
 
@@ -21,6 +21,16 @@ const KernelsFile = Type.Object(
           computeCapability: Type.Optional(Type.Array(Type.String())),
           // Flags as /proc/cpuinfo has them; all of them.
           cpuFlags: Type.Optional(Type.Array(Type.String())),
+          // Models that its ops can compute: columns of rows and heads.
+          widths: Type.Optional(
+            Type.Object(
+              {
+                multipleOf: Type.Integer({ minimum: 1 }),
+                mostOfHead: Type.Integer({ minimum: 1 }),
+              },
+              { additionalProperties: false },
+            ),
+          ),
         },
         { additionalProperties: false },
       ),
@@ -46,19 +56,24 @@ export type Kernels = {
   readonly arithmetic: Arithmetic
 }
 
+/** The widths of a model, of which kernels may want some to be even or small. */
+export type Widths = Pick<HstuConfig, 'dModel' | 'dqk' | 'dv' | 'headHidden'>
+
 /**
- * The library in `folder` whose custom ops of domain `peregrine` fit, if any. One that does not fit
+ * The library in `folder` whose custom ops of domain `peregrine` fit chip and model, if any. One that does not fit
  * must not be registered: ONNX Runtime then refuses the graph instead of running the functions that
  * its file has under the same names.
  * @throws {RankError} CONFIG_INVALID when kernels.json is missing or malformed
  */
-export function findKernels(folder: string, chip: Chip): Kernels | undefined {
+export function findKernels(folder: string, chip: Chip, widths: Widths): Kernels | undefined {
   const file = `${folder}/kernels.json`
   const { libraries } = check(compiled, readJson(file, 'CONFIG_INVALID'), 'CONFIG_INVALID', file)
   // A folder holds what could be built for it: some libraries of the list may not be there.
   const found = libraries.find(
     (library) =>
-      isSafe(library.file) && fits(library, chip) && existsSync(`${folder}/${library.file}`),
+      isSafe(library.file) &&
+      fits(library, chip, widths) &&
+      existsSync(`${folder}/${library.file}`),
   )
   if (found === undefined) return undefined
   const { file: name, arithmetic = found.precision } = found
@@ -80,13 +95,17 @@ export function refusalOf({ library }: Kernels): string | undefined {
 
 type Library = Static<typeof KernelsFile>['libraries'][number]
 
-function fits(library: Library, chip: Chip): boolean {
-  const { computeCapability, cpuFlags = [] } = library
+function fits(library: Library, chip: Chip, widths: Widths): boolean {
+  const { computeCapability, cpuFlags = [], widths: limits } = library
+  const { dModel, dqk, dv, headHidden } = widths
   return (
     library.provider === chip.provider &&
     library.precision === chip.precision &&
     (computeCapability?.includes(chip.computeCapability ?? '') ?? true) &&
-    cpuFlags.every((flag) => chip.cpuFlags.has(flag))
+    cpuFlags.every((flag) => chip.cpuFlags.has(flag)) &&
+    (limits === undefined ||
+      (Math.max(dqk, dv) <= limits.mostOfHead &&
+        [dModel, dqk, dv, headHidden].every((width) => width % limits.multipleOf === 0)))
   )
 }
 

@@ -131,12 +131,12 @@ export async function open(options: OpenOptions): Promise<Opened> {
 
 function kernelsFor({ kernels, provider, bundle }: OpenOptions, cuda: Cuda | undefined) {
   if (kernels === undefined) return undefined
-  const found = findKernels(kernels, {
-    provider,
-    precision: bundle.manifest.precision,
-    cpuFlags: cpuFlags(),
+  const { precision, config } = bundle.manifest
+  const chip = {
+    ...{ provider, precision, cpuFlags: cpuFlags() },
     ...(cuda && { computeCapability: cuda.computeCapability }),
-  })
+  }
+  const found = findKernels(kernels, chip, config)
   return found && { found, refusal: refusalOf(found) }
 }
 

@@ -1,0 +1,67 @@
+import type { FunctionProto } from 'onnx-buf'
+import type { FunctionShape } from './functions.js'
+import { type NodeBuilder, onnxFunction } from './onnx.js'
+import { castTo } from './ops.js'
+
+// Functions of domain `peregrine` that only float16 graphs call, which are for GPUs: what a kernel computes
+// in one pass where ONNX Runtime's own take several. Stock ONNX Runtime inlines the bodies.
+
+/** LN(x)·gamma + beta: (…, D) -> (…, D). Called where gamma and beta are. */
+export function hstuNorm(): FunctionProto {
+  return onnxFunction('HstuNorm', ['x', 'gamma', 'beta'], ['epsilon'], (f) =>
+    f.op('LayerNormalization', ['x', 'gamma', 'beta'], {
+      attributes: { axis: -1n, epsilon: { ref: 'epsilon', type: 'float' } },
+    }),
+  )
+}
+
+/** (table, ids (…, slots)) -> (…, D): the sum of a token's rows. */
+export function hstuEmbedItems(slots: number): FunctionProto {
+  return onnxFunction('HstuEmbedItems', ['table', 'ids'], [], (f) => embedNodes(f, slots))
+}
+
+/**
+ * (table, ids (…, slots), action (types, D), masks (…)) -> (…, D): and of the action's rows, one per set bit;
+ * the last is the base.
+ */
+export function hstuEmbedTokens(slots: number, shape: FunctionShape): FunctionProto {
+  return onnxFunction('HstuEmbedTokens', ['table', 'ids', 'action', 'masks'], [], (f) =>
+    embedNodes(f, slots, embedActions(f, 'masks', 'action', shape)),
+  )
+}
+
+/**
+ * Slot by slot, and `more`: on a GPU one ReduceSum over all slots takes as long as ten small kernels.
+ */
+function embedNodes(f: NodeBuilder, slots: number, ...more: string[]): string {
+  return embedItems(f, 'table', 'ids', slots, ...more)
+}
+
+/** Sum over a token's slots, and `more`: (…, slots) rows -> (…, D). Tables are stored times sqrt(D). */
+export function embedItems(
+  f: NodeBuilder,
+  table: string,
+  rows: string,
+  slots: number,
+  ...more: string[]
+): string {
+  const attributes = { axis: -1n }
+  const parts = Array.from({ length: slots }, (_, slot) =>
+    f.op('Gather', [table, f.op('Gather', [rows, f.scalar(slot, 'int64')], { attributes })]),
+  )
+  return f.op('Sum', [...parts, ...more])
+}
+
+/** (…) action masks -> (…, D): one row of `action` per set bit; its last row is the base. */
+export function embedActions(
+  f: NodeBuilder,
+  masks: string,
+  action: string,
+  { config, type }: FunctionShape,
+): string {
+  // int64: ONNX Runtime's CUDA provider divides int64 and int32, but takes Mod of int64 only.
+  const column = castTo(f, f.op('Unsqueeze', [masks, f.ints([-1])]), 'int64')
+  const powers = f.ints(Array.from({ length: config.actions.length + 1 }, (_, a) => 2 ** a))
+  const bits = f.op('Mod', [f.op('Div', [column, powers]), f.scalar(2, 'int64')])
+  return f.op('MatMul', [castTo(f, bits, type), action])
+}

@@ -1,0 +1,82 @@
+// Time buckets of the relative bias: bucket(s) = clamp(floor(ln(max(s, 1)) / 0.301), 0, 127) of whole seconds, exactly.
+#pragma once
+#include <cstdint>
+#ifdef __CUDACC__
+#define HSTU_BOTH __host__ __device__
+#else
+#define HSTU_BOTH
+#endif
+
+namespace hstu {
+
+constexpr int kBuckets = 128;
+
+/// Bucket b begins at kEdges[b - 1] = ceil(e^(0.301 b)) seconds.
+constexpr int64_t kEdges[kBuckets - 1] = {
+    2, 2, 3, 4, 5, 7, 9, 12, 16, 21, 28, 38, 51, 68, 92, 124, 167, 226, 305, 412, 557, 752, 1016,
+    1372, 1854, 2505, 3385, 4574, 6180, 8350, 11283, 15245, 20600, 27834, 37610, 50818, 68666, 92782,
+    125367, 169397, 228891, 309280, 417902, 564672, 762990, 1030960, 1393042, 1882291, 2543369,
+    3436624, 4643598, 6274473, 8478127, 11455724, 15479081, 20915478, 28261189, 38186783, 51598337,
+    69720155, 94206525, 127292737, 171999135, 232406837, 314030289, 424320660, 573346040, 774710524,
+    1046796097, 1414440665, 1911205440, 2582438644, 3489415219, 4714930440, 6370858056, 8608362918,
+    11631700390, 15716862225, 21236771058, 28695323438, 38773389087, 52390965538, 70791162047,
+    95653679456, 129248145233, 174641301215, 235976957620, 318854269524, 430838867570, 582153502558,
+    786611250865, 1062876470327, 1436168615607, 1940564449431, 2622108811928, 3543017921206,
+    4787358912370, 6468724083690, 8740600409714, 11810380924256, 15958297031977, 21563000024645,
+    29136127064885, 39369007066311, 53195770115076, 71878621509799, 97123064840915, 131233592491847,
+    177324056098577, 239601921079808, 323752354013490, 437457205087951, 591096262037950,
+    798694791013881, 1079203862655709, 1458230340644303, 1970374458392745, 2662388374508185,
+    3597444042437672, 4860899995802064, 6568093482609850, 8874869269797386, 11991806262278896,
+    16203440643505319, 21894240362561142, 29583702103771285, 39973774639893605};
+
+/// Numbers whose leading bit and the three bits behind it are the same: at most one edge lies among them.
+struct alignas(16) Segment {
+  int64_t edge;    ///< the next bucket begins here
+  int32_t bucket;  ///< of the segment's smallest number
+  int32_t unused;
+};
+
+constexpr int kSegmentCount = 63 * 8;
+
+struct Segments {
+  Segment at[kSegmentCount];
+};
+
+constexpr Segments makeSegments() {
+  Segments made{};
+  for (int i = 0; i < kSegmentCount; i++) {
+    const int exponent = i / 8;
+    const uint64_t mantissa = 8 + i % 8;
+    // Rounded up: below 8 some segments hold no number at all.
+    const uint64_t start = exponent >= 3 ? mantissa << (exponent - 3)
+                                         : (mantissa + (8 >> exponent) - 1) >> (3 - exponent);
+    int bucket = 0;
+    while (bucket < kBuckets - 1 && uint64_t(kEdges[bucket]) <= start) bucket++;
+    // The last bucket has no end: its segments say that they are one below, and that everything is past their edge.
+    made.at[i] = bucket < kBuckets - 1 ? Segment{kEdges[bucket], bucket, 0} : Segment{1, kBuckets - 2, 0};
+  }
+  return made;
+}
+
+inline constexpr Segments kHostSegments = makeSegments();
+
+/// Two segments of 12 % lie within a bucket of 35 %, so one comparison decides.
+HSTU_BOTH inline int timeBucket(int64_t seconds) {
+  const int64_t s = seconds < 1 ? 1 : seconds;
+#ifdef __CUDA_ARCH__
+  // In the function: nvcc names a file's own variables after its process, and no two libraries would be the same.
+  static constexpr Segments kSegments = kHostSegments;
+  // Rounded towards zero a number keeps its leading bits.
+  const uint32_t index = (__float_as_uint(__ll2float_rz(s)) >> 20) - (127 << 3);
+  const int4 packed = __ldg(reinterpret_cast<const int4*>(&kSegments.at[index]));
+  const int64_t edge = int64_t(uint64_t(uint32_t(packed.y)) << 32 | uint32_t(packed.x));
+  return packed.z + (s >= edge);
+#else
+  const int exponent = 63 - __builtin_clzll(uint64_t(s));
+  const uint64_t bits = exponent >= 3 ? uint64_t(s) >> (exponent - 3) : uint64_t(s) << (3 - exponent);
+  const Segment& segment = kHostSegments.at[exponent * 8 + int(bits & 7)];
+  return segment.bucket + (s >= segment.edge);
+#endif
+}
+
+}  // namespace hstu

@@ -1,0 +1,85 @@
+// What the custom ops ask of a backend: the CUDA kernels, or the reference on the host that tests the ops without a GPU.
+// Plain C structs, so that tests can fill them in through a foreign function interface. All tensors are float16 but for
+// times, lengths, rows and masks; strides count elements.
+#pragma once
+#include <cstdint>
+
+// Also for tests, which call a library by these names.
+#define HSTU_ENTRY __attribute__((visibility("default")))
+
+extern "C" {
+
+/// Element (token, user, head, c) lies at token·row + user·user + head·head + c.
+struct HstuView {
+  const void* at;
+  int64_t row, user, head;
+};
+
+/// out = scale·SiLU(alpha·q·kᵀ + bias)·v, per user and head. Keys come in two parts: one that every row sees (cached
+/// history), and for `causal` the rows' own tokens, of which row i sees those up to i. Without `causal` each row sees
+/// itself beside the history.
+struct HstuAttentionArgs {
+  HstuView q, ownK, ownV, k, v;
+  void* out;  ///< (rows, users, heads·dv), contiguous
+  int32_t users, heads, dqk, dv;
+  int32_t rows, keys;  ///< per user; keys of the part that every row sees
+  int32_t causal;
+  int32_t positions;
+  const int64_t* lengths;     ///< (users) how many of `keys` are real; null: all
+  const void *posW, *timeW;   ///< (positions) and (128): the relative bias; null: none
+  const int64_t* times;       ///< (users, keys), causal: (users, keys + rows)
+  const int64_t* queryTimes;  ///< (users) of the rows, where they are candidates
+  float alpha, scale;
+  int32_t warpgroups, split;  ///< 64 rows each of a block, blocks that share the keys; 0: by cost
+  void* stream;
+};
+
+/// y = SiLU?(x·w + bias); x (rows, depth), w (depth, width), bias (width), y (rows, width).
+struct HstuLinearArgs {
+  const void *x, *w, *bias;  ///< bias may be null
+  void* y;
+  int64_t rows;
+  int32_t depth, width, silu;
+  int32_t tile, split;  ///< index into the tile sizes + 1, blocks that share the depth; 0: by cost
+  void* stream;
+};
+
+/// u·LN(a), or [u, a, u·LN(a)] with `concat`; u are the first columns of uvqk's rows, through SiLU with `act`.
+struct HstuGateArgs {
+  const void *uvqk, *a, *gamma, *beta;  ///< gamma and beta may be null: 1 and 0
+  void* out;
+  int64_t rows, uvqkRow;
+  int32_t width, act, concat;
+  float epsilon;
+  void* stream;
+};
+
+/// LN(x)·gamma + beta over rows of `width`.
+struct HstuNormArgs {
+  const void *x, *gamma, *beta;
+  void* out;
+  int64_t rows;
+  int32_t width;
+  float epsilon;
+  void* stream;
+};
+
+/// Sum of `slots` rows of the table, and of the rows of `action` whose bit the row's mask has.
+struct HstuEmbedArgs {
+  const void* table;
+  const int32_t* ids;      ///< (rows, slots)
+  const int32_t* masks;    ///< (rows); null: items alone
+  const void* action;      ///< (actions, width)
+  void* out;
+  int64_t rows;
+  int32_t slots, width, actions;
+  void* stream;
+};
+
+/// 0, or the reason, which is static text.
+HSTU_ENTRY const char* hstuAttention(const HstuAttentionArgs* args);
+HSTU_ENTRY const char* hstuLinear(const HstuLinearArgs* args);
+HSTU_ENTRY const char* hstuGate(const HstuGateArgs* args);
+HSTU_ENTRY const char* hstuNorm(const HstuNormArgs* args);
+HSTU_ENTRY const char* hstuEmbed(const HstuEmbedArgs* args);
+}

@@ -1,0 +1,63 @@
+#include "linear.cuh"
+#include <utility>
+#include "launch.h"
+#include "maps.h"
+#include "plan.h"
+
+namespace hstu {
+namespace {
+
+template <int Tile>
+const char* launch(const HstuLinearArgs& a, int split) {
+  constexpr LinearTile tile = kLinearTiles[Tile];
+  using C = LinearConfig<tile.warpgroups, tile.columns, tile.stages, tile.perMultiprocessor>;
+  constexpr auto kernel = linear<tile.warpgroups, tile.columns, tile.stages, tile.perMultiprocessor>;
+  static const cudaError_t prepared = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SharedBytes);
+  if (prepared != cudaSuccess) return cudaGetErrorString(prepared);
+  CUtensorMap x, w;
+  if (!mapMatrix(&x, a.x, a.rows, a.depth, C::Rows) || !mapMatrix(&w, a.w, a.depth, a.width, C::Depth))
+    return "x and w must begin at multiples of 16 bytes";
+  const LinearParams p{static_cast<const __half*>(a.bias), static_cast<__half*>(a.y),
+                       a.rows, a.depth, a.width, a.silu};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(split, (a.width + tile.columns - 1) / tile.columns, unsigned((a.rows + C::Rows - 1) / C::Rows));
+  config.blockDim = dim3(C::Threads);
+  config.dynamicSmemBytes = C::SharedBytes;
+  config.stream = static_cast<cudaStream_t>(a.stream);
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {unsigned(split), 1, 1};
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, x, w, p);
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+int multiprocessors() {
+  static const int count = [] {
+    int device = 0, found = 0;
+    const bool isKnown = cudaGetDevice(&device) == cudaSuccess &&
+                         cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+    return isKnown && found > 0 ? found : 132;
+  }();
+  return count;
+}
+
+template <int... Tiles>
+const char* dispatch(const HstuLinearArgs& a, LinearPlan plan, std::integer_sequence<int, Tiles...>) {
+  const char* result = "no such tile";
+  ((plan.tile == Tiles ? void(result = launch<Tiles>(a, plan.split)) : void()), ...);
+  return result;
+}
+
+}  // namespace
+}  // namespace hstu
+
+extern "C" const char* hstuLinear(const HstuLinearArgs* args) {
+  const HstuLinearArgs& a = *args;
+  if (a.rows == 0) return nullptr;
+  if (a.depth < 8 || a.width < 8 || a.depth % 8 || a.width % 8) return "a linear layer's width and depth must be multiples of 8";
+  if ((uintptr_t(a.bias) | uintptr_t(a.y)) % 16) return "bias and y must begin at multiples of 16 bytes";
+  const hstu::LinearPlan plan = hstu::planLinear(a.rows, a.depth, a.width, hstu::multiprocessors(), a.tile - 1, a.split);
+  return hstu::dispatch(a, plan, std::make_integer_sequence<int, hstu::kLinearTileCount>());
+}

@@ -1,0 +1,331 @@
+"""The kernels against float64, and their times: python3 parity.py LIBRARY [--quick] [--times] [--host] [--only rows,…]
+
+Needs PyTorch and a GPU of compute capability 9.0; with --host none, for the reference on the host. Every case has fresh random inputs, a poisoned output with guards
+behind it, and NaN behind its inputs; every row-block size and every split of the keys is run. Ends with 1 if one failed.
+"""
+
+import argparse
+import ctypes
+import itertools
+import math
+import random
+import statistics
+import sys
+
+import torch
+
+P, I, L, F = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_float
+BUCKETS, GUARD = 128, 4096
+TOLERANCE = 2e-3
+
+
+def struct(**fields):
+    """A C struct with these fields; calls give an instance."""
+    return type("Args", (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+View = struct(at=P, row=L, user=L, head=L)
+Attention = struct(
+    q=View, own_k=View, own_v=View, k=View, v=View, out=P, users=I, heads=I, dqk=I, dv=I, rows=I, keys=I, causal=I,
+    positions=I, lengths=P, pos_w=P, time_w=P, times=P, query_times=P, alpha=F, scale=F, warpgroups=I, split=I, stream=P,
+)
+Linear = struct(x=P, w=P, bias=P, y=P, rows=L, depth=I, width=I, silu=I, tile=I, split=I, stream=P)
+Gate = struct(uvqk=P, a=P, gamma=P, beta=P, out=P, rows=L, uvqk_row=L, width=I, act=I, concat=I, epsilon=F, stream=P)
+Norm = struct(x=P, gamma=P, beta=P, out=P, rows=L, width=I, epsilon=F, stream=P)
+Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, slots=I, width=I, actions=I, stream=P)
+
+parser = argparse.ArgumentParser()
+parser.add_argument("library")
+parser.add_argument("--quick", action="store_true")
+parser.add_argument("--times", action="store_true")
+parser.add_argument("--host", action="store_true")
+parser.add_argument("--only", default="rows,linear,attention", help="parts of the parity check")
+parser.add_argument("--seed", type=int, default=1)
+options = parser.parse_args()
+DEVICE = "cpu" if options.host else "cuda"
+library = ctypes.CDLL(options.library)
+for function in ("Attention", "Linear", "Gate", "Norm", "Embed"):
+    getattr(library, f"hstu{function}").restype = ctypes.c_char_p
+torch.manual_seed(options.seed)
+rng = random.Random(options.seed)
+failures, count, worst = [], 0, {}
+
+
+def half(*shape, scale=1.0):
+    """Random float16 with NaN behind it: what reads past the end shows."""
+    size = math.prod(shape)
+    whole = torch.full((size + GUARD,), float("nan"), device=DEVICE, dtype=torch.float16)
+    whole[:size] = torch.randn(size, device=DEVICE) * scale
+    return whole[:size].view(*shape)
+
+
+def poisoned(*shape):
+    """An output full of NaN, and the whole buffer, whose end must keep its pattern."""
+    size = math.prod(shape)
+    whole = torch.full((size + GUARD,), float("nan"), device=DEVICE, dtype=torch.float16)
+    whole[size:] = 7.0
+    return whole[:size].view(*shape), whole
+
+
+def at(x, offset=0):
+    return None if x is None else x.data_ptr() + 2 * offset
+
+
+def stream():
+    return None if options.host else torch.cuda.current_stream().cuda_stream
+
+
+def call(name, args):
+    failure = getattr(library, f"hstu{name}")(ctypes.byref(args))
+    return failure.decode() if failure else None
+
+
+def check(kind, case, failure, out, whole, expected):
+    global count
+    count += 1
+    error = math.inf
+    if failure is None:
+        if not options.host:
+            torch.cuda.synchronize()
+        size = out.numel()
+        if not bool((whole[size:] == 7.0).all()):
+            failure = "wrote behind its output"
+        elif size:
+            expected = expected.reshape(out.shape)
+            error = ((out.double() - expected).norm() / expected.norm().clamp_min(1e-9)).item()
+        else:
+            error = 0.0
+    if failure is not None or not error < TOLERANCE:
+        failures.append((kind, case))
+        if len(failures) <= 25:
+            print("FAILED", kind, case, failure or f"relative error {error:.2e}", flush=True)
+    else:
+        worst[kind] = max(worst.get(kind, 0.0), error)
+
+
+def bucket(seconds):
+    return (seconds.clamp_min(1).double().log() / 0.301).floor().clamp(0, BUCKETS - 1).long()
+
+
+def silu(x):
+    return x * torch.sigmoid(x)
+
+
+class Case:
+    """One attention: uvqk rows of `users`, a history with its own uvqk, tables, times."""
+
+    def __init__(self, heads, dqk, dv, users, rows, keys, causal, bias, packed, lengths, positions=64):
+        self.__dict__.update(locals())
+        del self.__dict__["self"]
+        self.width = 2 * heads * (dqk + dv)
+        self.uvqk = half(rows, users, self.width)
+        self.past_k = half(keys, users, heads * dqk)
+        self.past_v = half(keys, users, heads * dv)
+        self.history = half(keys, users, self.width)
+        self.alpha, self.scale = dqk**-0.5, 1 / max(16, keys + rows)
+        self.real = [rng.choice([0, 1, keys, rng.randint(0, keys)]) for _ in range(users)] if lengths else [keys] * users
+        self.lengths_at = torch.tensor(self.real, device=DEVICE, dtype=torch.int64) if lengths else None
+        span = keys + rows if causal else keys
+        steps = torch.tensor([rng.choice([0, 1, 30, 3600, 86400, 400_000]) for _ in range(users * span)], dtype=torch.int64)
+        self.times = (steps.view(users, span).cumsum(1) + 1_600_000_000).to(DEVICE) if span else torch.zeros(users, 0, dtype=torch.int64, device=DEVICE)
+        if span > 8:  # not in order everywhere
+            self.times[:, 3], self.times[:, 5] = self.times[:, 5].clone(), self.times[:, 3].clone()
+        newest = self.times.max(1).values if span else torch.full((users,), 1_600_000_000, device=DEVICE)
+        self.query_times = newest + torch.tensor([rng.choice([0, 1, 77, 1_000_000]) for _ in range(users)], device=DEVICE)
+        self.pos_w, self.time_w = half(positions), half(BUCKETS)
+
+    def view(self, x, offset, head):
+        return View(at(x, offset), x.shape[1] * x.shape[2], x.shape[2], head)
+
+    def args(self, out, warpgroups, split):
+        h, dqk, dv = self.heads, self.dqk, self.dv
+        v, q, k = h * dv, 2 * h * dv, 2 * h * dv + h * dqk
+        kv = (self.history, k, self.history, v) if self.packed else (self.past_k, 0, self.past_v, 0)
+        return Attention(
+            self.view(self.uvqk, q, dqk), self.view(self.uvqk, k, dqk), self.view(self.uvqk, v, dv),
+            self.view(kv[0], kv[1], dqk), self.view(kv[2], kv[3], dv), at(out), self.users, h, dqk, dv, self.rows,
+            self.keys, int(self.causal), self.positions, at(self.lengths_at), at(self.pos_w) if self.bias else None,
+            at(self.time_w) if self.bias else None, at(self.times) if self.bias else None,
+            at(self.query_times) if self.bias and not self.causal else None, self.alpha, self.scale, warpgroups, split, stream(),
+        )
+
+    def expected(self):
+        h, dqk, dv, n, m = self.heads, self.dqk, self.dv, self.keys, self.rows
+        split = lambda x: [p.unflatten(2, (h, -1)).double() for p in x.split([h * dv, h * dv, h * dqk, h * dqk], 2)]
+        _, own_v, q, own_k = split(self.uvqk)
+        if self.packed:
+            _, v, _, k = split(self.history)
+        else:
+            k, v = self.past_k.unflatten(2, (h, dqk)).double(), self.past_v.unflatten(2, (h, dv)).double()
+        out = torch.zeros(m, self.users, h, dv, device=DEVICE, dtype=torch.float64)
+        pos_w, time_w = self.pos_w.double(), self.time_w.double()
+        clamp = lambda distance: distance.clamp(0, self.positions - 1)
+        i, j = torch.arange(m, device=DEVICE)[:, None], torch.arange(n, device=DEVICE)[None]
+        for u in range(self.users):
+            real, times = self.real[u], self.times[u]
+            scores = torch.einsum("ihc,jhc->hij", q[:, u], k[:, u]) * self.alpha
+            if self.bias and n:
+                if self.causal:
+                    bias = pos_w[clamp(n + i - j)] + time_w[bucket(times[n:][:, None] - times[None, :n])]
+                else:
+                    bias = pos_w[clamp(real - j)] + time_w[bucket(self.query_times[u] - times[None])]
+                scores = scores + bias[None]
+            weights = silu(scores) * (j < real)[None]
+            out[:, u] = torch.einsum("hij,jhc->ihc", weights, v[:, u])
+            if self.causal:
+                i2 = torch.arange(m, device=DEVICE)
+                own = torch.einsum("ihc,jhc->hij", q[:, u], own_k[:, u]) * self.alpha
+                if self.bias:
+                    new = times[n:]
+                    own = own + (pos_w[clamp(i2[:, None] - i2[None])] + time_w[bucket(new[:, None] - new[None])])[None]
+                out[:, u] += torch.einsum("hij,jhc->ihc", silu(own) * (i2[None] <= i2[:, None])[None], own_v[:, u])
+            else:
+                own = (q[:, u] * own_k[:, u]).sum(-1) * self.alpha + (pos_w[0] + time_w[0] if self.bias else 0)
+                out[:, u] += silu(own)[..., None] * own_v[:, u]
+        return out * self.scale
+
+    def run(self, plans):
+        expected = self.expected()
+        names = ("heads", "dqk", "dv", "users", "rows", "keys", "causal", "bias", "packed", "real")
+        for warpgroups, split in plans:
+            out, whole = poisoned(self.rows, self.users, self.heads * self.dv)
+            failure = call("Attention", self.args(out, warpgroups, split))
+            case = {name: getattr(self, name) for name in names} | {"warpgroups": warpgroups, "split": split}
+            check("attention", case, failure, out, whole, expected)
+
+
+def attention_cases():
+    widths = [(64, 64), (128, 128), (256, 256), (24, 24), (40, 16), (96, 128), (200, 64), (8, 248)]
+    sizes = [(1, 1), (5, 0), (64, 128), (130, 515), (257, 1000), (200, 64), (1, 300), (100, 129)]
+    for (dqk, dv), causal, bias in itertools.product(widths, (False, True), (False, True)):
+        for rows, keys in sizes if not options.quick else rng.sample(sizes, 3):
+            users = rng.choice([1, 1, 3])
+            packed = not causal and rng.random() < 0.5
+            lengths = not causal and rng.random() < 0.6
+            most = 3 if max(dqk, dv) <= 64 and not bias else 2
+            plans = [(0, 0)] + [(w, s) for w in range(1, most + 1) for s in ((1, 2, 3, 5, 8) if w < 3 else (1,))]
+            if options.quick:
+                plans = rng.sample(plans, 4)
+            Case(rng.choice([1, 3]), dqk, dv, users, rows, keys, causal, bias, packed, lengths).run(plans)
+
+
+def linear_cases():
+    sizes = [(1, 8, 8), (7, 64, 64), (130, 96, 200), (64, 512, 2048), (1000, 1536, 512), (257, 72, 264), (2048, 512, 2048)]
+    for (rows, depth, width), bias, act in itertools.product(sizes, (0, 1), (0, 1)):
+        x, w, b = half(rows, depth), half(depth, width, scale=depth**-0.5), half(width)
+        y = x.double() @ w.double() + (b.double() if bias else 0)
+        y = silu(y) if act else y
+        plans = [(0, 0)] + [(t, s) for t in (1, 2, 3, 4) for s in (1, 2, 4)]
+        for tile, split in rng.sample(plans, 4 if options.quick else 8):
+            out, whole = poisoned(rows, width)
+            args = Linear(at(x), at(w), at(b) if bias else None, at(out), rows, depth, width, act, tile, split, stream())
+            case = dict(rows=rows, depth=depth, width=width, bias=bias, silu=act, tile=tile, split=split)
+            check("linear", case, call("Linear", args), out, whole, y)
+
+
+def row_cases():
+    for rows, width in itertools.product((1, 5, 1000), (8, 96, 256, 512, 1000, 1024, 2048, 3072)):
+        a, uvqk, gamma, beta = half(rows, width), half(rows, 4 * width), half(width), half(width)
+        normed = torch.nn.functional.layer_norm(a.double(), (width,), eps=1e-6)
+        affine = normed * gamma.double() + beta.double()
+        out, whole = poisoned(rows, width)
+        check("norm", (rows, width), call("Norm", Norm(at(a), at(gamma), at(beta), at(out), rows, width, 1e-6, stream())), out, whole, affine)
+        for act, concat, has_affine in itertools.product((0, 1), (0, 1), (0, 1)):
+            u = uvqk[:, :width].double()
+            u = silu(u) if act else u
+            y = u * (affine if has_affine else normed)
+            expected = torch.cat([u, a.double(), y], 1) if concat else y
+            out, whole = poisoned(rows, width * (3 if concat else 1))
+            args = Gate(at(uvqk), at(a), at(gamma) if has_affine else None, at(beta) if has_affine else None, at(out), rows, 4 * width, width, act, concat, 1e-6, stream())
+            check("gate", (rows, width, act, concat, has_affine), call("Gate", args), out, whole, expected)
+        for slots, actions in ((1, 0), (3, 6)):
+            table, action = half(50, width), half(max(1, actions), width)
+            ids = torch.randint(0, 50, (rows, slots), device=DEVICE, dtype=torch.int32)
+            masks = torch.randint(0, 1 << actions, (rows,), device=DEVICE, dtype=torch.int32) if actions else None
+            expected = table.double()[ids.long()].sum(1)
+            for bit in range(actions):
+                expected = expected + (masks >> bit & 1)[:, None] * action.double()[bit]
+            out, whole = poisoned(rows, width)
+            args = Embed(at(table), at(ids), at(masks), at(action) if actions else None, at(out), rows, slots, width, actions, stream())
+            check("embed", (rows, width, slots, actions), call("Embed", args), out, whole, expected)
+
+
+def graph_us(run, repeats=10):
+    """Microseconds of one call among `repeats` in a CUDA graph, median."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            run(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(repeats):
+            run(i)
+    times = []
+    for _ in range(12):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(end) / repeats * 1e3)
+    return statistics.median(times[3:])
+
+
+def times():
+    shapes = [
+        ("paper", 8, 64, 2048, (256, 1024, 16384)),
+        ("nvidia", 4, 256, 4096, (256, 1024)),
+        ("mlperf", 4, 128, 7000, (2048,)),
+    ]
+    for name, heads, d, n, candidates in shapes:
+        todo = [(m, n, False) for m in candidates] + [(n, 0, True), (64, n, True)]
+        for rows, keys, causal in todo:
+            for bias in (False, True):
+                cases = [Case(heads, d, d, 1, rows, keys, causal, bias, False, False, positions=n) for _ in range(3)]
+                outs = [poisoned(rows, 1, heads * d)[0] for _ in cases]
+                pairs = rows * (keys + (rows + 1) / 2 if causal else keys + 1)
+                found = []
+                most = 3 if d == 64 and not bias else 2
+                splits = (1, 2, 4, 8) if rows <= 7000 else (1,)
+                plans = [(0, 0)] + [(w, s) for w in range(1, most + 1) for s in (splits if w < 3 else (1,))]
+                for plan in plans:
+                    us = graph_us(lambda i: call("Attention", cases[i % 3].args(outs[i % 3], *plan)), 3 if rows > 8000 else 9)
+                    found.append((us, plan))
+                chosen, best = found[0][0], sorted(found[1:])[:3]
+                what = f"{name} {'causal' if causal else 'candidates'} rows {rows} keys {keys}{' rab' if bias else ''}"
+                print(f"{what:48s} {chosen:7.1f} us {4 * heads * d * pairs / chosen / 1e6:5.0f} TFLOP/s | " + "  ".join(f"{p}: {t:.1f}" for t, p in best), flush=True)
+    for rows, depth, width in [(256, 512, 2048), (1024, 512, 2048), (2048, 512, 2048), (16384, 512, 2048), (2048, 1536, 512), (256, 512, 512), (4096, 1024, 4096), (1024, 1024, 4096), (256, 1024, 4096), (4096, 1024, 1024), (7000, 512, 2048), (2048, 512, 2048)]:
+        sets = [(half(rows, depth), half(depth, width), half(width), poisoned(rows, width)[0]) for _ in range(3)]
+        found = []
+        for tile, split in [(0, 0)] + [(t, s) for t in (1, 2, 3, 4) for s in (1, 2, 4)]:
+            def run(i):
+                x, w, b, y = sets[i % 3]
+                call("Linear", Linear(at(x), at(w), at(b), at(y), rows, depth, width, 0, tile, split, stream()))
+            found.append((graph_us(run, 9), (tile, split)))
+        torch_us = graph_us(lambda i: torch.addmm(sets[i % 3][2], sets[i % 3][0], sets[i % 3][1], out=sets[i % 3][3]), 9)
+        best = sorted(found[1:])[:3]
+        print(f"linear {rows} x {depth} x {width}: {found[0][0]:.1f} us, torch addmm {torch_us:.1f} | " + "  ".join(f"{p}: {t:.1f}" for t, p in best), flush=True)
+    for rows, width in [(256, 512), (2048, 512), (4096, 1024)]:
+        a, uvqk, gamma, beta, out = half(rows, width), half(rows, 4 * width), half(width), half(width), poisoned(rows, 3 * width)[0]
+        gate = graph_us(lambda _: call("Gate", Gate(at(uvqk), at(a), at(gamma), at(beta), at(out), rows, 4 * width, width, 1, 1, 1e-6, stream())))
+        norm = graph_us(lambda _: call("Norm", Norm(at(a), at(gamma), at(beta), at(out), rows, width, 1e-6, stream())))
+        ids = torch.randint(0, 1000, (rows, 3), device=DEVICE, dtype=torch.int32)
+        table = half(1000, width)
+        embed = graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, 3, width, 0, stream())))
+        print(f"rows {rows} x {width}: gate {gate:.1f}, norm {norm:.1f}, embed {embed:.1f} us", flush=True)
+
+
+print("host" if options.host else torch.cuda.get_device_name(), flush=True)
+PARTS = {"rows": row_cases, "linear": linear_cases, "attention": attention_cases}
+for part in (PARTS[name] for name in options.only.split(",") if name):
+    before = count
+    try:
+        part()
+    except Exception as error:  # a fault in one part shows what the others do
+        failures.append((part.__name__, str(error)))
+        print("FAILED", part.__name__, str(error)[:300], flush=True)
+    print(f"{part.__name__}: {count - before} cases, worst {({k: f'{v:.1e}' for k, v in worst.items()})}, failed so far {len(failures)}", flush=True)
+if options.times:
+    times()
+sys.exit(1 if failures else 0)

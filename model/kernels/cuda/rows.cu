@@ -1,0 +1,219 @@
+// What works row by row and is bound by memory: layer norm, gate, embedding. A warp per row, eight columns a lane and turn.
+#include <algorithm>
+#include <cstdint>
+#include "hopper.cuh"
+#include "launch.h"
+
+namespace hstu {
+namespace {
+
+constexpr int kRowsPerBlock = 4;
+
+__device__ __forceinline__ void unpack(const uint4& packed, float (&x)[8]) {
+  const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float2 pair = unpackHalves(words[i]);
+    x[2 * i] = pair.x;
+    x[2 * i + 1] = pair.y;
+  }
+}
+
+__device__ __forceinline__ uint4 pack(const float (&x)[8]) {
+  return make_uint4(packHalves(x[0], x[1]), packHalves(x[2], x[3]), packHalves(x[4], x[5]), packHalves(x[6], x[7]));
+}
+
+__device__ __forceinline__ float warpSum(float x) {
+#pragma unroll
+  for (int lane = 16; lane; lane /= 2) x += __shfl_xor_sync(~0u, x, lane);
+  return x;
+}
+
+/// One row of a layer norm: the row's vectors stay in registers where Vectors·256 columns hold it, else they are read again.
+template <int Vectors>
+struct NormedRow {
+  const uint4* from;
+  int vectors, lane;
+  uint4 kept[Vectors ? Vectors : 1];
+  float mean, scale;
+
+  __device__ __forceinline__ uint4 at(int turn) const { return Vectors ? kept[turn] : from[lane + 32 * turn]; }
+
+  template <class Visit>
+  __device__ __forceinline__ void each(Visit visit) const {
+    if constexpr (Vectors > 0) {
+#pragma unroll
+      for (int turn = 0; turn < Vectors; turn++)
+        if (lane + 32 * turn < vectors) visit(turn, lane + 32 * turn);
+    } else {
+      for (int turn = 0; lane + 32 * turn < vectors; turn++) visit(turn, lane + 32 * turn);
+    }
+  }
+
+  __device__ __forceinline__ NormedRow(const __half* row, int width, int lane_, float epsilon)
+      : from(reinterpret_cast<const uint4*>(row)), vectors(width / 8), lane(lane_) {
+    if constexpr (Vectors > 0)
+      each([&](int turn, int vector) { kept[turn] = from[vector]; });
+    float sum = 0.f;
+    each([&](int turn, int) {
+      float x[8];
+      unpack(at(turn), x);
+#pragma unroll
+      for (int i = 0; i < 8; i++) sum += x[i];
+    });
+    mean = warpSum(sum) / width;
+    float squares = 0.f;
+    each([&](int turn, int) {
+      float x[8];
+      unpack(at(turn), x);
+#pragma unroll
+      for (int i = 0; i < 8; i++) squares = fmaf(x[i] - mean, x[i] - mean, squares);
+    });
+    scale = rsqrtf(warpSum(squares) / width + epsilon);
+  }
+
+  __device__ __forceinline__ void normed(int turn, int vector, const __half* gamma, const __half* beta, float (&y)[8]) const {
+    float g[8], b[8];
+    unpack(at(turn), y);
+#pragma unroll
+    for (int i = 0; i < 8; i++) y[i] = (y[i] - mean) * scale;
+    if (gamma == nullptr) return;
+    unpack(__ldg(reinterpret_cast<const uint4*>(gamma) + vector), g);
+    unpack(__ldg(reinterpret_cast<const uint4*>(beta) + vector), b);
+#pragma unroll
+    for (int i = 0; i < 8; i++) y[i] = fmaf(y[i], g[i], b[i]);
+  }
+};
+
+template <int Vectors>
+__global__ void __launch_bounds__(kRowsPerBlock * 32)
+    norm(const __half* x, const __half* gamma, const __half* beta, __half* out, int64_t rows, int width, float epsilon) {
+  const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
+  if (row >= rows) return;
+  const NormedRow<Vectors> normedRow(x + row * width, width, threadIdx.x % 32, epsilon);
+  uint4* to = reinterpret_cast<uint4*>(out + row * width);
+  normedRow.each([&](int turn, int vector) {
+    float y[8];
+    normedRow.normed(turn, vector, gamma, beta, y);
+    to[vector] = pack(y);
+  });
+}
+
+template <int Vectors>
+__global__ void __launch_bounds__(kRowsPerBlock * 32)
+    gate(const __half* uvqk, int64_t uvqkRow, const __half* a, const __half* gamma, const __half* beta, __half* out,
+         int64_t rows, int width, int act, int concat, float epsilon) {
+  const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
+  if (row >= rows) return;
+  const NormedRow<Vectors> normedRow(a + row * width, width, threadIdx.x % 32, epsilon);
+  const uint4* from = reinterpret_cast<const uint4*>(uvqk + row * uvqkRow);
+  uint4* to = reinterpret_cast<uint4*>(out + row * width * (concat ? 3 : 1));
+  const int vectors = width / 8;
+  normedRow.each([&](int turn, int vector) {
+    float u[8], y[8];
+    unpack(__ldg(from + vector), u);
+    if (act) {
+#pragma unroll
+      for (int i = 0; i < 8; i++) u[i] = siluOfHalf(0.5f * u[i]);
+    }
+    normedRow.normed(turn, vector, gamma, beta, y);
+#pragma unroll
+    for (int i = 0; i < 8; i++) y[i] *= u[i];
+    if (concat) {
+      to[vector] = pack(u);
+      to[vectors + vector] = normedRow.at(turn);
+      to[2 * vectors + vector] = pack(y);
+    } else {
+      to[vector] = pack(y);
+    }
+  });
+}
+
+__global__ void __launch_bounds__(kRowsPerBlock * 32)
+    embed(const __half* table, const int32_t* ids, const int32_t* masks, const __half* action, __half* out, int64_t rows,
+          int slots, int width, int actions) {
+  const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
+  if (row >= rows) return;
+  const int vectors = width / 8;
+  const uint32_t mask = masks ? uint32_t(masks[row]) : 0;
+  uint4* to = reinterpret_cast<uint4*>(out + row * width);
+  for (int vector = threadIdx.x % 32; vector < vectors; vector += 32) {
+    float sum[8] = {};
+    const auto add = [&](const __half* from) {
+      float x[8];
+      unpack(__ldg(reinterpret_cast<const uint4*>(from) + vector), x);
+#pragma unroll
+      for (int i = 0; i < 8; i++) sum[i] += x[i];
+    };
+    for (int s = 0; s < slots; s++) add(table + int64_t(__ldg(ids + row * slots + s)) * width);
+    for (int bit = 0; bit < actions; bit++)
+      if (mask >> bit & 1) add(action + int64_t(bit) * width);
+    to[vector] = pack(sum);
+  }
+}
+
+const char* lastError() {
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+constexpr const char* kWidth = "a row's width must be a multiple of 8";
+constexpr const char* kAlignment = "rows must begin at multiples of 16 bytes";
+
+bool isAligned(std::initializer_list<const void*> addresses) {
+  return std::all_of(addresses.begin(), addresses.end(), [](const void* at) { return uintptr_t(at) % 16 == 0; });
+}
+
+dim3 gridOf(int64_t rows) { return dim3(unsigned((rows + kRowsPerBlock - 1) / kRowsPerBlock)); }
+
+/// Calls `run` with the vectors per lane that hold a row, 0 where none does.
+template <class Run>
+void withVectors(int width, Run run) {
+  if (width <= 256) run(std::integral_constant<int, 1>());
+  else if (width <= 512) run(std::integral_constant<int, 2>());
+  else if (width <= 1024) run(std::integral_constant<int, 4>());
+  else if (width <= 2048) run(std::integral_constant<int, 8>());
+  else run(std::integral_constant<int, 0>());
+}
+
+}  // namespace
+}  // namespace hstu
+
+using namespace hstu;
+
+extern "C" const char* hstuNorm(const HstuNormArgs* args) {
+  const HstuNormArgs& n = *args;
+  if (n.rows == 0) return nullptr;
+  if (n.width % 8) return kWidth;
+  if (!isAligned({n.x, n.gamma, n.beta, n.out})) return kAlignment;
+  withVectors(n.width, [&](auto vectors) {
+    norm<vectors.value><<<gridOf(n.rows), kRowsPerBlock * 32, 0, static_cast<cudaStream_t>(n.stream)>>>(
+        static_cast<const __half*>(n.x), static_cast<const __half*>(n.gamma), static_cast<const __half*>(n.beta),
+        static_cast<__half*>(n.out), n.rows, n.width, n.epsilon);
+  });
+  return lastError();
+}
+
+extern "C" const char* hstuGate(const HstuGateArgs* args) {
+  const HstuGateArgs& g = *args;
+  if (g.rows == 0) return nullptr;
+  if (g.width % 8 || g.uvqkRow % 8) return kWidth;
+  if (!isAligned({g.uvqk, g.a, g.gamma, g.beta, g.out})) return kAlignment;
+  withVectors(g.width, [&](auto vectors) {
+    gate<vectors.value><<<gridOf(g.rows), kRowsPerBlock * 32, 0, static_cast<cudaStream_t>(g.stream)>>>(
+        static_cast<const __half*>(g.uvqk), g.uvqkRow, static_cast<const __half*>(g.a), static_cast<const __half*>(g.gamma),
+        static_cast<const __half*>(g.beta), static_cast<__half*>(g.out), g.rows, g.width, g.act, g.concat, g.epsilon);
+  });
+  return lastError();
+}
+
+extern "C" const char* hstuEmbed(const HstuEmbedArgs* args) {
+  const HstuEmbedArgs& e = *args;
+  if (e.rows == 0) return nullptr;
+  if (e.width % 8) return kWidth;
+  if (!isAligned({e.table, e.action, e.out})) return kAlignment;
+  embed<<<gridOf(e.rows), kRowsPerBlock * 32, 0, static_cast<cudaStream_t>(e.stream)>>>(
+      static_cast<const __half*>(e.table), e.ids, e.masks, static_cast<const __half*>(e.action), static_cast<__half*>(e.out),
+      e.rows, e.slots, e.width, e.actions);
+  return lastError();
+}
