@@ -166,6 +166,15 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     assert.equal((await fieldsOf(server)).length, 5)
   })
 
+  test('a short history replaces a longer one that has nothing to do with it', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    await save(kv, USER, plainTokens(200))
+    const other = plainTokens(20, 5)
+    assert.equal(await save(kv, USER, other), 'written')
+    assertRows(await find(kv, USER, other), other)
+  })
+
   test('the time to live is set from the first page on, with jitter', async (t) => {
     const server = await startRedis(t)
     const kv = await open(t, { url: server.url })

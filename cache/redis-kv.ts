@@ -244,8 +244,11 @@ export function writeStart(
   const there = pageFields(previous.chain, appendIsExact)
   const fields = pageFields(chain, appendIsExact)
   const common = fields.findIndex((field, i) => field !== there[i])
+  // As far as whole pages tell: without one nothing does, and an unrelated entry must not stay for ever.
   const isBehind =
-    previous.chain.tokens > chain.tokens && (common < 0 || common === chain.pages.length)
+    previous.chain.tokens > chain.tokens &&
+    chain.pages.length > 0 &&
+    (common < 0 || common === chain.pages.length)
   if (appendIsExact && isBehind) return undefined
   return (common < 0 ? fields.length : common) * PAGE_TOKENS
 }

@@ -290,7 +290,8 @@ describe('ranking while Redis', { skip: NO_REDIS, concurrency: AT_ONCE }, () => 
         }
       }),
     )
-    assert.ok(replica.tier2.stats().lookups.corrupt > 20)
+    // How many depends on who rewrites an entry before it is read.
+    assert.ok(replica.tier2.stats().lookups.corrupt > 0)
     await loadOfOther.untilHits(ofOther)
     await ofOther.close()
   })
