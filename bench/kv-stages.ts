@@ -1,6 +1,6 @@
 // Where the milliseconds of a tier-2 hit go at the longest history. Called by bench/run-kv.ts.
 import { kvKey } from '../cache/key.js'
-import { arrayWidths, checksumSeed, openPage, pageFields } from '../cache/page.js'
+import { arrayWidths, checksumSeed, openPage, pageFields, pageSeed } from '../cache/page.js'
 import type { RedisClient } from '../cache/redis.js'
 import { CHUNK_BYTES, IN_FLIGHT, type RedisKv } from '../cache/redis-kv.js'
 import { kvPages } from '../cache/remote.js'
@@ -145,7 +145,7 @@ async function tasksOf(parts: Parts): Promise<ReadonlyMap<string, () => Promise<
   )
   const pageBytes = reply.pages[0]?.length ?? 1
   const perChunk = Math.max(1, Math.floor(CHUNK_BYTES / pageBytes))
-  const seed = checksumSeed(manifest.version, user)
+  const seed = pageSeed(pageShape(manifest, parts.codec), checksumSeed(manifest.version, user))
   const assembled = new Uint8Array(reply.pages.reduce((sum, page) => sum + page.length, 0))
   const handle = await engine.prefill(history)
   const { layers } = await engine.exportKv(handle)
