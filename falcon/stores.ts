@@ -45,7 +45,8 @@ type Parts = {
 
 /** For what is written or asked for; rankings wait far less (users.ts, cache/remote.ts). */
 const STORE_TIMEOUT_MS = 1000
-const DEFAULT_CONNECTIONS = 4
+/** More gained nothing: one thread reads them all (bench/results/kv.md). */
+const DEFAULT_CONNECTIONS = 1
 const DEFAULT_KV_TTL_SEC = 86_400
 
 /** @throws {RankError} CONFIG_INVALID for a URL that is none */

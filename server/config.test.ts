@@ -46,7 +46,7 @@ describe('parseServerConfig', () => {
       redisUrl: '',
       redisCodec: 'fp16',
       kvTtlSec: 86_400,
-      redisConnections: 4,
+      redisConnections: 1,
       windowSlack: 0,
       maxStoredEvents: 4096,
       eventsTtlSec: 2_592_000,

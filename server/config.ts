@@ -73,7 +73,7 @@ export const KNOBS = {
     'Redis for K/V and stored histories, shared by all replicas; none = in this process',
   ),
   redisCodec: choice('How K/V is written to Redis', 'fp16', KV_CODECS),
-  redisConnections: integer('Connections that K/V is read by', 4, 1, 256),
+  redisConnections: integer('Connections that K/V is read by', 1, 1, 256),
   kvTtlSec: integer('How long K/V stays in Redis after its last write', 86_400, 1, 31_536_000),
   maxStoredEvents: integer(
     'Events of a user that are stored; the oldest go',
