@@ -1,9 +1,9 @@
 // Reads from tier 2 by connections and concurrent users, and what a small user waits for behind large
 // ones. Called by bench/run-kv.ts.
 import { kvKey } from '../cache/key.js'
+import { HEAD_FIELD } from '../cache/kv-scripts.js'
 import type { RedisClient } from '../cache/redis.js'
 import type { RedisKv } from '../cache/redis-kv.js'
-import { HEAD_FIELD } from '../cache/redis-scripts.js'
 import { randomHistory } from '../falcon/calibrate.js'
 import { createEngine } from '../model/engine/create.js'
 import type { Bundle } from '../model/manifest.js'

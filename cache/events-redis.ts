@@ -1,4 +1,3 @@
-import { hash } from 'node:crypto'
 import { RankError } from '../model/errors.js'
 import type { HistoryEvent, StoredHistory } from '../model/request.js'
 import {
@@ -11,6 +10,7 @@ import {
 } from './events.js'
 import { appendKey, eventsKey } from './key.js'
 import type { RedisClient } from './redis.js'
+import { runScript, scriptOf } from './redis-script.js'
 
 /**
  * One append, atomic: all of it happens or nothing. The events are one argument, a line each, because
@@ -51,12 +51,6 @@ return answer
 const READ = scriptOf(`
 return { redis.call('ZCARD', KEYS[1]), redis.call('ZRANGE', KEYS[1], -ARGV[1], -1) }
 `)
-
-type Script = { readonly source: string; readonly sha: string }
-
-function scriptOf(source: string): Script {
-  return { source, sha: hash('sha1', source) }
-}
 
 /**
  * Stored histories that all replicas share: a sorted set per user, score = time, member = canonical
@@ -99,21 +93,6 @@ export function createRedisEvents(client: RedisClient, limits: EventLimits): Eve
     },
     stats: () => ({ kind: 'redis', isConnected: client.status === 'ready' }),
     close: () => client.disconnect(),
-  }
-}
-
-async function runScript(
-  client: RedisClient,
-  { source, sha }: Script,
-  keys: readonly string[],
-  args: readonly string[],
-): Promise<unknown> {
-  try {
-    return await client.evalsha(sha, keys.length, ...keys, ...args)
-  } catch (error) {
-    // A server that is new, or was restarted.
-    if (!(error instanceof Error && error.message.startsWith('NOSCRIPT'))) throw error
-    return client.eval(source, keys.length, ...keys, ...args)
   }
 }
 

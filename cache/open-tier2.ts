@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto'
 import { deferred, withinMs } from '../model/deferred.js'
-import { type KvCodecName, planesOf } from '../model/engine/codec/graphs.js'
+import { type KvCodecName, planeBytes } from '../model/engine/codec/graphs.js'
 import type { Engine } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import type { Manifest } from '../model/manifest.js'
@@ -36,15 +36,13 @@ export type Tier2Event =
 
 export type OpenTier2Stats = Tier2Stats & { readonly writes: WriteStats }
 
-const BYTES = { float64: 8, float32: 4, float16: 2, int8: 1, int32: 4, int64: 8 } as const
 const FETCHES = 3
 /** How long a start waits for Redis, which may be away for good. */
 const FIRST_CONNECTION_MS = 1_000
 
 /** Bytes of one token's K/V, all layers, in a codec. */
 export function codecTokenBytes({ codec, layers, kWidth, vWidth }: PageShape): number {
-  const planes = [kWidth, vWidth].flatMap((width) => planesOf(codec, width))
-  return layers * planes.reduce((sum, { type, width }) => sum + width * BYTES[type], 0)
+  return layers * planeBytes(codec, [kWidth, vWidth]).reduce((sum, bytes) => sum + bytes, 0)
 }
 
 /** Tier 2 with all that belongs to it. Resolves whether or not Redis is there. */

@@ -4,6 +4,7 @@ import type { KvLayer } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import { type DigestChain, PAGE_TOKENS } from './digest.js'
 import { kvKey, type UserHash, versionsKey } from './key.js'
+import { HEAD_FIELD, kvScripts } from './kv-scripts.js'
 import {
   checksumSeed,
   decodeHead,
@@ -18,7 +19,6 @@ import {
   sealPage,
 } from './page.js'
 import type { RedisClient } from './redis.js'
-import { HEAD_FIELD, kvScripts } from './redis-scripts.js'
 import { arraysIn, type SpareMemory } from './spare-memory.js'
 
 export type RedisKvOptions = {

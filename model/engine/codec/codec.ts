@@ -2,7 +2,15 @@ import { InferenceSession, Tensor } from 'onnxruntime-node'
 import type { TensorType } from '../../export/onnx.js'
 import type { Precision } from '../../manifest.js'
 import { float16Tensor } from '../float16.js'
-import { decoderGraph, encoderGraph, type KvCodecName, planesOf, tensorType } from './graphs.js'
+import {
+  bytesOf,
+  decoderGraph,
+  encoderGraph,
+  type KvCodecName,
+  planeBytes,
+  planesOf,
+  tensorType,
+} from './graphs.js'
 
 /** Codec of arrays that belong together, as K and V of every layer do: each of (rows, its own width). */
 export type KvCodec = {
@@ -23,8 +31,6 @@ export type KvCodec = {
   close(): Promise<void>
 }
 
-const BYTES: Partial<Record<TensorType, number>> = { float32: 4, float16: 2, int8: 1 }
-
 /** Runs on the calling thread, which must not be the event loop's: a user's K/V can be 25 MB. */
 export async function createKvCodec(
   name: KvCodecName,
@@ -37,7 +43,7 @@ export async function createKvCodec(
   const sizes = {
     ...{ name, isPlain },
     rowBytes: widths.map((width) => width * bytesOf(own)),
-    planeBytes: planes.map(({ type, width }) => width * bytesOf(type)),
+    planeBytes: planeBytes(name, widths),
   }
   if (isPlain) {
     return {
@@ -97,12 +103,6 @@ export async function createKvCodec(
 }
 
 const NO_BYTES = new Uint8Array(0)
-
-function bytesOf(type: TensorType): number {
-  const bytes = BYTES[type]
-  if (bytes === undefined) throw new Error(`no K/V is of type ${type}`)
-  return bytes
-}
 
 /** (rows, width) over `bytes`, which are copied where they are not aligned. (A Buffer's slice is no copy.) */
 function tensorOf(type: TensorType, bytes: Uint8Array, width: number): Tensor {

@@ -32,6 +32,21 @@ export function planesOf(codec: KvCodecName, width: number): readonly Plane[] {
   }
 }
 
+/** Bytes of one row of each plane, of arrays that are so wide. */
+export function planeBytes(codec: KvCodecName, widths: readonly number[]): readonly number[] {
+  const planes = widths.flatMap((width) => planesOf(codec, width))
+  return planes.map(({ type, width }) => width * bytesOf(type))
+}
+
+const BYTES: Partial<Record<TensorType, number>> = { float32: 4, float16: 2, int8: 1 }
+
+/** Of one element. */
+export function bytesOf(type: TensorType): number {
+  const bytes = BYTES[type]
+  if (bytes === undefined) throw new Error(`no K/V is of type ${type}`)
+  return bytes
+}
+
 export function tensorType(precision: Precision): 'float32' | 'float16' {
   return precision === 'fp16' ? 'float16' : 'float32'
 }

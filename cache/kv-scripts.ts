@@ -1,6 +1,6 @@
-import { createHash } from 'node:crypto'
 import type { RedisClient } from './redis.js'
 import type { WriteOutcome } from './redis-kv.js'
+import { runScript, scriptOf } from './redis-script.js'
 
 /** The head's field; pages are named by digests, which are longer. */
 export const HEAD_FIELD = 'head'
@@ -19,15 +19,15 @@ export type Commit = {
 }
 
 /** Pages come before their head; a key without a head must not stay for ever. */
-const STAGE = `
+const STAGE = scriptOf(`
 redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end`
+if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end`)
 
 /**
  * The new head, if nobody else wrote one meanwhile and all its pages are there; other pages go. An
  * entry without one of its pages goes as a whole: what is appended to it would never be found.
  */
-const COMMIT = `
+const COMMIT = scriptOf(`
 if (redis.call('HGET', KEYS[1], 'head') or '') ~= ARGV[1] then return 'conflict' end
 local mine = { head = true }
 for i = 5, #ARGV do
@@ -44,56 +44,37 @@ redis.call('HSET', KEYS[1], 'head', ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('SADD', KEYS[2], ARGV[4])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return 'written'`
+return 'written'`)
 
 /** Deletes an entry that is still the one that was read, and whatever is no entry at all. */
-const DISCARD = `
+const DISCARD = scriptOf(`
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' or redis.call('HGET', KEYS[1], 'head') == ARGV[1] then
   redis.call('UNLINK', KEYS[1])
-end`
+end`)
 
-const FORGET = `
+const FORGET = scriptOf(`
 redis.call('UNLINK', KEYS[1])
 redis.call('HSET', KEYS[1], 'head', ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2])`
+redis.call('PEXPIRE', KEYS[1], ARGV[2])`)
 
 /** The scripts on one connection. Each touches one user's keys only, which share a hash tag. */
 export function kvScripts(client: RedisClient) {
-  const stage = script(client, STAGE, 1)
-  const commit = script(client, COMMIT, 2)
-  const discard = script(client, DISCARD, 1)
-  const forget = script(client, FORGET, 1)
   return {
     async stage(key: string, ttlMs: number, pages: readonly [field: string, page: Buffer][]) {
-      await stage([key], [ttlMs, ...pages.flat()])
+      await runScript(client, STAGE, [key], [ttlMs, ...pages.flat()])
     },
     async commit({ key, versions, previous, head, ttlMs, version, fields }: Commit) {
       const args = [Buffer.from(previous), Buffer.from(head), ttlMs, version, ...fields]
-      const outcome = await commit([key, versions], args)
+      const outcome = await runScript(client, COMMIT, [key, versions], args)
       return OUTCOMES.find((one) => one === outcome) ?? 'lost'
     },
     async discard(key: string, head: Uint8Array) {
-      await discard([key], [Buffer.from(head)])
+      await runScript(client, DISCARD, [key], [Buffer.from(head)])
     },
     async forget(key: string, mark: Buffer, ttlMs: number) {
-      await forget([key], [mark, ttlMs])
+      await runScript(client, FORGET, [key], [mark, ttlMs])
     },
   }
 }
 
 const OUTCOMES: readonly WriteOutcome[] = ['written', 'conflict', 'lost']
-
-type Argument = string | number | Buffer
-
-/** A Lua script by its digest; sent as a whole where the server does not know it yet. */
-function script(client: RedisClient, lua: string, keys: number) {
-  const sha = createHash('sha1').update(lua).digest('hex')
-  return async (names: readonly string[], args: readonly Argument[]): Promise<unknown> => {
-    try {
-      return await client.evalsha(sha, keys, ...names, ...args)
-    } catch (error) {
-      if (!(error instanceof Error) || !error.message.startsWith('NOSCRIPT')) throw error
-      return client.eval(lua, keys, ...names, ...args)
-    }
-  }
-}
