@@ -17,8 +17,8 @@ import { checkSlack } from '../model/window.js'
 import { createDeadline, type Deadline } from './deadline.js'
 import { checkFinite, micros } from './numbers.js'
 import { observeEngine } from './observe.js'
-import { planMicroBatches } from './plan.js'
-import { createRoutes, decisionOf } from './routes.js'
+import { createRoutes } from './routes.js'
+import { createScorer } from './score.js'
 import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
 import { createUsers, type ReadHistory } from './users.js'
 
@@ -43,24 +43,9 @@ export type RankerOptions = {
   readonly now?: () => number
 }
 
-type Scored = {
-  readonly kv: KvUse
-  readonly logits: Float32Array
-  readonly scored: number
-  readonly microBatches: number
-  readonly historyMs: number
-}
-
 const EXAMPLE_ITEMS = 100
 
-/** What a partial answer holds when its deadline passed before anything was scored. */
-const NOTHING: Scored = {
-  kv: { state: 'none', reusedTokens: 0, prefilledTokens: 0 },
-  logits: new Float32Array(0),
-  scored: 0,
-  microBatches: 0,
-  historyMs: 0,
-}
+const NO_KV: KvUse = { state: 'none', reusedTokens: 0, prefilledTokens: 0 }
 
 /**
  * The pipeline: tokens, K/V of the history, micro-batches of candidates, heads, value formula, top-k.
@@ -104,75 +89,15 @@ export function createRanker(options: RankerOptions): Ranker {
     ...(forgets !== undefined && { forgets }),
   })
 
+  const score = createScorer({
+    ...{ engine, kv, routes, microBatchSize, slots, now },
+    tasks: tasks.length,
+  })
+
   const historyOf = (input: HistoryInput, read: ReadHistory | undefined): History => {
     if (read === undefined) return buildHistory(input, vocabulary, slackEvents)
     const history = buildHistory({ ...input, stored: read.stored }, vocabulary, slackEvents)
     return { ...history, warnings: [...read.warnings, ...history.warnings] }
-  }
-
-  /** Everything in one run: for histories whose K/V could not be reused. */
-  const onePass = async (
-    input: RankInput,
-    history: History,
-    rows: Int32Array,
-    deadline: Deadline,
-  ): Promise<Scored> => {
-    if (deadline.isOver(0)) return NOTHING
-    const { tokens } = history
-    const user = { history: tokens, candidates: rows, queryTime: input.time }
-    const use: KvUse = { state: 'none', reusedTokens: 0, prefilledTokens: tokens.length }
-    const kvUse = routes.priced('onePass', use, tokens.length, rows.length / slots)
-    const ranked = await deadline.within(engine.rank([user], deadline.signal))
-    if (ranked === undefined) return NOTHING
-    const [logits = new Float32Array(0)] = ranked
-    return {
-      kv: kvUse,
-      logits,
-      scored: rows.length / slots,
-      microBatches: 1,
-      historyMs: 0,
-    }
-  }
-
-  const cached = async (
-    input: RankInput,
-    history: History,
-    rows: Int32Array,
-    deadline: Deadline,
-    epoch: Epoch,
-  ): Promise<Scored> => {
-    if (deadline.isOver(0)) return NOTHING
-    const { signal } = deadline
-    const start = now()
-    const obtained = await deadline.within(
-      routes.isUnkept(history)
-        ? kv.prefill(history.tokens, signal)
-        : kv.obtain(userHash(input.user.id), history.tokens, signal, epoch),
-    )
-    if (obtained === undefined) return NOTHING
-    const { lease, ...use } = obtained
-    try {
-      const historyMs = now() - start
-      const m = rows.length / slots
-      const kvUse = routes.priced(decisionOf(use), use, history.tokens.length, m)
-      const logits = new Float32Array(m * tasks.length)
-      const plan = planMicroBatches(m, microBatchSize)
-      let scored = 0
-      let microBatches = 0
-      for (const { start: from, end } of plan) {
-        if (deadline.isOver(scored)) break
-        const batch = rows.subarray(from * slots, end * slots)
-        const some = await deadline.within(engine.score(lease.handle, batch, input.time, signal))
-        if (some === undefined) break
-        logits.set(some, from * tasks.length)
-        scored = end
-        microBatches++
-      }
-      const done = logits.subarray(0, scored * tasks.length)
-      return { kv: kvUse, logits: done, scored, microBatches, historyMs }
-    } finally {
-      lease.done()
-    }
   }
 
   /** K/V for nobody yet. */
@@ -189,19 +114,17 @@ export function createRanker(options: RankerOptions): Ranker {
 
   const sequenceAndScore = async (
     input: RankInput,
+    user: UserHash,
     { useStored = false }: RankOptions,
     deadline: Deadline,
     epoch: Epoch,
   ) => {
-    const read = useStored
-      ? await deadline.within(users.read(userHash(input.user.id), deadline.signal))
-      : undefined
+    const read = useStored ? await deadline.within(users.read(user, deadline.signal)) : undefined
     const history = historyOf(input, read)
     const candidates = buildCandidates(input, vocabulary)
     const sequenced = now()
-    const m = input.candidates.length
-    const route = routes.isOnePass(userHash(input.user.id), history, m) ? onePass : cached
-    const result = await route(input, history, candidates.rows, deadline, epoch)
+    const { rows } = candidates
+    const result = await score({ user, history, rows, queryTime: input.time, deadline, epoch })
     return { history, candidates, sequenced, result }
   }
 
@@ -224,9 +147,11 @@ export function createRanker(options: RankerOptions): Ranker {
       const weights = taskWeights(tasks, bundleWeights, rankOptions.weights)
       const m = input.candidates.length
       const deadline = createDeadline(rankOptions, start, now)
-      const epoch = kv.begin(userHash(input.user.id))
+      const user = userHash(input.user.id)
+      const epoch = kv.begin(user)
       const { history, candidates, sequenced, result } = await sequenceAndScore(
         input,
+        user,
         rankOptions,
         deadline,
         epoch,
@@ -279,7 +204,7 @@ export function createRanker(options: RankerOptions): Ranker {
         const history = historyOf(input, read)
         const made = routes.isWorthMaking(history)
           ? prefill(user, history.tokens, signal, epoch)
-          : Promise.resolve(NOTHING.kv)
+          : Promise.resolve(NO_KV)
         return { kv: made.finally(epoch.end), warnings: history.warnings }
       } catch (error) {
         epoch.end()

@@ -72,6 +72,8 @@ export function createRoutes({ costs, memory, microBatchSize, tokenBytes }: Rout
   }
 }
 
+export type Routes = ReturnType<typeof createRoutes>
+
 const DECISION_OF = { hit: 'hit', stale: 'append', miss: 'recompute', none: 'onePass' } as const
 
 export function decisionOf({ state, tier }: Pick<KvUse, 'state' | 'tier'>): KvDecision {
