@@ -7,8 +7,8 @@ import {
   hstuAttention,
   hstuCausalAttention,
   hstuGate,
-  hstuLinear,
 } from '../model/export/functions.js'
+import { hstuLinear } from '../model/export/linear.js'
 import { PAPER_SHAPE, randomConfig } from '../model/export/random.js'
 import { createRandom } from '../model/random.js'
 

@@ -1,5 +1,5 @@
 import type { HstuConfig } from '../config.js'
-import type { NodeBuilder, TensorType } from './onnx.js'
+import type { NodeBuilder, TensorType } from './nodes.js'
 import { castTo, lengthOf } from './ops.js'
 
 /**

@@ -1,7 +1,8 @@
 import type { FunctionProto } from 'onnx-buf'
 import type { Block, HstuConfig } from '../config.js'
 import { candidateBias, causalBias, realTokens, tokenIndices } from './bias.js'
-import { type NodeBuilder, onnxFunction, type TensorType } from './onnx.js'
+import type { NodeBuilder, TensorType } from './nodes.js'
+import { onnxFunction } from './onnx.js'
 import { castTo, layerNorm, ones, sigmoidGate, silu } from './ops.js'
 
 /** What a call of one of the functions below carries. */
@@ -187,31 +188,6 @@ export function hstuGate({ config, block, type }: FunctionShape): FunctionProto 
       return f.op('Concat', [u, 'a', gated], { attributes: { axis: -1n } })
     },
   )
-}
-
-/** What stands behind the product of a linear layer. */
-export type LinearForm = {
-  readonly bias?: boolean
-  /** SiLU of the sum. */
-  readonly silu?: boolean
-  /** Added last; not together with SiLU. */
-  readonly residual?: boolean
-}
-
-/**
- * (x, weight, [bias], [residual]) -> SiLU(x·weight + bias) + residual, as far as the form has them:
- * (…, depth) -> (…, columns). The form is part of the name, because one name has one body in a graph.
- */
-export function hstuLinear({ bias, silu: isSilu, residual }: LinearForm): FunctionProto {
-  const parts = [bias && 'Bias', isSilu && 'Silu', residual && 'Residual']
-  const name = `HstuLinear${parts.filter(Boolean).join('')}`
-  const inputs = ['x', 'weight', ...(bias ? ['bias'] : []), ...(residual ? ['residual'] : [])]
-  return onnxFunction(name, inputs, [], (f) => {
-    let y = f.op('MatMul', ['x', 'weight'])
-    if (bias) y = f.op('Add', [y, 'bias'])
-    if (isSilu) y = silu(f, y)
-    return residual ? f.op('Add', [y, 'residual']) : y
-  })
 }
 
 export function gateAttributes({ config, block }: FunctionShape) {

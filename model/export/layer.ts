@@ -1,4 +1,5 @@
-import { FUNCTION, type FunctionShape, gateAttributes, hstuLinear } from './functions.js'
+import { FUNCTION, type FunctionShape, gateAttributes } from './functions.js'
+import { hstuLinear } from './linear.js'
 import type { GraphBuilder } from './onnx.js'
 import { castTo, ones } from './ops.js'
 

@@ -1,4 +1,4 @@
-import type { NodeBuilder, TensorType } from './onnx.js'
+import type { NodeBuilder, TensorType } from './nodes.js'
 
 /** x·sigmoid(x): ONNX Runtime has it as one kernel. */
 export function silu(f: NodeBuilder, x: string): string {

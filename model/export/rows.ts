@@ -1,6 +1,7 @@
 import type { FunctionProto } from 'onnx-buf'
 import type { FunctionShape } from './functions.js'
-import { type NodeBuilder, onnxFunction } from './onnx.js'
+import type { NodeBuilder } from './nodes.js'
+import { onnxFunction } from './onnx.js'
 import { castTo } from './ops.js'
 
 // Functions of domain `peregrine` that only float16 graphs call, which are for GPUs: what a kernel computes

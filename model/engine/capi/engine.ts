@@ -5,15 +5,13 @@ import type { Engine, EngineEvent, KvHandle, KvPast, RankUser, WarmUp } from '..
 import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import { createBatcher } from './batch.js'
 import { chooseBatchLimit } from './batch-limit.js'
+import { bucketOf } from './buckets.js'
 import { watchDevice } from './device-watch.js'
 import type { KvEntry } from './kv-store.js'
 import { createLanes, type Lanes } from './lanes.js'
 import { open } from './open.js'
 import type { Pointer } from './ort.js'
 
-/** Users of one batch are padded to one length: theirs differ by at most this share of a doubling. */
-const BUCKETS_PER_DOUBLING = 4
-const SMALLEST_BUCKET = 64
 /** Requests of the burst that the batch limit is measured by. */
 const BURST = 64
 /** Runs that begin together need not be at their largest together. */
@@ -292,11 +290,4 @@ function matrixBytes({ config, precision, embedding }: Manifest, user: RankUser)
   const n = bucketOf(user.history.length)
   const m = bucketOf(user.candidates.length / embedding.slots)
   return config.heads * n * (n + m) * KV_ELEMENT_BYTES[precision]
-}
-
-/** Lengths of one bucket differ by less than a quarter: what padding can cost at most. */
-export function bucketOf(length: number): number {
-  if (length <= SMALLEST_BUCKET) return SMALLEST_BUCKET
-  const steps = Math.ceil(Math.log2(length / SMALLEST_BUCKET) * BUCKETS_PER_DOUBLING)
-  return Math.round(SMALLEST_BUCKET * 2 ** (steps / BUCKETS_PER_DOUBLING))
 }

@@ -1,6 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import type { FunctionProto } from 'onnx-buf'
-import { type Dim, type OpOptions, onnxGraph } from '../../export/onnx.js'
+import type { OpOptions } from '../../export/nodes.js'
+import { type Dim, onnxGraph } from '../../export/onnx.js'
 import type { Bundle } from '../../manifest.js'
 import { findLibrary } from './library.js'
 import { hostMemory } from './memory.js'

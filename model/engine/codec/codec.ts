@@ -1,5 +1,5 @@
 import { InferenceSession, Tensor } from 'onnxruntime-node'
-import type { TensorType } from '../../export/onnx.js'
+import type { TensorType } from '../../export/nodes.js'
 import type { Precision } from '../../manifest.js'
 import { float16Tensor } from '../float16.js'
 import {

@@ -1,4 +1,5 @@
-import { type NodeBuilder, onnxGraph, type TensorType } from '../../export/onnx.js'
+import type { NodeBuilder, TensorType } from '../../export/nodes.js'
+import { onnxGraph } from '../../export/onnx.js'
 import { castTo } from '../../export/ops.js'
 import type { Precision } from '../../manifest.js'
 

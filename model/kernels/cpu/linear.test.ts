@@ -4,7 +4,7 @@ import type { Scope } from '../../../test/fixtures.js'
 import { builtKernels } from '../../../test/kernel-library.js'
 import { openRuns } from '../../../test/op-runs.js'
 import type { OpTensor } from '../../engine/capi/op-session.js'
-import { hstuLinear, type LinearForm } from '../../export/functions.js'
+import { hstuLinear, type LinearForm } from '../../export/linear.js'
 import { createRandom } from '../../random.js'
 
 const { folder, skip } = builtKernels()
