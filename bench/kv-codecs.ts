@@ -17,7 +17,7 @@ import { buildCandidates, buildHistory } from '../model/sequence.js'
 import type { HistoryTokens } from '../model/tokens.js'
 import { parseRank } from '../server/parse.js'
 import { openInThread, pageShape, storeUser } from './kv-user.js'
-import type { BenchRedis } from './redis-server.js'
+import type { BenchRedis } from './redis.js'
 import { QUERY_TIME } from './workload.js'
 
 const LIMITS = { maxHistoryEvents: 10_000, maxCandidates: 10_000, maxBatchRequests: 1 }

@@ -11,7 +11,7 @@ import type { Engine } from '../model/engine/engine.js'
 import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { openInThread, openThread, type StoredUser, storeUser } from './kv-user.js'
-import type { BenchRedis } from './redis-server.js'
+import type { BenchRedis } from './redis.js'
 import { median } from './stats.js'
 
 const CODEC = 'fp16'

@@ -13,7 +13,8 @@ import type { Engine } from '../model/engine/engine.js'
 import type { Bundle, Manifest } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
-import { type BenchRedis, until } from './redis-server.js'
+import { until } from '../test/redis.js'
+import type { BenchRedis } from './redis.js'
 import { median } from './stats.js'
 
 const ROUNDS = 11

@@ -16,7 +16,7 @@ import {
   storeUser,
   storeUsers,
 } from './kv-user.js'
-import type { BenchRedis } from './redis-server.js'
+import type { BenchRedis } from './redis.js'
 import { callsPerSecond, median, quantile } from './stats.js'
 
 const CODEC = 'fp16'

@@ -10,7 +10,8 @@ import type { KvCodecName } from '../model/engine/codec/graphs.js'
 import type { Engine } from '../model/engine/engine.js'
 import type { Manifest } from '../model/manifest.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
-import { type BenchRedis, until } from './redis-server.js'
+import { until } from '../test/redis.js'
+import type { BenchRedis } from './redis.js'
 
 export type StoredUser = {
   readonly user: UserHash

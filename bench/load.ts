@@ -88,26 +88,34 @@ export async function timed(run: () => Promise<number>): Promise<number> {
 export function createClient(port: number): Client {
   const agent = new Agent({ keepAlive: true })
   return {
-    post: (body) =>
-      new Promise((resolve, reject) => {
-        const headers = {
-          'content-type': 'application/json',
-          'content-length': Buffer.byteLength(body),
-        }
-        const call = request(
-          { host: '127.0.0.1', port, path: '/v1/rank', method: 'POST', agent, headers },
-          (response) => {
-            response
-              .resume()
-              .on('end', () => resolve(response.statusCode ?? 0))
-              .on('error', reject)
-          },
-        )
-        call.on('error', reject)
-        call.end(body)
-      }),
+    post: (body) => postRank(agent, port, body),
     close: () => agent.destroy(),
   }
+}
+
+/** POST /v1/rank; resolves to the status once the whole answer is there, which `onData` gets. */
+export function postRank(
+  agent: Agent,
+  port: number,
+  body: string,
+  onData?: (part: Buffer) => void,
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const headers = {
+      'content-type': 'application/json',
+      'content-length': Buffer.byteLength(body),
+    }
+    const call = request(
+      { host: '127.0.0.1', port, path: '/v1/rank', method: 'POST', agent, headers },
+      (response) => {
+        if (onData === undefined) response.resume()
+        else response.on('data', onData)
+        response.on('end', () => resolve(response.statusCode ?? 0)).on('error', reject)
+      },
+    )
+    call.on('error', reject)
+    call.end(body)
+  })
 }
 
 /** Starts `peregrine serve` with these flags on a free port and waits until it is ready. */

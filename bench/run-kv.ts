@@ -1,17 +1,18 @@
 // npm run bench:kv -- [--out bench/results]: K/V in this process and in Redis, on this CPU.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { openBundle } from '../model/manifest.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from '../server/commands/demo.js'
+import { tempFolder } from '../test/fixtures.js'
 import { benchCodecs } from './kv-codecs.js'
 import { benchEventLoop } from './kv-event-loop.js'
 import { benchLatency } from './kv-latency.js'
 import { benchReaders } from './kv-readers.js'
 import { benchStages } from './kv-stages.js'
 import { describeMachine } from './machine.js'
-import { startBenchRedis } from './redis-server.js'
+import { startBenchRedis } from './redis.js'
 import { writeKvReport } from './report-kv.js'
+import { createScope } from './scope.js'
 import { exportPaperShape } from './workload.js'
 
 const PAPER_LENGTHS = [16, 64, 128, 512, 1024, 2048]
@@ -25,9 +26,10 @@ const { values } = parseArgs({
 })
 const log = (line: string) => process.stderr.write(`${line}\n`)
 const machine = describeMachine()
-const folder = mkdtempSync(`${tmpdir()}/peregrine-bench-`)
-const redis = await startBenchRedis(folder)
+const scope = createScope()
 try {
+  const folder = tempFolder(scope)
+  const redis = await startBenchRedis(scope)
   log('exporting the paper shape with random weights')
   const paper = exportPaperShape(`${folder}/paper`)
   ensureDemoBundle(DEMO_BUNDLE)
@@ -55,6 +57,5 @@ try {
   writeKvReport(result, values.out)
   log(`written to ${values.out} after ${result.seconds} s`)
 } finally {
-  await redis.stop()
-  rmSync(folder, { recursive: true, force: true })
+  await scope.end()
 }

@@ -18,8 +18,8 @@ import { buildCandidates, buildHistory } from '../model/sequence.js'
 import type { HistoryTokens } from '../model/tokens.js'
 import type { Vocabulary } from '../model/vocabulary.js'
 
-/** A test's context, or `{ after }` of node:test for a whole file. */
-export type Scope = { after(clean: () => void): void }
+/** What cleans up at its end: a test, `{ after }` of node:test for a whole file, a bench's scope. */
+export type Scope = { after(clean: () => void | Promise<void>): void }
 
 /** An empty folder that goes when the scope ends. */
 export function tempFolder(scope: Scope): string {

@@ -39,8 +39,10 @@ function faultsOf(file: string, source: string): string[] {
       return isAtHome ? [] : fault(`it belongs to ${home?.join(' and ')}`)
     }
     const target = posix.join(posix.dirname(file), specifier)
-    if (!isTest && (target.startsWith('test/') || target.endsWith('.test.js'))) {
-      return fault('only tests import tests')
+    // Benches start the same servers and break them in the same ways.
+    const mayUseTests = isTest || file.startsWith('bench/')
+    if (target.endsWith('.test.js') || (target.startsWith('test/') && !mayUseTests)) {
+      return fault('only tests and benches import from test/, and nobody a test')
     }
     const targetLayer = LAYERS.indexOf(target.split('/')[0] ?? '')
     if (targetLayer === -1 || targetLayer >= layer) return []
@@ -95,7 +97,9 @@ describe('layers', () => {
       ['server/a.ts', `import { Redis } from 'ioredis'`],
       ['cache/a.ts', `import { request } from 'node:http'`],
       ['falcon/a.ts', `import { x } from '../test/fixtures.js'`],
+      ['server/a.ts', `import { x } from '../test/redis.js'`],
       ['falcon/a.ts', `import { x } from './plan.test.js'`],
+      ['bench/a.ts', `import { x } from './plan.test.js'`],
       ['falcon/a.test.ts', `import { x } from '../server/app.js'`],
     ]
     for (const [file, source] of bad) {
@@ -113,6 +117,7 @@ describe('layers', () => {
       ['model/engine/node/a.ts', `import { Tensor } from 'onnxruntime-node'`],
       ['server/a.ts', `import fastify from 'fastify'`],
       ['falcon/a.test.ts', `import { x } from '../test/fixtures.js'`],
+      ['bench/a.ts', `import { x } from '../test/redis.js'`],
       ['model/a.ts', `import { readFileSync } from 'node:fs'`],
     ]
     for (const [file, source] of good) assert.deepEqual(faultsOf(file, source), [], source)

@@ -1,9 +1,9 @@
-// A network that tests can slow down, cut and shut.
+// A network that can be slowed down, cut and shut.
 import { once } from 'node:events'
 import { connect, createServer, type Socket } from 'node:net'
 import type { Scope } from './fixtures.js'
 
-export type Proxy = {
+export type Network = {
   readonly port: number
   /** From now on all that passes, either way, comes so much later; 0 = at once. */
   setDelay(ms: number): void
@@ -15,7 +15,7 @@ export type Proxy = {
 }
 
 /** A network between a client and a server on 127.0.0.1. */
-export async function startProxy(scope: Scope, serverPort: number): Promise<Proxy> {
+export async function startProxy(scope: Scope, serverPort: number): Promise<Network> {
   let delayMs = 0
   let isCutting = false
   let isShut = false

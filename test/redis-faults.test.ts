@@ -17,6 +17,7 @@ import {
   type ReplicaOptions,
 } from './fault-load.js'
 import { exportModel, type ModelFixture, type Scope, smallConfig } from './fixtures.js'
+import { MUTATE_ENTRIES } from './mutate-entries.js'
 import { startProxy } from './proxy.js'
 import { NO_REDIS, type RedisServer, startCluster, startRedis, until } from './redis.js'
 
@@ -28,21 +29,6 @@ const SOME = 60
 const APPENDS = 600
 const MUTATIONS = 10_000
 const MUTATIONS_AT_ONCE = 25
-
-/** Changes a byte of some field of some entry, so often as told. */
-const MUTATE = `
-math.randomseed(ARGV[1])
-local keys = redis.call('KEYS', '*:kv:*')
-table.sort(keys)
-for i = 1, #keys == 0 and 0 or ARGV[2] do
-  local key = keys[math.random(#keys)]
-  local fields = redis.call('HKEYS', key)
-  local field = fields[math.random(#fields)]
-  local value = redis.call('HGET', key, field)
-  local at = math.random(#value)
-  local byte = bit.bxor(value:byte(at), math.random(255))
-  redis.call('HSET', key, field, value:sub(1, at - 1) .. string.char(byte) .. value:sub(at + 1))
-end`
 
 const SWAP = `
 if redis.call('EXISTS', KEYS[1], KEYS[2]) < 2 then return end
@@ -263,7 +249,7 @@ describe('ranking while Redis', { skip: NO_REDIS, concurrency: AT_ONCE }, () => 
     const client = await secondClient(t, server)
     await endure(load, replica, async (further) => {
       for (let i = 0; i < MUTATIONS / MUTATIONS_AT_ONCE; i++) {
-        await client.eval(MUTATE, 0, SEED + i, MUTATIONS_AT_ONCE)
+        await client.eval(MUTATE_ENTRIES, 0, SEED + i, MUTATIONS_AT_ONCE)
         await further(1)
       }
     })

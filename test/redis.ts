@@ -1,4 +1,4 @@
-// Real Redis servers for tests: started on free ports in a temporary folder, gone with the scope.
+// Real Redis servers for tests and benches: on free ports, in a temporary folder, gone with the scope.
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'

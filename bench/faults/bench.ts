@@ -1,13 +1,15 @@
 // A server under load while Redis fails, request by request by turns with a server without Redis: what else
 // the machine does then falls on both.
-
+import { setTimeout as delay } from 'node:timers/promises'
 import { createRanker } from '../../falcon/rank.js'
 import { createEngine } from '../../model/engine/create.js'
 import type { Bundle } from '../../model/manifest.js'
+import { startProxy } from '../../test/proxy.js'
+import { startCluster, startRedis } from '../../test/redis.js'
 import { capacity, type Server, startServer } from '../load.js'
+import { createScope } from '../scope.js'
 import { quantile } from '../stats.js'
 import { type Bed, FAULTS } from './faults.js'
-import { pause, startCluster, startProxy, startRedis } from './redis.js'
 import { createTraffic, merged, type Outcome, type Traffic } from './traffic.js'
 
 const SEED = 3
@@ -68,17 +70,16 @@ export async function benchFaults(
   await traffic.prepare()
   // A byte of tier 1: every request needs Redis, or computes.
   const flags = ['--bundle', bundle.folder, '--micro-batch-size', '64', '--kv-bytes', '1']
-  const stops: (() => Promise<void> | void)[] = [() => engine.close()]
+  const scope = createScope()
+  scope.after(() => engine.close())
   const serve = async (...more: string[]) => {
     const server = await startServer([...flags, '--log-level', 'error', ...more])
-    stops.unshift(server.stop)
+    scope.after(server.stop)
     return server
   }
   try {
-    const redis = await startRedis()
-    stops.unshift(redis.stop)
-    const proxy = await startProxy(redis.port)
-    stops.unshift(proxy.stop)
+    const redis = await startRedis(scope)
+    const proxy = await startProxy(scope, redis.port)
     const bed: Bed = { redis, proxy, version: bundle.manifest.version }
     const plain = await serve()
     const url = `redis://127.0.0.1:${proxy.port}`
@@ -94,7 +95,7 @@ export async function benchFaults(
         await untilFromRedis(traffic, port)
         const [outcome, endedAt] = await Promise.all([
           traffic.openLoop([plain.port, port], perSecond, RUN_SECONDS),
-          pause(CALM_MS)
+          delay(CALM_MS)
             .then(inject)
             .then(() => performance.now()),
         ])
@@ -122,13 +123,11 @@ export async function benchFaults(
     for (const { name, inject } of FAULTS) {
       await measure(name, server.port, () => inject(bed, FAULT_MS))
     }
-    const nodes = await startCluster()
-    for (const node of nodes) stops.push(node.stop)
-    const addresses = nodes.map(({ port }) => `127.0.0.1:${port}`).join(',')
-    const ofCluster = await serve('--redis-url', `redis-cluster://${addresses}`)
+    const { nodes, url: clusterUrl } = await startCluster(scope)
+    const ofCluster = await serve('--redis-url', clusterUrl)
     await measure('a cluster: one of three masters killed', ofCluster.port, async () => {
       await nodes[1]?.kill()
-      await pause(FAULT_MS)
+      await delay(FAULT_MS)
       await nodes[1]?.restart()
     })
     const second = await serve('--redis-url', url)
@@ -141,7 +140,7 @@ export async function benchFaults(
     const all = { plain: summary(merged(pooled.plain)), fault: summary(merged(pooled.fault)) }
     return { perSecond, rows, all, replicas, restart }
   } finally {
-    for (const stop of stops) await stop()
+    await scope.end()
   }
 }
 

@@ -1,12 +1,15 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import { kvKey, userHash } from '../../cache/key.js'
 import { connectRedis } from '../../cache/redis.js'
 import { parseRedisUrl } from '../../cache/redis-url.js'
-import { pause, type Redis, type startProxy } from './redis.js'
+import { MUTATE_ENTRIES } from '../../test/mutate-entries.js'
+import type { Network } from '../../test/proxy.js'
+import type { RedisServer } from '../../test/redis.js'
 
 /** What a fault is done to: one server behind a network, and the bundle whose K/V lies there. */
 export type Bed = {
-  readonly redis: Redis
-  readonly proxy: Awaited<ReturnType<typeof startProxy>>
+  readonly redis: RedisServer
+  readonly proxy: Network
   readonly version: string
 }
 
@@ -16,19 +19,6 @@ export type Fault = {
   inject(bed: Bed, ms: number): Promise<void>
 }
 
-/** Changes a byte of some field of some entry, so often as told. */
-const MUTATE = `
-math.randomseed(ARGV[1])
-local keys = redis.call('KEYS', '*:kv:*')
-for i = 1, #keys == 0 and 0 or ARGV[2] do
-  local key = keys[math.random(#keys)]
-  local fields = redis.call('HKEYS', key)
-  local field = fields[math.random(#fields)]
-  local value = redis.call('HGET', key, field)
-  local at = math.random(#value)
-  local byte = bit.bxor(value:byte(at), math.random(255))
-  redis.call('HSET', key, field, value:sub(1, at - 1) .. string.char(byte) .. value:sub(at + 1))
-end`
 const SWAP = `
 local keys = redis.call('KEYS', '*:kv:*')
 for i = 1, #keys - 1, 2 do
@@ -48,10 +38,10 @@ async function repeat(
   const target = parseRedisUrl(`redis://127.0.0.1:${redis.port}`)
   const client = connectRedis(target, { role: 'fault', commandTimeoutMs: 60_000 })
   try {
-    while (client.status !== 'ready') await pause(5)
+    while (client.status !== 'ready') await delay(5)
     for (let i = 0; i < STEPS; i++) {
       await step(client, i)
-      await pause(ms / STEPS)
+      await delay(ms / STEPS)
     }
   } finally {
     client.disconnect()
@@ -59,12 +49,12 @@ async function repeat(
 }
 
 export const FAULTS: readonly Fault[] = [
-  { name: 'none: a healthy Redis', inject: (_, ms) => pause(ms) },
+  { name: 'none: a healthy Redis', inject: (_, ms) => delay(ms) },
   {
     name: 'killed, restarted empty',
     async inject({ redis }, ms) {
       await redis.kill()
-      await pause(ms)
+      await delay(ms)
       await redis.restart()
     },
   },
@@ -72,7 +62,7 @@ export const FAULTS: readonly Fault[] = [
     name: 'paused (SIGSTOP)',
     async inject({ redis }, ms) {
       redis.pause()
-      await pause(ms)
+      await delay(ms)
       redis.resume()
     },
   },
@@ -80,7 +70,7 @@ export const FAULTS: readonly Fault[] = [
     name: 'slow: 50 ms each way',
     async inject({ proxy }, ms) {
       proxy.setDelay(50)
-      await pause(ms)
+      await delay(ms)
       proxy.setDelay(0)
     },
   },
@@ -88,7 +78,7 @@ export const FAULTS: readonly Fault[] = [
     name: 'out of memory',
     async inject({ redis }, ms) {
       await redis.cli('config', 'set', 'maxmemory', '1')
-      await pause(ms)
+      await delay(ms)
       await redis.cli('config', 'set', 'maxmemory', '0')
     },
   },
@@ -102,7 +92,7 @@ export const FAULTS: readonly Fault[] = [
       const login = ['-a', 'other', '--no-auth-warning']
       await redis.cli('acl', 'setuser', 'default', 'resetpass', '>other')
       await redis.cli(...login, 'client', 'kill', 'type', 'normal')
-      await pause(ms)
+      await delay(ms)
       await redis.cli(...login, 'acl', 'setuser', 'default', 'nopass')
     },
   },
@@ -110,14 +100,14 @@ export const FAULTS: readonly Fault[] = [
     name: 'read-only user',
     async inject({ redis }, ms) {
       await redis.cli('acl', 'setuser', 'default', '-@write', '-@scripting')
-      await pause(ms)
+      await delay(ms)
       await redis.cli('acl', 'setuser', 'default', '+@all')
     },
   },
   {
     name: '10,000 bytes changed',
     inject: (bed, ms) =>
-      repeat(bed, ms, (client, i) => client.eval(MUTATE, 0, i, MUTATIONS_PER_STEP)),
+      repeat(bed, ms, (client, i) => client.eval(MUTATE_ENTRIES, 0, i, MUTATIONS_PER_STEP)),
   },
   {
     name: 'entries swapped between users, 50 times',

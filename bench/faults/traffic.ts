@@ -1,8 +1,9 @@
 // Users whose histories grow, an open loop of their requests, and every answer held to one without a cache.
-import { Agent, request } from 'node:http'
+import { Agent } from 'node:http'
 import type { RankResult } from '../../falcon/types.js'
 import { createRandom } from '../../model/random.js'
 import type { RankInput } from '../../model/request.js'
+import { postRank } from '../load.js'
 import { randomRequest } from '../workload.js'
 
 const USERS = 6
@@ -135,13 +136,14 @@ function collector() {
     ): Promise<void> {
       const { histories, series: _, ...rest } = input
       const body = JSON.stringify({ ...rest, history: histories[0], explain: true })
-      const answer = await post(agent, port, body).catch(() => undefined)
+      const parts: Buffer[] = []
+      const status = await postRank(agent, port, body, (part) => parts.push(part)).catch(() => 0)
       const ms = performance.now() - dueAt
-      if (answer === undefined || answer.status !== 200) {
+      if (status !== 200) {
         failed++
         return
       }
-      const { items, kv }: RankResult = JSON.parse(answer.text)
+      const { items, kv }: RankResult = JSON.parse(Buffer.concat(parts).toString())
       samples.push({
         user: input.user.id,
         dueMs: dueAt - start,
@@ -162,28 +164,4 @@ function collector() {
       return { samples, failed, wrong, largestDifference }
     },
   }
-}
-
-function post(agent: Agent, port: number, body: string) {
-  return new Promise<{ status: number; text: string }>((resolve, reject) => {
-    const headers = {
-      'content-type': 'application/json',
-      'content-length': Buffer.byteLength(body),
-    }
-    const call = request(
-      { host: '127.0.0.1', port, path: '/v1/rank', method: 'POST', agent, headers },
-      (response) => {
-        let text = ''
-        response
-          .setEncoding('utf8')
-          .on('data', (part: string) => {
-            text += part
-          })
-          .on('end', () => resolve({ status: response.statusCode ?? 0, text }))
-          .on('error', reject)
-      },
-    )
-    call.on('error', reject)
-    call.end(body)
-  })
 }
