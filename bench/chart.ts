@@ -29,12 +29,6 @@ const decades = {
 
 /** A line chart as a standalone SVG. */
 export function lineChart({ title, subtitle, x, y, series }: Chart): string {
-  const chart = echarts.init(null, null, {
-    renderer: 'svg',
-    ssr: true,
-    width: WIDTH,
-    height: HEIGHT,
-  })
   const axis = ({ label, log = false }: Chart['x']) => ({
     type: log ? ('log' as const) : ('value' as const),
     ...(log ? { logBase: 2 } : {}),
@@ -44,32 +38,22 @@ export function lineChart({ title, subtitle, x, y, series }: Chart): string {
     min: log ? ('dataMin' as const) : 0,
     minorSplitLine: { show: false },
   })
-  chart.setOption({
-    animation: false,
-    backgroundColor: '#ffffff',
-    title: {
-      text: title,
-      subtext: subtitle,
-      left: 'center',
-      textStyle: { fontSize: 15 },
-      subtextStyle: { fontSize: 10 },
+  return render(
+    { title, subtitle },
+    { left: 76, bottom: 82 },
+    {
+      xAxis: axis(x),
+      yAxis: { ...axis(y), ...(y.log ? decades : {}), nameGap: 54 },
+      series: series.map(({ name, points, dashed = false, marked = false }) => ({
+        type: 'line' as const,
+        name,
+        data: points.map((point) => [...point]),
+        symbol: marked ? 'diamond' : 'emptyCircle',
+        symbolSize: marked ? 16 : 6,
+        lineStyle: { type: dashed ? ('dashed' as const) : ('solid' as const) },
+      })),
     },
-    legend: { bottom: 0 },
-    grid: { left: 76, right: 28, top: 66, bottom: 82 },
-    xAxis: axis(x),
-    yAxis: { ...axis(y), ...(y.log ? decades : {}), nameGap: 54 },
-    series: series.map(({ name, points, dashed = false, marked = false }) => ({
-      type: 'line' as const,
-      name,
-      data: points.map((point) => [...point]),
-      symbol: marked ? 'diamond' : 'emptyCircle',
-      symbolSize: marked ? 16 : 6,
-      lineStyle: { type: dashed ? ('dashed' as const) : ('solid' as const) },
-    })),
-  })
-  const svg = chart.renderToSVGString()
-  chart.dispose()
-  return `${svg}\n`
+  )
 }
 
 export type BarChart = Pick<Chart, 'title' | 'subtitle'> & {
@@ -80,12 +64,34 @@ export type BarChart = Pick<Chart, 'title' | 'subtitle'> & {
 
 /** Groups of bars with their values, as a standalone SVG. */
 export function barChart({ title, subtitle, categories, series }: BarChart): string {
-  const chart = echarts.init(null, null, {
-    renderer: 'svg',
-    ssr: true,
-    width: WIDTH,
-    height: HEIGHT,
-  })
+  return render(
+    { title, subtitle },
+    { left: 52, bottom: 62 },
+    {
+      xAxis: {
+        type: 'category',
+        data: [...categories],
+        axisLabel: { fontSize: 10, interval: 0 },
+      },
+      yAxis: { type: 'value', min: 0 },
+      series: series.map(({ name, values }) => ({
+        type: 'bar' as const,
+        name,
+        data: values.map((value) => (Number.isFinite(value) ? Number(value.toPrecision(3)) : '-')),
+        label: { show: true, position: 'top' as const, fontSize: 9 },
+      })),
+    },
+  )
+}
+
+/** What all charts look like, with the margins that the axes' labels need. */
+function render(
+  { title, subtitle }: Pick<Chart, 'title' | 'subtitle'>,
+  margins: { readonly left: number; readonly bottom: number },
+  what: echarts.EChartsOption,
+): string {
+  const size = { width: WIDTH, height: HEIGHT }
+  const chart = echarts.init(null, null, { renderer: 'svg', ssr: true, ...size })
   chart.setOption({
     animation: false,
     backgroundColor: '#ffffff',
@@ -97,19 +103,8 @@ export function barChart({ title, subtitle, categories, series }: BarChart): str
       subtextStyle: { fontSize: 10 },
     },
     legend: { bottom: 0 },
-    grid: { left: 52, right: 28, top: 66, bottom: 62 },
-    xAxis: {
-      type: 'category',
-      data: [...categories],
-      axisLabel: { fontSize: 10, interval: 0 },
-    },
-    yAxis: { type: 'value', min: 0 },
-    series: series.map(({ name, values }) => ({
-      type: 'bar' as const,
-      name,
-      data: values.map((value) => (Number.isFinite(value) ? Number(value.toPrecision(3)) : '-')),
-      label: { show: true, position: 'top' as const, fontSize: 9 },
-    })),
+    grid: { ...margins, right: 28, top: 66 },
+    ...what,
   })
   const svg = chart.renderToSVGString()
   chart.dispose()

@@ -1,36 +1,25 @@
 /// <reference lib="dom" />
-import type { KvUse, RankedItem, RankTimings } from '../../../falcon/types.js'
-import type { Warning } from '../../../model/request.js'
+import type { RankResult, RankTimings } from '../../../falcon/types.js'
+import type { SampleLine } from '../samples.js'
 import type { Draft, Model } from './draft.js'
 
 /** Talks to the server that the page came from, and to no other. */
 
-export type Answer = {
+type Explained =
+  | 'historyTokens'
+  | 'truncatedEvents'
+  | 'candidates'
+  | 'scored'
+  | 'microBatches'
+  | 'microBatchSize'
+
+export type Answer = Pick<RankResult, 'items' | 'kv' | 'timings' | 'warnings'> & {
   readonly model: string
-  readonly items: readonly RankedItem[]
-  /** `tier`: where what was reused lay, 1 = this process, 2 = Redis. */
-  readonly kv: KvUse & { readonly tier?: number }
-  readonly timings: RankTimings
-  readonly warnings: readonly Warning[]
   readonly partial?: true
-  readonly explain: {
+  readonly explain: Pick<RankResult, Explained> & {
     readonly timings: RankTimings & { readonly parseMs: number }
-    readonly historyTokens: number
-    readonly truncatedEvents: number
-    readonly candidates: number
-    readonly scored: number
-    readonly microBatches: number
-    readonly microBatchSize: number
     readonly retries: number
   }
-}
-
-export type SampleLine = {
-  readonly name: string
-  readonly user: string
-  readonly events: number
-  readonly candidates: number
-  readonly shown: number
 }
 
 export type SampleUser = {
