@@ -180,7 +180,7 @@ function createAverage(): Average {
   return {
     ratio: () => (predicted > 0 ? measured / predicted : 1),
     add(measuredMs, predictedMs) {
-      // The first is believed as little as any other.
+      // From a ratio of 1, which the first measurement moves by no more than WEIGHT.
       if (predicted === 0) measured = predicted = predictedMs
       const within = Math.min(
         Math.max(measuredMs, predictedMs / MAX_RATIO),

@@ -2,7 +2,7 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { createReference } from '../falcon/reference.js'
-import { type HstuConfig, parseConfig } from '../model/config.js'
+import { type Block, type HstuConfig, parseConfig } from '../model/config.js'
 import { type Oracle, writeBundle } from '../model/export/bundle.js'
 import { randomWeights } from '../model/export/random.js'
 import type { WeightSource } from '../model/export/weights.js'
@@ -26,6 +26,18 @@ export function tempFolder(scope: Scope): string {
   const folder = mkdtempSync(`${tmpdir()}/peregrine-test-`)
   scope.after(() => rmSync(folder, { recursive: true, force: true }))
   return folder
+}
+
+/** Both values of every flag of a block: the public variants' own first. */
+export const BLOCK_FLAGS: { readonly [F in keyof Block]: readonly [Block[F], Block[F]] } = {
+  silu: ['uvqk', 'u'],
+  alpha: [1, 0.25],
+  rab: [true, false],
+  normInAffine: [true, false],
+  normAttnAffine: [true, false],
+  combine: ['gate', 'concat'],
+  uvqkBias: [false, true],
+  outBias: [true, false],
 }
 
 /**

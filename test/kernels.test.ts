@@ -10,6 +10,7 @@ import { createRandom } from '../model/random.js'
 import { sliceTokens } from '../model/tokens.js'
 import { TOLERANCE } from '../model/vectors.js'
 import {
+  BLOCK_FLAGS,
   exportModel,
   type ModelFixture,
   pickRows,
@@ -36,18 +37,8 @@ async function openWithKernels(
 
 describe('models through the AMX kernels', { skip }, () => {
   test('every block flag, both ways, agrees with the oracle on every route', async (t) => {
-    const flags = {
-      silu: ['uvqk', 'u'],
-      alpha: [1, 0.25],
-      rab: [true, false],
-      normInAffine: [true, false],
-      normAttnAffine: [true, false],
-      combine: ['gate', 'concat'],
-      uvqkBias: [false, true],
-      outBias: [true, false],
-    }
     // The public variants' own combination and its opposite, each with one flag turned over.
-    const names = Object.entries(flags)
+    const names = Object.entries(BLOCK_FLAGS)
     const blocks = [0, 1].flatMap((side) =>
       [undefined, ...names.keys()].map((turned) =>
         Object.fromEntries(

@@ -3,29 +3,18 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { largestDifference } from '../falcon/verify.js'
-import type { Block } from '../model/config.js'
 import { createRandom } from '../model/random.js'
 import { sliceTokens } from '../model/tokens.js'
 import { TOLERANCE } from '../model/vectors.js'
 import { KINDS, type Kind, openEngine } from './engines.js'
 import {
+  BLOCK_FLAGS,
   exportModel,
   type ModelFixture,
   randomTokens,
   type Scope,
   smallConfig,
 } from './fixtures.js'
-
-const FLAGS: { readonly [F in keyof Block]: readonly [Block[F], Block[F]] } = {
-  silu: ['uvqk', 'u'],
-  alpha: [1, 0.25],
-  rab: [true, false],
-  normInAffine: [true, false],
-  normAttnAffine: [true, false],
-  combine: ['gate', 'concat'],
-  uvqkBias: [false, true],
-  outBias: [true, false],
-}
 
 const isEven = (bits: number) => bits.toString(2).replaceAll('0', '').length % 2 === 0
 
@@ -37,7 +26,7 @@ const COVERING = Array.from({ length: 256 }, (_, code) => code)
   .filter((code) => isEven(code & 0b11111000) && isEven(code & 0b00011111))
   .map((code) =>
     Object.fromEntries(
-      Object.entries(FLAGS).map(([name, values], i) => [name, values[(code >> i) & 1]]),
+      Object.entries(BLOCK_FLAGS).map(([name, values], i) => [name, values[(code >> i) & 1]]),
     ),
   )
 
@@ -84,7 +73,7 @@ async function largestOn(kind: Kind, model: ModelFixture, seed: number): Promise
 
 describe('block flags', () => {
   test('any four flags meet in all their combinations', () => {
-    const names = Object.keys(FLAGS)
+    const names = Object.keys(BLOCK_FLAGS)
     for (const a of names)
       for (const b of names)
         for (const c of names)
