@@ -15,6 +15,9 @@ export type ErrorCode =
   | 'WORKER_CRASHED'
   | 'KV_CORRUPT'
   | 'STORE_UNAVAILABLE'
+  | 'UNAUTHENTICATED'
+  | 'FORBIDDEN'
+  | 'RATE_LIMITED'
   | 'INTERNAL'
 
 /** Plain form of a `RankError`: survives `postMessage`, which drops `name` and `code`. */

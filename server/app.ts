@@ -9,10 +9,12 @@ import type { Registry } from 'prom-client'
 import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
 import { createAdmission } from './admission.js'
+import { addAuth } from './auth.js'
 import { addJsonParser } from './body.js'
 import { addDocs, ref } from './docs.js'
 import { createDoor } from './door.js'
 import { clientErrorHandler, errorHandler, notFoundHandler, STATUS } from './errors.js'
+import type { StoredKey } from './key-file.js'
 import { requestId } from './log.js'
 import { createMetrics } from './metrics.js'
 import { newOutcome } from './outcome.js'
@@ -35,6 +37,10 @@ export type AppOptions = {
   }
   /** Gets Peregrine's metrics; one registry per app. */
   readonly registry: Registry
+  /** The API keys of now; absent = none are asked for. */
+  readonly keys?: () => readonly StoredKey[]
+  /** The clock of the keys' rates, in milliseconds. */
+  readonly nowMs?: () => number
   /** Silent when absent. */
   readonly logger?: FastifyBaseLogger
   /** The time of requests that have none, in whole seconds since the epoch. */
@@ -107,14 +113,15 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     const route = request.is404 ? 'none' : (request.routeOptions.url ?? 'none')
     if (outcome.code !== undefined) metrics.error(outcome.code)
     metrics.request(route, status, tookMs)
-    const { requests, candidates, historyTokens, kv, code, failed } = outcome
+    const { requests, candidates, historyTokens, kv, code, key, failed } = outcome
     const ranked = requests > 0 ? { requests, failed, candidates, historyTokens, kv } : {}
     const ms = tookMs === undefined ? undefined : Math.round(tookMs * 1000) / 1000
-    const line = { method, route, status, ms, code, ...ranked }
+    const line = { method, route, status, ms, code, key, ...ranked }
     if (PROBES.has(route)) request.log.debug(line, 'request')
     else request.log.info(line, 'request')
   }
 
+  addAuth(app, { keys: options.keys, nowMs: options.nowMs })
   await addDocs(app)
   const parts = { door: createDoor(ranker, admission), limits: config, metrics, nowSec }
   addRankRoutes(app, parts)

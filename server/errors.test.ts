@@ -305,6 +305,9 @@ describe('errors of the service', () => {
       'ENGINE_UNAVAILABLE',
       'WORKER_CRASHED',
       'STORE_UNAVAILABLE',
+      'UNAUTHENTICATED',
+      'FORBIDDEN',
+      'RATE_LIMITED',
       'KV_CORRUPT',
     ]
     const code = codes.find((one) => one === name)

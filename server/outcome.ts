@@ -10,6 +10,8 @@ export type Outcome = {
   /** The K/V state of a single ranking; a batch has many. */
   kv: string | undefined
   code: HttpCode | undefined
+  /** Name of the API key; undefined where none was asked for. */
+  key: string | undefined
   /** Errors inside a batch. */
   failed: number
   isWritten: boolean
@@ -29,6 +31,7 @@ export function newOutcome(): Outcome {
     historyTokens: 0,
     kv: undefined,
     code: undefined,
+    key: undefined,
     failed: 0,
     isWritten: false,
   }
