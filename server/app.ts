@@ -14,7 +14,9 @@ import { addJsonParser } from './body.js'
 import { addDocs, ref } from './docs.js'
 import { createDoor } from './door.js'
 import { clientErrorHandler, errorHandler, notFoundHandler, STATUS } from './errors.js'
+import { addHeaders } from './headers.js'
 import type { StoredKey } from './key-file.js'
+import { createListener, type Listener } from './listener.js'
 import { requestId } from './log.js'
 import { createMetrics } from './metrics.js'
 import { newOutcome } from './outcome.js'
@@ -39,6 +41,10 @@ export type AppOptions = {
   readonly registry: Registry
   /** The API keys of now; absent = none are asked for. */
   readonly keys?: () => readonly StoredKey[]
+  /** Origins whose pages may call, or `*`; absent = none but its own. */
+  readonly corsOrigins?: readonly string[]
+  /** What listens; absent = plain HTTP. */
+  readonly listener?: Listener
   /** The clock of the keys' rates, in milliseconds. */
   readonly nowMs?: () => number
   /** Silent when absent. */
@@ -47,8 +53,6 @@ export type AppOptions = {
   readonly nowSec?: () => number
 }
 
-/** A client that sends no byte more must not hold its connection for ever. */
-const REQUEST_TIMEOUT_MS = 60_000
 /** A user id in a URL, where each of its characters may be nine. */
 const MAX_PARAM_CHARS = 9 * MAX_ID_CHARS
 /** Asked every few seconds by machines: logged at debug. */
@@ -61,12 +65,14 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const admission = createAdmission(config.maxInFlight)
   const metrics = createMetrics(registry, ranker, admission.inFlight)
   const loggerInstance: FastifyBaseLogger = options.logger ?? pino({ level: 'silent' })
+  const listener = options.listener ?? createListener()
+  listener.addMetrics(registry)
   const app = Fastify({
     loggerInstance,
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestId,
     bodyLimit: config.bodyLimitBytes,
-    requestTimeout: REQUEST_TIMEOUT_MS,
+    serverFactory: listener.serverFactory,
     // What comes on a connection that is still open while draining is served, and told to go.
     return503OnClosing: false,
     clientErrorHandler,
@@ -121,8 +127,16 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     else request.log.info(line, 'request')
   }
 
-  addAuth(app, { keys: options.keys, nowMs: options.nowMs })
-  await addDocs(app)
+  await addHeaders(app, {
+    corsOrigins: options.corsOrigins ?? [],
+    isTls: listener.scheme === 'https',
+  })
+  addAuth(app, {
+    keys: options.keys,
+    nowMs: options.nowMs,
+    needsCertificate: listener.needsCertificate,
+  })
+  await addDocs(app, options.keys !== undefined)
   const parts = { door: createDoor(ranker, admission), limits: config, metrics, nowSec }
   addRankRoutes(app, parts)
   addUserRoutes(app, parts)

@@ -1,4 +1,5 @@
 import { timingSafeEqual } from 'node:crypto'
+import { TLSSocket } from 'node:tls'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { RankError } from '../model/errors.js'
 import { digestOf, SCOPES, type StoredKey } from './key-file.js'
@@ -26,13 +27,18 @@ export type AuthOptions = {
   /** The keys of now; undefined = none are asked for. */
   readonly keys: (() => readonly StoredKey[]) | undefined
   readonly nowMs: (() => number) | undefined
+  /** Whether clients shall have a certificate that the listener's authority signed. */
+  readonly needsCertificate: boolean
 }
 
 /**
  * Puts `request.apiKey` on each request and refuses, before the body is read, who may not: 401
  * UNAUTHENTICATED, 403 FORBIDDEN, 429 RATE_LIMITED. Comes before the routes and their plugins.
  */
-export function addAuth(app: FastifyInstance, { keys, nowMs }: AuthOptions): void {
+export function addAuth(
+  app: FastifyInstance,
+  { keys, nowMs, needsCertificate }: AuthOptions,
+): void {
   const rates = createRateLimits(nowMs)
   app.decorateRequest('apiKey')
   app.addHook('onRoute', (route) => {
@@ -41,10 +47,11 @@ export function addAuth(app: FastifyInstance, { keys, nowMs }: AuthOptions): voi
   })
   app.addHook('onRequest', async (request, reply) => {
     request.apiKey = ANYONE
-    if (keys === undefined) return
     // A wrong path is answered to those with any key: its body would be parsed first.
     const access = request.is404 ? undefined : (request.routeOptions.config.access ?? 'admin')
-    if (access === 'open') return
+    if (access === 'probe') return
+    if (needsCertificate) checkCertificate(request)
+    if (keys === undefined || access === 'open') return
     const key = authenticate(request, reply, keys())
     request.apiKey = key
     request.outcome.key = key.name
@@ -74,6 +81,13 @@ function authenticate(
   const expected = 'needs an API key as "Authorization: Bearer …" or "x-api-key: …"'
   const got = given === undefined ? 'none' : 'one that is not known'
   throw new RankError('UNAUTHENTICATED', `${expected}, got ${got}`)
+}
+
+/** @throws {RankError} UNAUTHENTICATED */
+function checkCertificate({ raw: { socket } }: FastifyRequest): void {
+  if (socket instanceof TLSSocket && socket.authorized) return
+  const why = socket instanceof TLSSocket ? String(socket.authorizationError) : 'no TLS'
+  throw new RankError('UNAUTHENTICATED', `needs a client certificate of ours, got ${why}`)
 }
 
 /** Compares with every key in constant time, so that the time says nothing about any. */

@@ -5,6 +5,7 @@ import { ensureDemoBundle } from './commands/demo.js'
 import { EVAL_HELP, evalCommand } from './commands/eval.js'
 import { EXPORT_HELP, exportCommand } from './commands/export.js'
 import { GOLDEN_HELP, goldenCommand } from './commands/golden.js'
+import { KEY_HELP, keyCommand } from './commands/key.js'
 import { RANK_HELP, rankCommand } from './commands/rank.js'
 import { VERIFY_HELP, verifyCommand } from './commands/verify.js'
 import { configHelp, parseServerConfig, type ServerConfig } from './config.js'
@@ -15,7 +16,15 @@ const SERVE_HELP = `peregrine serve [--bundle DIR] [flags]
     serves a bundle over HTTP, the demo model's by default; flags, or the variables in brackets:
 ${configHelp()}`
 
-const HELP = [SERVE_HELP, EXPORT_HELP, VERIFY_HELP, GOLDEN_HELP, RANK_HELP, EVAL_HELP].join('\n\n')
+const HELP = [
+  SERVE_HELP,
+  EXPORT_HELP,
+  VERIFY_HELP,
+  GOLDEN_HELP,
+  RANK_HELP,
+  EVAL_HELP,
+  KEY_HELP,
+].join('\n\n')
 
 /** Events while loading and serving that somebody should look at. */
 const WARNINGS = new Set<LoadEvent['kind']>([
@@ -39,6 +48,7 @@ const COMMANDS = new Map<string, Command>([
   ['golden', { help: GOLDEN_HELP, run: goldenCommand }],
   ['rank', { help: RANK_HELP, run: rankCommand }],
   ['eval', { help: EVAL_HELP, run: evalCommand }],
+  ['key', { help: KEY_HELP, run: keyCommand }],
 ])
 
 async function serveCommand(args: string[]): Promise<number> {

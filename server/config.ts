@@ -6,7 +6,7 @@ import { KV_CODECS } from '../model/engine/codec/graphs.js'
 import { ENGINES } from '../model/engine/create.js'
 import { RankError } from '../model/errors.js'
 import { DEMO_BUNDLE } from './commands/demo.js'
-import { choice, integer, type Knob, redisUrl, text, toggle } from './knob.js'
+import { choice, integer, type Knob, origins, redisUrl, text, toggle } from './knob.js'
 
 const MiB = 2 ** 20
 
@@ -15,6 +15,12 @@ export const KNOBS = {
   bundle: text('Bundle to serve', 'the path of a bundle directory', DEMO_BUNDLE),
   host: text('Address to listen on', 'a host name or address', '127.0.0.1'),
   port: integer('Port to listen on; 0 picks a free one', 8080, 0, 65_535),
+  apiKeysFile: text('API keys, see `peregrine key`; none = everybody may do all', 'a file', ''),
+  tlsCert: text('Certificate for HTTPS, read again when it changes', 'a PEM file', ''),
+  tlsKey: text('Its private key', 'a PEM file', ''),
+  tlsClientCa: text('Who signs the certificates that clients shall have', 'a PEM file', ''),
+  corsOrigins: origins('Origins whose pages may call'),
+  maxConnections: integer('Most connections; more are closed at once', 4096, 1, 1_000_000),
   logLevel: choice('Least severe level that is logged', 'info', [
     'trace',
     'debug',
@@ -145,6 +151,12 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     bundle: pick('bundle', KNOBS.bundle),
     host: pick('host', KNOBS.host),
     port: pick('port', KNOBS.port),
+    apiKeysFile: pick('apiKeysFile', KNOBS.apiKeysFile),
+    tlsCert: pick('tlsCert', KNOBS.tlsCert),
+    tlsKey: pick('tlsKey', KNOBS.tlsKey),
+    tlsClientCa: pick('tlsClientCa', KNOBS.tlsClientCa),
+    corsOrigins: pick('corsOrigins', KNOBS.corsOrigins),
+    maxConnections: pick('maxConnections', KNOBS.maxConnections),
     logLevel: pick('logLevel', KNOBS.logLevel),
     playground: pick('playground', KNOBS.playground),
     bodyLimitBytes: pick('bodyLimitBytes', KNOBS.bodyLimitBytes),
@@ -184,6 +196,15 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
       `--gpu-kv-bytes must be at most --kv-bytes (${kvBytes}), which counts it, got ${gpuKvBytes}`,
     )
   }
+  if ((config.tlsCert === '') !== (config.tlsKey === '')) {
+    const [got, other] = config.tlsKey === '' ? ['cert', 'key'] : ['key', 'cert']
+    throw invalid(
+      `--tls-cert and --tls-key need each other, got --tls-${got} without --tls-${other}`,
+    )
+  }
+  if (config.tlsClientCa !== '' && config.tlsCert === '') {
+    throw invalid('--tls-client-ca needs --tls-cert and --tls-key, got none')
+  }
   return { config: Object.freeze(config), sources }
 }
 
@@ -212,7 +233,7 @@ function readKnob<T>(where: string, knob: Knob<T>, raw: string): T | undefined {
 export function configHelp(): string {
   return Object.entries<Knob<unknown>>(KNOBS)
     .map(([name, { what, expected, fallback }]) => {
-      return `  --${flagName(name).padEnd(22)}${what}: ${expected} (default ${fallback === '' ? 'none' : fallback}; ${envName(name)})`
+      return `  --${flagName(name).padEnd(22)}${what}: ${expected} (default ${String(fallback) === '' ? 'none' : fallback}; ${envName(name)})`
     })
     .join('\n')
 }

@@ -10,6 +10,7 @@ import {
   RankAnswer,
   UserAnswer,
 } from './answer-schema.js'
+import { guarded, SECURITY_SCHEMES } from './docs-security.js'
 import { EventsRequest, PrefetchRequest, RankRequest } from './schema.js'
 
 const SCHEMAS = {
@@ -27,12 +28,28 @@ const SCHEMAS = {
 const DESCRIPTION = `Online ranking with HSTU generative recommenders: post a user, the history and
 the candidates; get calibrated scores. Every error is \`{code, message, path?}\`; branch on \`code\`.`
 
-/** Serves the OpenAPI page at /docs and the document at /docs/json. Comes before the routes. */
-export async function addDocs(app: FastifyInstance): Promise<void> {
+/** Swagger UI sets styles on elements. */
+const PAGE_POLICY = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self' 'unsafe-inline'",
+  "img-src 'self' data:",
+  "connect-src 'self'",
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+].join('; ')
+
+/**
+ * Serves the OpenAPI page at /docs and the document at /docs/json; `hasKeys` where API keys are asked
+ * for. Comes before the routes.
+ */
+export async function addDocs(app: FastifyInstance, hasKeys: boolean): Promise<void> {
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
       info: { title: 'Peregrine', description: DESCRIPTION, version: 'v1' },
+      ...(hasKeys && { components: { securitySchemes: SECURITY_SCHEMES } }),
       tags: [
         { name: 'ranking', description: 'Scores for candidates.' },
         { name: 'users', description: 'What is kept of a user: the stored history and its K/V.' },
@@ -40,12 +57,18 @@ export async function addDocs(app: FastifyInstance): Promise<void> {
         { name: 'operation', description: 'Probes and metrics.' },
       ],
     },
+    ...(hasKeys && {
+      transform: ({ schema, url, route }) => ({
+        schema: guarded(schema, route, refusals(401, 403, 429)),
+        url,
+      }),
+    }),
     refResolver: {
       buildLocalReference: (json, _base, _fragment, i) =>
         typeof json.$id === 'string' ? json.$id : `def-${i}`,
     },
   })
-  await app.register(swaggerUi, { routePrefix: '/docs' })
+  await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: PAGE_POLICY })
   for (const [$id, schema] of Object.entries(SCHEMAS)) {
     app.addSchema({ $id, ...schema })
   }
@@ -57,11 +80,13 @@ export function ref(name: keyof typeof SCHEMAS): TSchema {
 
 const REFUSED = {
   400: 'INVALID_REQUEST: malformed JSON, or not what the schema says.',
+  401: 'UNAUTHENTICATED: no API key, or one that is not known.',
+  403: 'FORBIDDEN: the API key has another scope.',
   404: 'MODEL_NOT_FOUND.',
   413: 'LIMIT_EXCEEDED: the body is too large.',
   415: 'UNSUPPORTED_MEDIA_TYPE: not application/json.',
   422: 'LIMIT_EXCEEDED: too many events, candidates or requests.',
-  429: 'OVERLOADED: refused before any work; see Retry-After.',
+  429: 'OVERLOADED or RATE_LIMITED: refused before any work; see Retry-After.',
   500: 'INTERNAL and other faults of the service.',
   503: 'NOT_READY, WORKER_CRASHED or STORE_UNAVAILABLE; see Retry-After.',
   504: 'DEADLINE_EXCEEDED.',

@@ -1,6 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import Type, { type Static } from 'typebox'
+import Type from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from '../model/check.js'
 import { RankError } from '../model/errors.js'
@@ -25,22 +25,24 @@ export type StoredKey = {
 const PREFIX = 'pgr_' // lets scanners of repositories and logs find a leaked key
 const SECRET_BYTES = 32
 
-const Entry = Type.Object(
+const EntrySchema = Type.Object(
   {
     name: Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' }),
     sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }),
-    scopes: Type.Array(Type.Union(SCOPES.map((scope) => Type.Literal(scope))), { minItems: 1 }),
+    scopes: Type.Array(Type.Unsafe<Scope>(Type.String({ pattern: `^(${SCOPES.join('|')})$` })), {
+      minItems: 1,
+    }),
     requestsPerSec: Type.Optional(Type.Number({ minimum: 0.001, maximum: 1e6 })),
     share: Type.Optional(Type.Number({ minimum: 0.001, maximum: 1e6 })),
   },
   { additionalProperties: false },
 )
 const KeyFile = Compile(
-  Type.Object({ keys: Type.Array(Entry, { minItems: 1 }) }, { additionalProperties: false }),
+  Type.Object({ keys: Type.Array(EntrySchema, { minItems: 1 }) }, { additionalProperties: false }),
 )
 
-/** An entry of the key file. */
-export type KeyEntry = Static<typeof Entry>
+/** What an entry of the key file has to be. */
+export const Entry = Compile(EntrySchema)
 
 /**
  * The keys of a file `{"keys": [{name, sha256, scopes, requestsPerSec?, share?}, …]}`.

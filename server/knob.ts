@@ -32,6 +32,21 @@ export function redisUrl(what: string): Knob<string> {
   }
 }
 
+/** Origins with commas between them, or `*`. */
+export function origins(what: string): Knob<readonly string[]> {
+  return {
+    what,
+    expected: '* or origins like https://shop.example, with commas between them',
+    fallback: [],
+    isSwitch: false,
+    read(raw) {
+      const names = raw.split(',').map((name) => name.trim())
+      const isFit = names.every((name) => URL.canParse(name) && new URL(name).origin === name)
+      return raw === '*' || isFit ? names : undefined
+    },
+  }
+}
+
 export function integer(what: string, fallback: number, min: number, max: number): Knob<number> {
   return {
     what,

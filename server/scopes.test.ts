@@ -3,7 +3,7 @@ import { describe, test } from 'node:test'
 import { type Access, accessOf } from './scopes.js'
 
 const EXPECTED: readonly (readonly [Access, ...string[]])[] = [
-  ['open', 'GET /livez', 'HEAD /livez', 'GET /readyz', 'GET /v2/health/ready'],
+  ['probe', 'GET /livez', 'HEAD /livez', 'GET /readyz', 'GET /v2/health/ready'],
   ['open', 'GET /', 'GET /docs', 'GET /docs/json', 'GET /docs/static/*', 'GET /playground/:file'],
   ['metrics', 'GET /metrics', 'HEAD /metrics'],
   ['rank', 'POST /v1/rank', 'POST /v1/rank/batch', 'POST /v1/prefetch', 'GET /v1/users/:id'],

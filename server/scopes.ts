@@ -1,14 +1,14 @@
 import type { Scope } from './key-file.js'
 
-/** What a route asks of a key; `open` routes ask for none. */
-export type Access = Scope | 'open'
+/** What a route asks for: a key of that scope; `open`: no key; `probe`: no client certificate either. */
+export type Access = Scope | 'open' | 'probe'
 
 /**
  * Who may call what, the first that fits; paths are routes as they are registered. The page and
  * /docs hold nothing that is not in the sources, and the page must load to ask for a key.
  */
 const RULES: readonly (readonly [methods: RegExp, route: RegExp, access: Access])[] = [
-  [/^(GET|HEAD)$/, /^\/(livez|readyz|v2\/health\/(live|ready))$/, 'open'],
+  [/^(GET|HEAD)$/, /^\/(livez|readyz|v2\/health\/(live|ready))$/, 'probe'],
   [/^(GET|HEAD)$/, /^\/($|docs(\/|$)|playground\/:file$)/, 'open'],
   [/^(GET|HEAD)$/, /^\/metrics$/, 'metrics'],
   [/^(GET|HEAD)$/, /^\/(v1|v2)\/models(\/|$)/, 'rank'],

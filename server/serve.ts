@@ -4,9 +4,11 @@ import type { Ranker } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
 import { buildApp } from './app.js'
 import { type ConfigSources, printConfig, type ServerConfig } from './config.js'
+import { hasFiles, openCredentials } from './credentials.js'
+import { createListener } from './listener.js'
 import { createLogger } from './log.js'
 
-type Signal = 'SIGTERM' | 'SIGINT'
+type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
 
 /** Where signals come from: `process`, or an EventEmitter in a test. */
 export type SignalSource = {
@@ -40,8 +42,8 @@ export type Served = {
 
 /**
  * Listens at once, then loads the model, then is ready. The first SIGTERM or SIGINT drains and
- * closes, the second kills.
- * @throws {RankError} CONFIG_INVALID when the address cannot be listened on
+ * closes, the second kills. SIGHUP reads API keys and certificates again.
+ * @throws {RankError} CONFIG_INVALID when the address cannot be listened on, or a file not be used
  */
 export async function serve(options: ServeOptions): Promise<Served> {
   const { config, sources, loadRanker, signals = process } = options
@@ -54,6 +56,10 @@ export async function serve(options: ServeOptions): Promise<Served> {
     })
 
   log.info({ config: printConfig(config, sources) }, 'configuration')
+  const credentials = openCredentials(config, log)
+  const { keys, tls } = credentials
+  const listener = createListener({ tls, maxConnections: config.maxConnections })
+  credentials.onTls(listener.setTls)
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
   let ranker: Ranker | undefined
@@ -68,12 +74,18 @@ export async function serve(options: ServeOptions): Promise<Served> {
     config,
     registry,
     logger: log,
+    listener,
+    corsOrigins: config.corsOrigins,
+    ...(keys !== undefined && { keys }),
   })
   const { host, port } = config
-  const url = await app.listen({ host, port }).catch((cause: unknown) => {
+  const address = await app.listen({ host, port }).catch((cause: unknown) => {
+    credentials.close()
     const why = cause instanceof Error ? cause.message : String(cause)
     throw new RankError('CONFIG_INVALID', `cannot listen on ${host}:${port}: ${why}`, { cause })
   })
+  // Fastify says http of every server that it did not make itself.
+  const url = address.replace(/^http:/, `${listener.scheme}:`)
   log.info({ url }, `listening on ${url}; loading ${config.bundle}`)
 
   function stop(why: string): Promise<void> {
@@ -101,6 +113,8 @@ export async function serve(options: ServeOptions): Promise<Served> {
       clearTimeout(timer)
       signals.off('SIGTERM', onSignal)
       signals.off('SIGINT', onSignal)
+      signals.off('SIGHUP', credentials.reload)
+      credentials.close()
       log.flush()
       finish()
     }
@@ -136,6 +150,8 @@ export async function serve(options: ServeOptions): Promise<Served> {
 
   signals.on('SIGTERM', onSignal)
   signals.on('SIGINT', onSignal)
+  // Else it ends the process, as when its terminal closes.
+  if (hasFiles(config)) signals.on('SIGHUP', credentials.reload)
   const loaded = load()
   return { url, loaded, stopped, stop }
 }

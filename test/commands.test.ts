@@ -4,6 +4,7 @@ import { cpSync, existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
+import { digestOf, readKeyFile } from '../server/key-file.js'
 import { tempFolder } from './fixtures.js'
 
 const CLI = fileURLToPath(new URL('../server/cli.js', import.meta.url))
@@ -175,6 +176,14 @@ describe('the commands', () => {
         /--window-slack must be an integer from 0 to 8, got "9"/,
       ],
       [['serve', '--port', '70000'], /--port must be an integer from 0 to 65535, got "70000"/],
+      [['key'], /the key’s \/name must match/],
+      [
+        ['key', 'web', '--scopes', 'rank,root'],
+        /the key’s \/scopes\/1 must match .*rank\|admin\|metrics.*, got "root"/,
+      ],
+      [['key', 'web', '--share', '0'], /--share must be a positive number, got "0"/],
+      [['serve', '--tls-key', 'x'], /--tls-cert and --tls-key need each other, got --tls-key/],
+      [['serve', '--api-keys-file', `${folder}/none`], /CONFIG_INVALID: cannot read the API keys/],
       [['verify', '--fast', bundle], /Unknown option '--fast'/],
     ]
     for (const [args, message] of cases) assertRefused(peregrine(...args), message)
@@ -185,8 +194,19 @@ describe('the commands', () => {
     )
   })
 
+  test('key prints a key once, and an entry with its hash that the service takes', () => {
+    const { status, stdout } = peregrine('key', 'web', '--scopes', 'rank,metrics', '--share', '2')
+    assert.equal(status, 0)
+    const [, secret = '', entry = ''] = /^key {4}(pgr_\S+)\nentry {2}(\{.*\})\n$/.exec(stdout) ?? []
+    writeFileSync(`${folder}/keys.json`, `{"keys": [${entry}]}`)
+    assert.deepEqual(readKeyFile(`${folder}/keys.json`), [
+      { name: 'web', scopes: ['rank', 'metrics'], share: 2, digest: digestOf(secret) },
+    ])
+    assert.ok(!entry.includes(secret))
+  })
+
   test('each has help', () => {
-    for (const command of ['serve', 'export', 'verify', 'golden', 'rank', 'eval']) {
+    for (const command of ['serve', 'export', 'verify', 'golden', 'rank', 'eval', 'key']) {
       const { status, stdout } = peregrine(command, '--help')
       assert.equal(status, 0)
       assert.match(stdout, new RegExp(`^peregrine ${command} `))
