@@ -2,6 +2,7 @@
 import type { RankResult, RankTimings } from '../../../falcon/types.js'
 import type { SampleLine } from '../samples.js'
 import type { Draft, Model } from './draft.js'
+import { askKey, storedKey } from './key.js'
 
 /** Talks to the server that the page came from, and to no other. */
 
@@ -81,13 +82,17 @@ async function json(url: string, init?: RequestInit) {
   return (await ask(url, init)).json()
 }
 
-/** @throws {Problem} what the server says, or UNREACHABLE */
-async function ask(url: string, init?: RequestInit): Promise<Response> {
-  const response = await fetch(url, init).catch((error: unknown) => {
+/** Asks for a key where the server wants one. @throws {Problem} what the server says, or UNREACHABLE */
+async function ask(url: string, init: RequestInit = {}): Promise<Response> {
+  const key = storedKey()
+  const headers = new Headers(init.headers)
+  if (key !== undefined) headers.set('authorization', `Bearer ${key}`)
+  const response = await fetch(url, { ...init, headers }).catch((error: unknown) => {
     if (error instanceof DOMException && error.name === 'AbortError') throw error
     throw new Problem('UNREACHABLE', 'the server does not answer')
   })
   if (response.ok) return response
+  if (response.status === 401 && (await askKey(key))) return ask(url, init)
   const body: unknown = await response.json().catch(() => undefined)
   const text = (name: string) => {
     const value: unknown =
