@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { request as httpRequest } from 'node:http'
 import { describe, test } from 'node:test'
+import { Registry } from 'prom-client'
 import type { RankerStats } from '../falcon/types.js'
 import { deferred } from '../model/deferred.js'
 import type { EngineStats } from '../model/engine/engine.js'
@@ -88,16 +89,17 @@ describe('logs', () => {
     )
   })
 
-  test('hold nothing that a user sent, whatever goes wrong', async (t) => {
+  test('and metrics hold nothing that a user sent, whatever goes wrong', async (t) => {
     const { logger, lines } = captured()
     let fail: unknown
+    const registry = new Registry()
     const post = await client(
       t,
       async (input) => {
         if (fail !== undefined) throw fail
         return resultOf(input)
       },
-      { logger },
+      { logger, registry },
     )
     const event = { item: 'SECRET', time: 5, actions: ['SECRET'], features: { SECRET: 'SECRET' } }
     const full = {
@@ -115,14 +117,30 @@ describe('logs', () => {
       '{"SECRET": SECRET}',
       '{"__proto__": "SECRET"}',
       { requests: [full, { SECRET: 1 }] },
+      { events: [event] },
+      { events: [event], idempotencyKey: 'SECRET' },
+      { user: { id: 'SECRET' }, history: [event], wait: true },
     ]
-    const urls = ['/v1/rank', '/v1/rank/batch', '/v1/rank?user=SECRET', '/SECRET', '/SECRET%zz']
+    const urls = [
+      '/v1/rank',
+      '/v1/rank/batch',
+      '/v1/prefetch',
+      '/v1/users/SECRET/events',
+      '/v1/users/SECRET',
+      '/v1/rank?user=SECRET',
+      '/SECRET',
+      '/SECRET%zz',
+    ]
     for (const error of [undefined, new RankError('INVALID_REQUEST', 'unknown action "SECRET"')]) {
       fail = error
-      for (const body of bodies) for (const url of urls) await post(body, url)
+      for (const body of bodies)
+        for (const url of urls) {
+          await post(body, url, { 'x-api-key': 'SECRET', 'idempotency-key': 'SECRET' })
+        }
     }
     assert.ok(lines.length >= bodies.length * 4 * 2)
     assert.doesNotMatch(lines.join(''), /SECRET/)
+    assert.doesNotMatch(await registry.metrics(), /SECRET/)
   })
 
   test('an unforeseen error is logged once, with its stack', async (t) => {
