@@ -1,6 +1,6 @@
 import cors from '@fastify/cors'
-import helmet from '@fastify/helmet'
 import type { FastifyInstance } from 'fastify'
+import helmet from 'helmet'
 
 export type HeaderOptions = {
   /** Origins whose pages may call; [] = none but our own, `*` = all. */
@@ -14,7 +14,8 @@ const PREFLIGHT_SEC = 600
 /** What browsers are told about every answer. Comes before the routes; a page may set its own. */
 export async function addHeaders(app: FastifyInstance, options: HeaderOptions): Promise<void> {
   const { corsOrigins, isTls } = options
-  await app.register(helmet, {
+  // Made once: @fastify/helmet makes it anew for each request.
+  const protect = helmet({
     // For JSON, which loads nothing; the playground and /docs have policies of their own.
     contentSecurityPolicy: {
       useDefaults: false,
@@ -23,9 +24,10 @@ export async function addHeaders(app: FastifyInstance, options: HeaderOptions): 
     crossOriginResourcePolicy: { policy: corsOrigins.length > 0 ? 'cross-origin' : 'same-origin' },
     strictTransportSecurity: isTls ? { maxAge: YEAR_SEC, includeSubDomains: false } : false,
   })
-  // Answers are about users.
-  app.addHook('onRequest', async (_, reply) => {
+  app.addHook('onRequest', (request, reply, done) => {
+    // Answers are about users.
     reply.header('cache-control', 'no-store')
+    protect(request.raw, reply.raw, (fault) => (fault instanceof Error ? done(fault) : done()))
   })
   if (corsOrigins.length === 0) return
   await app.register(cors, {
