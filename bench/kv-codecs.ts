@@ -3,7 +3,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { digestChain } from '../cache/digest.js'
 import { kvKey } from '../cache/key.js'
 import { codecTokenBytes } from '../cache/open-tier2.js'
-import { arrayWidths, pageFields } from '../cache/page.js'
+import { pageFields } from '../cache/page.js'
 import type { RedisClient } from '../cache/redis.js'
 import { writeStart } from '../cache/redis-kv.js'
 import { randomHistory, randomRows } from '../falcon/calibrate.js'
@@ -11,6 +11,7 @@ import { createKvCodec } from '../model/engine/codec/codec.js'
 import { KV_CODECS, type KvCodecName } from '../model/engine/codec/graphs.js'
 import { createEngine } from '../model/engine/create.js'
 import type { Engine } from '../model/engine/engine.js'
+import { arrayWidths } from '../model/engine/kv-shape.js'
 import type { Bundle, Manifest } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { buildCandidates, buildHistory } from '../model/sequence.js'
@@ -161,11 +162,7 @@ async function errorOf(
   engine: Engine,
   requests: readonly Scored[],
 ): Promise<CodecError> {
-  const codec = await createKvCodec(
-    name,
-    manifest.precision,
-    arrayWidths(pageShape(manifest, name)),
-  )
+  const codec = createKvCodec(name, manifest.precision, arrayWidths(pageShape(manifest, name)))
   let maxDifference = 0
   let maxLogit = 0
   let total = 0

@@ -1,14 +1,15 @@
 // Where the milliseconds of a tier-2 hit go at the longest history. Called by bench/run-kv.ts.
 import { kvKey } from '../cache/key.js'
-import { arrayWidths, checksumSeed, openPage, pageFields, pageSeed } from '../cache/page.js'
+import { checksumSeed, openPage, pageFields, pageSeed } from '../cache/page.js'
 import type { RedisClient } from '../cache/redis.js'
 import { CHUNK_BYTES, IN_FLIGHT, type RedisKv } from '../cache/redis-kv.js'
-import { kvPages } from '../cache/remote.js'
+import { encodedKv } from '../cache/remote.js'
 import { randomHistory } from '../falcon/calibrate.js'
 import { createKvCodec } from '../model/engine/codec/codec.js'
 import { KV_CODECS, type KvCodecName } from '../model/engine/codec/graphs.js'
 import { createEngine } from '../model/engine/create.js'
 import type { Engine } from '../model/engine/engine.js'
+import { arrayWidths } from '../model/engine/kv-shape.js'
 import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { openInThread, openThread, pageShape, type StoredUser, storeUser } from './kv-user.js'
@@ -138,7 +139,7 @@ async function tasksOf(parts: Parts): Promise<ReadonlyMap<string, () => Promise<
   const { manifest } = bundle
   const { user, head, history } = stored
   const tokens = history.length
-  const codec = await createKvCodec(
+  const codec = createKvCodec(
     parts.codec,
     manifest.precision,
     arrayWidths(pageShape(manifest, parts.codec)),
@@ -153,9 +154,9 @@ async function tasksOf(parts: Parts): Promise<ReadonlyMap<string, () => Promise<
   const planes = await codec.encode(layers.flatMap(({ k, v }) => [k, v]))
   const arrays = codec.rowBytes.map((bytes) => new Uint8Array(tokens * bytes))
   const whole = async (kv: RedisKv) => {
-    const rows = await kv.fetch(user, head, tokens)
-    engine.release(await engine.importKv(kvPages(rows, history)))
-    rows.done()
+    const fetched = await kv.fetch(user, head, tokens)
+    engine.release(await engine.importKv(encodedKv(fetched, history)))
+    fetched.done()
   }
   return new Map<string, () => Promise<unknown>>([
     ['head', () => thread.head(user)],

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, type TestContext, test } from 'node:test'
 import { createKvCodec } from '../model/engine/codec/codec.js'
 import type { KvCodecName } from '../model/engine/codec/graphs.js'
+import { arrayWidths } from '../model/engine/kv-shape.js'
 import { RankError } from '../model/errors.js'
 import { createRandom } from '../model/random.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
@@ -9,9 +10,15 @@ import { edited, plainTokens } from '../test/counting-engine.js'
 import { NO_REDIS, type RedisServer, startCluster, startRedis, until } from '../test/redis.js'
 import { coveredTokens, digestChain } from './digest.js'
 import { kvKey, type UserHash, userHash } from './key.js'
-import { arrayWidths, type PageShape } from './page.js'
+import type { PageShape } from './page.js'
 import { connectRedis, type RedisClient } from './redis.js'
-import { createRedisKv, type RedisKv, type RemoteRows, writeStart } from './redis-kv.js'
+import {
+  createRedisKv,
+  type FetchedKv,
+  type RedisKv,
+  type RemoteRows,
+  writeStart,
+} from './redis-kv.js'
 import { parseRedisUrl } from './redis-url.js'
 import { createSpareMemory } from './spare-memory.js'
 
@@ -63,7 +70,7 @@ async function open(t: TestContext, options: Options) {
   const kv = createRedisKv({
     readers: [await connect('read-0'), await connect('read-1')],
     writer: await connect('write'),
-    codec: await createKvCodec(codec, 'fp32', arrayWidths(shape)),
+    codec: createKvCodec(codec, 'fp32', arrayWidths(shape)),
     ...{ version, shape, appendIsExact, ttlMs: TTL_MS },
     memory: createSpareMemory(2 ** 26),
   })
@@ -88,12 +95,16 @@ async function find(kv: RedisKv, user: UserHash, tokens: HistoryTokens) {
   return covered === 0 ? undefined : kv.fetch(user, head, covered)
 }
 
-function assertRows(found: RemoteRows | undefined, tokens: HistoryTokens, what = '') {
+/** Of the codec fp32, whose planes are the rows. */
+function assertRows(found: FetchedKv | undefined, tokens: HistoryTokens, what = '') {
   assert.ok(found !== undefined, `nothing found ${what}`)
   const expected = rowsOf(sliceTokens(tokens, 0, found.tokens))
-  found.layers.forEach(({ k, v }, i) => {
-    assert.deepEqual(Buffer.from(k), Buffer.from(expected.layers[i]?.k ?? []), `K ${i} ${what}`)
-    assert.deepEqual(Buffer.from(v), Buffer.from(expected.layers[i]?.v ?? []), `V ${i} ${what}`)
+  assert.equal(found.codec, 'fp32')
+  assert.equal(found.planes.length, 2 * LAYERS)
+  expected.layers.forEach(({ k, v }, i) => {
+    const [gotK = [], gotV = []] = found.planes.slice(2 * i)
+    assert.deepEqual(Buffer.from(gotK), Buffer.from(k), `K ${i} ${what}`)
+    assert.deepEqual(Buffer.from(gotV), Buffer.from(v), `V ${i} ${what}`)
   })
 }
 
@@ -114,7 +125,7 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     }
   })
 
-  test('rows that are done lend their memory to the next fetch, shorter or longer', async (t) => {
+  test('what is done lends its memory to the next fetch, shorter or longer', async (t) => {
     const server = await startRedis(t)
     for (const codec of ['fp32', 'fp16'] as const) {
       const kv = await open(t, { url: server.url, version: codec, codec })
@@ -126,11 +137,17 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
         const found = await find(kv, userHash(`u${length}`), plainTokens(length))
         const other = await find(fresh, userHash(`u${length}`), plainTokens(length))
         assert.equal(found?.tokens, length)
-        assert.deepEqual(found.layers, other?.layers, `${length} tokens`)
-        buffers.add(found.layers[0]?.k.buffer)
+        assert.deepEqual(found.planes, other?.planes, `${length} tokens`)
+        buffers.add(found.planes[0]?.buffer)
+        found.done()
         found.done()
       }
       assert.equal(buffers.size, 1, codec)
+      // Done twice is not spare twice.
+      const [one, two] = await Promise.all(
+        lengths.slice(0, 2).map((length) => find(kv, userHash(`u${length}`), plainTokens(length))),
+      )
+      assert.notEqual(one?.planes[0]?.buffer, two?.planes[0]?.buffer)
     }
   })
 

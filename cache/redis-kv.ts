@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { KvCodec } from '../model/engine/codec/codec.js'
+import type { KvCodecName } from '../model/engine/codec/graphs.js'
 import type { KvLayer } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import { type DigestChain, PAGE_TOKENS } from './digest.js'
@@ -32,15 +33,22 @@ export type RedisKvOptions = {
   readonly shape: PageShape
   readonly appendIsExact: boolean
   readonly ttlMs: number
-  /** What rows lie in. */
+  /** What fetched planes lie in. */
   readonly memory: SpareMemory
 }
 
 /** K/V of the first `tokens` tokens of a history, in the bundle's precision. */
 export type RemoteRows = { readonly tokens: number; readonly layers: readonly KvLayer[] }
 
-export type FetchedRows = RemoteRows & {
-  /** To be called when nobody reads the rows any more: a later fetch then uses their memory. */
+/** K/V of the first `tokens` tokens as tier 2 keeps it: the planes of every layer's K and V, in turn. */
+export type FetchedKv = {
+  readonly tokens: number
+  readonly codec: KvCodecName
+  readonly planes: readonly Uint8Array[]
+  /**
+   * To be called when nobody reads the planes any more: a later fetch then uses their memory. Calls after
+   * the first change nothing.
+   */
   done(): void
 }
 
@@ -55,10 +63,11 @@ export type RedisKv = {
    */
   head(user: UserHash, signal?: AbortSignal): Promise<Head | undefined>
   /**
-   * Rows of the history's first tokens, as many pages as there are; `head` says which.
+   * K/V of the history's first tokens, as many pages as there are; `head` says which. It is what was
+   * written, checked but not decoded.
    * @throws {RankError} KV_CORRUPT, as above
    */
-  fetch(user: UserHash, head: Head, tokens: number, signal?: AbortSignal): Promise<FetchedRows>
+  fetch(user: UserHash, head: Head, tokens: number, signal?: AbortSignal): Promise<FetchedKv>
   /** Tokens [start, chain.tokens) are in `rows`; those before are in the entry of `previous`. */
   write(
     user: UserHash,
@@ -140,12 +149,15 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
       const key = kvKey(version, user)
       const seed = pageSeed(shape, checksumSeed(version, user))
       const fields = pageFields(head.chain, appendIsExact).slice(0, Math.ceil(tokens / PAGE_TOKENS))
-      const { buffer, arrays } = arraysIn(memory, bytesOf(codec.rowBytes, tokens))
-      // Decoded at once when all are there: every run of the codec waits for a turn of the event loop.
-      const encoded = codec.isPlain
-        ? undefined
-        : arraysIn(memory, bytesOf(codec.planeBytes, tokens))
-      const planes = encoded?.arrays ?? arrays
+      const { buffer, arrays: planes } = arraysIn(
+        memory,
+        codec.planeBytes.map((bytes) => tokens * bytes),
+      )
+      let isLent = true
+      const done = () => {
+        if (isLent) memory.give(buffer)
+        isLent = false
+      }
       let found = 0
       const place = (page: Buffer | null | undefined, i: number): boolean => {
         const field = fields[i]
@@ -173,7 +185,8 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
       try {
         await orDelete(user, head.raw, async () => {
           for (const [c, chunk] of chunks.entries()) {
-            const pages = await reads[c]
+            // Out of the queue: pages that are let go of at once are garbage that costs V8 next to nothing.
+            const pages = await reads.shift()
             const next = chunks[c + IN_FLIGHT]
             if (next !== undefined) reads.push(read(next))
             if (chunk.every((_, i) => place(pages?.[i], c * pagesPerChunk + i))) continue
@@ -181,15 +194,13 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
             return discard(user, head.raw)
           }
         })
-        const kept = found === tokens || appendIsExact ? found : 0
-        const rows = firstRows(arrays, codec.rowBytes, kept)
-        if (encoded !== undefined) {
-          await codec.decode(firstRows(planes, codec.planeBytes, kept), rows)
-        }
-        return { tokens: kept, layers: pairs(rows), done: () => memory.give(buffer) }
-      } finally {
-        if (encoded !== undefined) memory.give(encoded.buffer)
+      } catch (error) {
+        done()
+        throw error
       }
+      const kept = found === tokens || appendIsExact ? found : 0
+      const first = planes.map((plane, p) => plane.subarray(0, kept * (codec.planeBytes[p] ?? 0)))
+      return { tokens: kept, codec: codec.name, planes: first, done }
     },
 
     async write(user, chain, previous, rows) {
@@ -256,27 +267,6 @@ export function writeStart(
 /** Something that is no hash lies where the entry should be. */
 function isWrongType(error: unknown): error is Error {
   return error instanceof Error && error.message.startsWith('WRONGTYPE')
-}
-
-function bytesOf(rowBytes: readonly number[], rows: number): number[] {
-  return rowBytes.map((bytes) => rows * bytes)
-}
-
-function firstRows(
-  arrays: readonly Uint8Array[],
-  rowBytes: readonly number[],
-  rows: number,
-): Uint8Array[] {
-  return arrays.map((array, i) => array.subarray(0, rows * (rowBytes[i] ?? 0)))
-}
-
-/** K and V by turns, as layers. */
-function pairs(arrays: readonly Uint8Array[]): KvLayer[] {
-  const array = (i: number) => arrays[i] ?? new Uint8Array(0)
-  return Array.from({ length: arrays.length / 2 }, (_, i) => ({
-    k: array(2 * i),
-    v: array(2 * i + 1),
-  }))
 }
 
 function chunksOf<T>(items: readonly T[], size: number): T[][] {

@@ -59,18 +59,19 @@ async function open(setup: Setup = {}) {
 
 describe('createRemote', () => {
   test('what the engine cannot take is nothing found, and no measurement', async () => {
-    const { ask, observed } = await open({ importFails: true })
+    const { ask, kv, observed } = await open({ importFails: true })
     assert.equal(await ask(), undefined)
-    assert.deepEqual(observed, [])
+    assert.deepEqual([observed, kv.lent.count], [[], 0])
   })
 
   test('fetches the longest verified beginning and says what it was', async () => {
-    const { ask, observed } = await open()
+    const { ask, kv, observed } = await open()
     assert.equal(await ask(first(180)), 150)
     assert.equal(await ask(first(150)), 150)
     assert.equal(await ask(first(140)), 128)
     assert.equal(await ask(edited(first(180), 130)), 128)
     assert.deepEqual(observed, [1500, 1500, 1280, 1280])
+    assert.equal(kv.lent.count, 0, 'imported is done')
   })
 
   test('fetches nothing for a history that began otherwise, or of another user', async () => {

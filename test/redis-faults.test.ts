@@ -58,7 +58,7 @@ const HOSTILE: readonly Hostile[] = [
   {
     name: 'a head of 100 MB',
     plant: (client, version, user) =>
-      client.hset(kvKey(version, user), { head: Buffer.alloc(1e8, 'PKV1') }),
+      client.hset(kvKey(version, user), { head: Buffer.alloc(1e8, 'PKV2') }),
   },
   {
     name: 'a page of 100 MB',
