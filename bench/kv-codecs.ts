@@ -1,7 +1,7 @@
 // Bytes and exactness of K/V outside of the engine, by codec. Called by bench/run-kv.ts.
 import { readdirSync, readFileSync } from 'node:fs'
 import { digestChain } from '../cache/digest.js'
-import { kvKey } from '../cache/key.js'
+import { kvKey, kvVariant } from '../cache/key.js'
 import { codecTokenBytes } from '../cache/open-tier2.js'
 import { pageFields } from '../cache/page.js'
 import type { RedisClient } from '../cache/redis.js'
@@ -116,7 +116,7 @@ async function bytesOf(
       history,
       maxTokens - EVENT_TOKENS,
     )
-    const key = kvKey(manifest.version, user)
+    const key = kvKey(kvVariant(manifest.version, codec), user)
     const chain = digestChain(history)
     const start = writeStart(head, chain, appendIsExact) ?? maxTokens
     const handle = await engine.prefill(history)

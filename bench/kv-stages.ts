@@ -1,5 +1,5 @@
 // Where the milliseconds of a tier-2 hit go at the longest history. Called by bench/run-kv.ts.
-import { kvKey } from '../cache/key.js'
+import { kvKey, kvVariant } from '../cache/key.js'
 import { checksumSeed, openPage, pageFields, pageSeed } from '../cache/page.js'
 import type { RedisClient } from '../cache/redis.js'
 import { CHUNK_BYTES, IN_FLIGHT, type RedisKv } from '../cache/redis-kv.js'
@@ -51,7 +51,7 @@ export async function benchStages(
       const thread = await openThread(redis, manifest, codec, 1)
       const inThread = await openInThread(redis, manifest, codec)
       const stored = await storeUser(inThread, engine, `stages ${codec}`, history, tokens)
-      const reply = await pagesOf(client, bundle, stored)
+      const reply = await pagesOf(client, bundle, codec, stored)
       bytes[codec] = reply.pages.reduce((sum, page) => sum + page.length, 0)
       const tasks = await tasksOf({
         bundle,
@@ -96,9 +96,10 @@ type Reply = { readonly key: string; readonly fields: readonly string[]; readonl
 async function pagesOf(
   client: RedisClient,
   { manifest }: Bundle,
+  codec: KvCodecName,
   { user, chain }: StoredUser,
 ): Promise<Reply> {
-  const key = kvKey(manifest.version, user)
+  const key = kvKey(kvVariant(manifest.version, codec), user)
   const fields = pageFields(chain, manifest.appendIsExact)
   const pages = await client.hmgetBuffer(key, ...fields)
   return { key, fields, pages: pages.filter((page) => page !== null) }

@@ -28,6 +28,8 @@ export type Head = {
   readonly chain: DigestChain
   /** The bytes as they lie in Redis: what a writer must still find there. */
   readonly raw: Uint8Array
+  /** Time that the entry still had to live when it was read, in milliseconds. */
+  readonly leftMs: number
 }
 
 const MAGIC = Buffer.from('PKV2')
@@ -85,7 +87,7 @@ export function encodeHead(
  * The head in these bytes; where the user was forgotten, one of no tokens.
  * @throws {RankError} KV_CORRUPT unless they are exactly one head of this shape, user and model
  */
-export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Head {
+export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Omit<Head, 'leftMs'> {
   if (raw.subarray(0, FORGOTTEN.length).equals(FORGOTTEN)) {
     return { chain: { tokens: 0, pages: [], whole: '' }, raw: new Uint8Array(raw) }
   }
@@ -93,7 +95,6 @@ export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Head {
     throw corrupt(`a head begins with PKV2, got ${raw.length} bytes of something else`)
   }
   const body = raw.subarray(0, -CRC_BYTES)
-  if (body.length > headBytes(shape.maxTokens)) throw corrupt(`a head of ${raw.length} bytes`)
   if (raw.readUInt32LE(body.length) !== crc32(body, seed)) throw corrupt('checksum of a head')
   const number = (i: number) => raw.readUInt32LE(MAGIC.length + TOKEN_BYTES + 4 * i)
   const [codec, layers, kWidth, vWidth, tokens] = [
@@ -115,6 +116,11 @@ export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Head {
   const pages = Array.from({ length: full }, (_, i) => digest(i))
   // Copied: a reply is a piece of the connection's pool.
   return { chain: { tokens, pages, whole: digest(full) }, raw: new Uint8Array(raw) }
+}
+
+/** Of the longest head. */
+export function maxHeadBytes({ maxTokens }: PageShape): number {
+  return headBytes(maxTokens) + CRC_BYTES
 }
 
 /** Without the checksum. */
@@ -151,6 +157,6 @@ function withChecksum(body: Buffer, seed: number): Buffer {
   return Buffer.concat([body, crc])
 }
 
-function corrupt(what: string): RankError {
+export function corrupt(what: string): RankError {
   return new RankError('KV_CORRUPT', `K/V in Redis: ${what}`)
 }

@@ -4,14 +4,16 @@ import type { KvCodecName } from '../model/engine/codec/graphs.js'
 import type { KvLayer } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import { type DigestChain, PAGE_TOKENS } from './digest.js'
-import { kvKey, type UserHash, versionsKey } from './key.js'
-import { HEAD_FIELD, kvScripts } from './kv-scripts.js'
+import { kvKey, kvVariant, type UserHash, versionsKey } from './key.js'
+import { kvScripts, readHead } from './kv-scripts.js'
 import {
   checksumSeed,
+  corrupt,
   decodeHead,
   encodeHead,
   FORGOTTEN,
   type Head,
+  maxHeadBytes,
   openPage,
   type PageShape,
   pageFields,
@@ -75,7 +77,7 @@ export type RedisKv = {
     previous: Head | undefined,
     rows: RemoteRows,
   ): Promise<WriteOutcome>
-  /** Deletes the user's K/V under every model; a write that began before will find a conflict. */
+  /** Deletes the user's K/V of every model and codec; a write that began before will find a conflict. */
   forget(user: UserHash): Promise<void>
   close(): Promise<void>
 }
@@ -92,6 +94,7 @@ const JITTER = 0.1
 
 export function createRedisKv(options: RedisKvOptions): RedisKv {
   const { readers, writer, codec, version, shape, appendIsExact, ttlMs, memory } = options
+  const variant = kvVariant(version, codec.name)
   const tokenBytes = sum(codec.planeBytes)
   const pagesPerChunk = Math.max(1, Math.floor(CHUNK_BYTES / (PAGE_TOKENS * tokenBytes)))
   const scripts = kvScripts(writer)
@@ -106,7 +109,15 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
    * and is found corrupt again.
    */
   const discard = (user: UserHash, raw: Uint8Array) =>
-    scripts.discard(kvKey(version, user), raw).catch(() => {})
+    scripts.discard(kvKey(variant, user), raw).catch(() => {})
+
+  /** Keys and time to live of what is written or renewed now. */
+  const entryOf = (user: UserHash) => ({
+    key: kvKey(variant, user),
+    versions: versionsKey(user),
+    ttlMs: Math.round(ttlMs * (1 + JITTER * Math.random())),
+    variant,
+  })
 
   /** Runs `read`; what it finds corrupt is deleted. `raw` is the head, empty where none was read. */
   const orDelete = async <T>(user: UserHash, raw: Uint8Array, read: () => T | Promise<T>) => {
@@ -138,15 +149,22 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
   return {
     async head(user, signal) {
       signal?.throwIfAborted()
-      const raw = await orDelete(user, NOTHING, () =>
-        nextReader().hgetBuffer(kvKey(version, user), HEAD_FIELD),
+      const found = await orDelete(user, NOTHING, () =>
+        readHead(nextReader(), kvKey(variant, user), maxHeadBytes(shape)),
       )
-      if (raw === null) return undefined
-      return orDelete(user, raw, () => decodeHead(raw, shape, checksumSeed(version, user)))
+      if (found === undefined) return undefined
+      if (typeof found === 'number') {
+        throw corrupt(`a head of at most ${maxHeadBytes(shape)} bytes, got ${found}`)
+      }
+      const { raw, leftMs } = found
+      const head = await orDelete(user, raw, () =>
+        decodeHead(raw, shape, checksumSeed(version, user)),
+      )
+      return { ...head, leftMs }
     },
 
     async fetch(user, head, tokens, signal) {
-      const key = kvKey(version, user)
+      const key = kvKey(variant, user)
       const seed = pageSeed(shape, checksumSeed(version, user))
       const fields = pageFields(head.chain, appendIsExact).slice(0, Math.ceil(tokens / PAGE_TOKENS))
       const { buffer, arrays: planes } = arraysIn(
@@ -199,36 +217,36 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
         throw error
       }
       const kept = found === tokens || appendIsExact ? found : 0
+      if (kept > 0 && head.leftMs < ttlMs / 2) {
+        // Nobody waits for it, and whom it fails finds the entry for as long as it was.
+        scripts.renew({ ...entryOf(user), head: head.raw }).catch(() => {})
+      }
       const first = planes.map((plane, p) => plane.subarray(0, kept * (codec.planeBytes[p] ?? 0)))
       return { tokens: kept, codec: codec.name, planes: first, done }
     },
 
     async write(user, chain, previous, rows) {
-      const key = kvKey(version, user)
+      const entry = entryOf(user)
       const seed = checksumSeed(version, user)
-      const ttl = Math.round(ttlMs * (1 + JITTER * Math.random()))
       const firstPage = (chain.tokens - rows.tokens) / PAGE_TOKENS
       for (const pages of chunksOf(
         await encode(chain, firstPage, rows, pageSeed(shape, seed)),
         pagesPerChunk,
       )) {
-        await scripts.stage(key, ttl, pages)
+        await scripts.stage(entry.key, entry.ttlMs, pages)
       }
       const head = encodeHead(shape, chain, randomBytes(16), seed)
       return scripts.commit({
-        key,
-        versions: versionsKey(user),
+        ...entry,
         previous: previous?.raw ?? NOTHING,
         head,
-        ttlMs: ttl,
-        version,
         fields: pageFields(chain, appendIsExact),
       })
     },
 
     async forget(user) {
       const others = await writer.smembers(versionsKey(user))
-      for (const one of new Set([version, ...others])) {
+      for (const one of new Set([variant, ...others])) {
         const mark = Buffer.concat([FORGOTTEN, randomBytes(16)])
         await scripts.forget(kvKey(one, user), mark, FORGOTTEN_MS)
       }
@@ -266,7 +284,8 @@ export function writeStart(
 
 /** Something that is no hash lies where the entry should be. */
 function isWrongType(error: unknown): error is Error {
-  return error instanceof Error && error.message.startsWith('WRONGTYPE')
+  // Before Redis 7 a script's error says first that it is one.
+  return error instanceof Error && error.message.includes('WRONGTYPE')
 }
 
 function chunksOf<T>(items: readonly T[], size: number): T[][] {

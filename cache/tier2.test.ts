@@ -12,7 +12,7 @@ import { createTier2 } from './tier2.js'
 
 const USER = userHash('u')
 const chain = digestChain(plainTokens(70))
-const head: Head = { chain, raw: new Uint8Array(0) }
+const head: Head = { chain, raw: new Uint8Array(0), leftMs: 60_000 }
 const BUDGET_MS = 10_000
 const rows = { tokens: 70, layers: [] }
 

@@ -91,18 +91,22 @@ export function createTier2(kv: RedisKv, onChange: (state: 'open' | 'closed') =>
         const head = await kv.head(user, s)
         return head?.chain.tokens === 0 ? undefined : head
       }),
-    fetch: (user, head, tokens, budgetMs, signal) =>
-      attempt('fetch', budgetMs, signal, async (s) => {
-        const fetched = await kv.fetch(user, head, tokens, s)
-        for (const { byteLength } of fetched.planes) readBytes += byteLength
-        // Its memory goes back where the caller will not have it: given up meanwhile, or nothing in it.
-        if (s.aborted || fetched.tokens === 0) {
-          fetched.done()
-          return undefined
-        }
-        s.addEventListener('abort', fetched.done, { once: true })
-        return fetched
-      }),
+    async fetch(user, head, tokens, budgetMs, signal) {
+      let fetched: FetchedKv | undefined
+      let found: FetchedKv | undefined
+      try {
+        found = await attempt('fetch', budgetMs, signal, async (s) => {
+          fetched = await kv.fetch(user, head, tokens, s)
+          for (const { byteLength } of fetched.planes) readBytes += byteLength
+          // Too late for whoever asked, who is gone by now.
+          if (s.aborted) fetched.done()
+          return fetched.tokens === 0 ? undefined : fetched
+        })
+        return found
+      } finally {
+        if (found === undefined) fetched?.done()
+      }
+    },
     stats: () => ({
       lookups: { ...lookups },
       isOpen: breaker.isOpen(),

@@ -52,7 +52,7 @@ export function createFakeRedisKv(): FakeRedisKv {
         throw new Error('not page by page')
       if (entries.get(user)?.raw !== previous?.raw) return 'conflict'
       token++
-      entries.set(user, { chain, raw: Uint8Array.of(token) })
+      entries.set(user, { chain, raw: Uint8Array.of(token), leftMs: 60_000 })
       return 'written'
     },
     async forget(user) {
