@@ -120,6 +120,26 @@ describe('createTier2', () => {
     tier2.stop()
   })
 
+  test('what came in time stays lent, though the budget ends in the same turn', async () => {
+    const kv = createFakeRedisKv()
+    const ms = 5
+    const barely: RedisKv = {
+      ...kv,
+      // This timer begins behind that of the budget, and as long: both end in one turn.
+      async fetch(...args) {
+        await new Promise((resolve) => setTimeout(resolve, ms))
+        return kv.fetch(...args)
+      },
+    }
+    const tier2 = createTier2(barely, () => {})
+    const found = await tier2.fetch(USER, head, 64, ms)
+    assert.ok(found !== undefined)
+    for (let turn = 0; turn < 3; turn++) await new Promise(setImmediate)
+    assert.equal(kv.lent.count, 1)
+    found.done()
+    tier2.stop()
+  })
+
   test('corrupt entries are counted and leave the circuit closed', async () => {
     const { tier2, kv } = await open()
     kv.behave(rot)
