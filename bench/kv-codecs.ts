@@ -1,9 +1,9 @@
 // Bytes and exactness of K/V outside of the engine, by codec. Called by bench/run-kv.ts.
 import { readdirSync, readFileSync } from 'node:fs'
 import { digestChain } from '../cache/digest.js'
-import { kvKey } from '../cache/key.js'
+import { kvKey, kvVariant } from '../cache/key.js'
 import { codecTokenBytes } from '../cache/open-tier2.js'
-import { arrayWidths, pageFields } from '../cache/page.js'
+import { pageFields } from '../cache/page.js'
 import type { RedisClient } from '../cache/redis.js'
 import { writeStart } from '../cache/redis-kv.js'
 import { randomHistory, randomRows } from '../falcon/calibrate.js'
@@ -11,6 +11,7 @@ import { createKvCodec } from '../model/engine/codec/codec.js'
 import { KV_CODECS, type KvCodecName } from '../model/engine/codec/graphs.js'
 import { createEngine } from '../model/engine/create.js'
 import type { Engine } from '../model/engine/engine.js'
+import { arrayWidths } from '../model/engine/kv-shape.js'
 import type { Bundle, Manifest } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { buildCandidates, buildHistory } from '../model/sequence.js'
@@ -115,7 +116,7 @@ async function bytesOf(
       history,
       maxTokens - EVENT_TOKENS,
     )
-    const key = kvKey(manifest.version, user)
+    const key = kvKey(kvVariant(manifest.version, codec), user)
     const chain = digestChain(history)
     const start = writeStart(head, chain, appendIsExact) ?? maxTokens
     const handle = await engine.prefill(history)
@@ -161,11 +162,7 @@ async function errorOf(
   engine: Engine,
   requests: readonly Scored[],
 ): Promise<CodecError> {
-  const codec = await createKvCodec(
-    name,
-    manifest.precision,
-    arrayWidths(pageShape(manifest, name)),
-  )
+  const codec = createKvCodec(name, manifest.precision, arrayWidths(pageShape(manifest, name)))
   let maxDifference = 0
   let maxLogit = 0
   let total = 0

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { RedisKv } from '../cache/redis-kv.js'
-import { kvPages } from '../cache/remote.js'
+import { encodedKv } from '../cache/remote.js'
 import { randomHistory } from '../falcon/calibrate.js'
 import { createEngine } from '../model/engine/create.js'
 import type { Engine } from '../model/engine/engine.js'
@@ -106,7 +106,7 @@ function cpuMs(): number {
 async function hit(kv: RedisKv, engine: Engine, { user, history }: StoredUser): Promise<void> {
   const head = await kv.head(user)
   if (head === undefined) throw new Error('the head went away')
-  const rows = await kv.fetch(user, head, history.length)
-  engine.release(await engine.importKv(kvPages(rows, history)))
-  rows.done()
+  const fetched = await kv.fetch(user, head, history.length)
+  engine.release(await engine.importKv(encodedKv(fetched, history)))
+  fetched.done()
 }

@@ -1,6 +1,6 @@
 // Reads from tier 2 by connections and concurrent users, and what a small user waits for behind large
 // ones. Called by bench/run-kv.ts.
-import { kvKey } from '../cache/key.js'
+import { kvKey, kvVariant } from '../cache/key.js'
 import { HEAD_FIELD } from '../cache/kv-scripts.js'
 import type { RedisClient } from '../cache/redis.js'
 import type { RedisKv } from '../cache/redis-kv.js'
@@ -93,7 +93,7 @@ export async function benchReaders(
     await kv.close()
   }
   const client = await redis.connect('bench-heads')
-  const heads = await benchHeads(client, kvKey(manifest.version, small.user))
+  const heads = await benchHeads(client, kvKey(kvVariant(manifest.version, CODEC), small.user))
   for (const { callers, plain, autoPipelined } of heads) {
     log(
       `${callers} callers: ${plain.toFixed(0)} heads/s, autopipelined ${autoPipelined.toFixed(0)}`,

@@ -1,14 +1,16 @@
 // Where the milliseconds of a tier-2 hit go at the longest history. Called by bench/run-kv.ts.
-import { kvKey } from '../cache/key.js'
-import { arrayWidths, checksumSeed, openPage, pageFields, pageSeed } from '../cache/page.js'
+import { PAGE_TOKENS } from '../cache/digest.js'
+import { kvKey, kvVariant } from '../cache/key.js'
+import { checksumSeed, openPage, pageFields, pageSeed, pageTokens } from '../cache/page.js'
 import type { RedisClient } from '../cache/redis.js'
 import { CHUNK_BYTES, IN_FLIGHT, type RedisKv } from '../cache/redis-kv.js'
-import { kvPages } from '../cache/remote.js'
+import { encodedKv } from '../cache/remote.js'
+import { arraysIn, createSpareMemory } from '../cache/spare-memory.js'
 import { randomHistory } from '../falcon/calibrate.js'
-import { createKvCodec } from '../model/engine/codec/codec.js'
-import { KV_CODECS, type KvCodecName } from '../model/engine/codec/graphs.js'
+import { KV_CODECS, type KvCodecName, planeBytes } from '../model/engine/codec/graphs.js'
 import { createEngine } from '../model/engine/create.js'
 import type { Engine } from '../model/engine/engine.js'
+import { arrayWidths } from '../model/engine/kv-shape.js'
 import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { openInThread, openThread, pageShape, type StoredUser, storeUser } from './kv-user.js'
@@ -50,7 +52,7 @@ export async function benchStages(
       const thread = await openThread(redis, manifest, codec, 1)
       const inThread = await openInThread(redis, manifest, codec)
       const stored = await storeUser(inThread, engine, `stages ${codec}`, history, tokens)
-      const reply = await pagesOf(client, bundle, stored)
+      const reply = await pagesOf(client, bundle, codec, stored)
       bytes[codec] = reply.pages.reduce((sum, page) => sum + page.length, 0)
       const tasks = await tasksOf({
         bundle,
@@ -95,9 +97,10 @@ type Reply = { readonly key: string; readonly fields: readonly string[]; readonl
 async function pagesOf(
   client: RedisClient,
   { manifest }: Bundle,
+  codec: KvCodecName,
   { user, chain }: StoredUser,
 ): Promise<Reply> {
-  const key = kvKey(manifest.version, user)
+  const key = kvKey(kvVariant(manifest.version, codec), user)
   const fields = pageFields(chain, manifest.appendIsExact)
   const pages = await client.hmgetBuffer(key, ...fields)
   return { key, fields, pages: pages.filter((page) => page !== null) }
@@ -138,24 +141,22 @@ async function tasksOf(parts: Parts): Promise<ReadonlyMap<string, () => Promise<
   const { manifest } = bundle
   const { user, head, history } = stored
   const tokens = history.length
-  const codec = await createKvCodec(
-    parts.codec,
-    manifest.precision,
-    arrayWidths(pageShape(manifest, parts.codec)),
-  )
+  const shape = pageShape(manifest, parts.codec)
   const pageBytes = reply.pages[0]?.length ?? 1
   const perChunk = Math.max(1, Math.floor(CHUNK_BYTES / pageBytes))
-  const seed = pageSeed(pageShape(manifest, parts.codec), checksumSeed(manifest.version, user))
-  const assembled = new Uint8Array(reply.pages.reduce((sum, page) => sum + page.length, 0))
-  const handle = await engine.prefill(history)
-  const { layers } = await engine.exportKv(handle)
-  engine.release(handle)
-  const planes = await codec.encode(layers.flatMap(({ k, v }) => [k, v]))
-  const arrays = codec.rowBytes.map((bytes) => new Uint8Array(tokens * bytes))
+  const seed = pageSeed(shape, checksumSeed(manifest.version, user))
+  // Lent until the bench ends: what an engine gets.
+  const fetched = await inThread.fetch(user, head, tokens)
+  const kv = encodedKv(fetched, history)
+  const widths = planeBytes(parts.codec, arrayWidths(shape))
+  const { arrays } = arraysIn(
+    createSpareMemory(0),
+    widths.map((bytes) => tokens * bytes),
+  )
   const whole = async (kv: RedisKv) => {
-    const rows = await kv.fetch(user, head, tokens)
-    engine.release(await engine.importKv(kvPages(rows, history)))
-    rows.done()
+    const fetched = await kv.fetch(user, head, tokens)
+    engine.release(await engine.importKv(encodedKv(fetched, history)))
+    fetched.done()
   }
   return new Map<string, () => Promise<unknown>>([
     ['head', () => thread.head(user)],
@@ -171,18 +172,18 @@ async function tasksOf(parts: Parts): Promise<ReadonlyMap<string, () => Promise<
     [
       'assemble',
       async () => {
-        let at = 0
-        for (const page of reply.pages) {
-          assembled.set(page, at)
-          at += page.length
+        for (const [i, page] of reply.pages.entries()) {
+          const count = pageTokens(stored.chain, i)
+          let at = 0
+          for (const [p, bytes] of widths.entries()) {
+            const rows = page.subarray(at, at + count * bytes)
+            arrays[p]?.set(rows, i * PAGE_TOKENS * bytes)
+            at += rows.length
+          }
         }
       },
     ],
-    ['decode', () => (codec.isPlain ? Promise.resolve() : codec.decode(planes, arrays))],
-    [
-      'import',
-      async () => engine.release(await engine.importKv({ tokens, layers, times: history.times })),
-    ],
+    ['import and decode', async () => engine.release(await engine.importKv(kv))],
     [
       'head, fetch and import, calling thread',
       () => inThread.head(user).then(() => whole(inThread)),

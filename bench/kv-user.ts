@@ -1,13 +1,14 @@
 // What every K/V bench needs: a history, its K/V in Redis, and the calls on it.
 import { type DigestChain, digestChain } from '../cache/digest.js'
 import { type UserHash, userHash } from '../cache/key.js'
-import { arrayWidths, type Head, type PageShape } from '../cache/page.js'
+import type { Head, PageShape } from '../cache/page.js'
 import { createRedisKv, type RedisKv } from '../cache/redis-kv.js'
 import { startRedisKv } from '../cache/redis-thread.js'
 import { createSpareMemory } from '../cache/spare-memory.js'
 import { createKvCodec } from '../model/engine/codec/codec.js'
 import type { KvCodecName } from '../model/engine/codec/graphs.js'
 import type { Engine } from '../model/engine/engine.js'
+import { arrayWidths, kvShape } from '../model/engine/kv-shape.js'
 import type { Manifest } from '../model/manifest.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 import { until } from '../test/redis.js'
@@ -24,8 +25,8 @@ const TTL_MS = 3_600_000
 const SPARE_BYTES = 2 ** 27
 
 export function pageShape(manifest: Manifest, codec: KvCodecName): PageShape {
-  const { layers, heads, dqk, dv, maxTokens } = manifest.config
-  return { codec, layers, kWidth: heads * dqk, vWidth: heads * dv, maxTokens }
+  const { config } = manifest
+  return { codec, ...kvShape(config), maxTokens: config.maxTokens }
 }
 
 function redisKvOptions(manifest: Manifest, codec: KvCodecName) {
@@ -67,7 +68,7 @@ export async function openInThread(
   return createRedisKv({
     readers: [await redis.connect('bench-read')],
     writer: await redis.connect('bench-write'),
-    codec: await createKvCodec(codec, manifest.precision, arrayWidths(options.shape)),
+    codec: createKvCodec(codec, manifest.precision, arrayWidths(options.shape)),
     memory: createSpareMemory(SPARE_BYTES),
     ...options,
   })
@@ -112,12 +113,12 @@ export async function storeUser(
   return stored
 }
 
-/** Head and all rows, as a lookup fetches them; the rows' memory goes back. */
+/** Head and all pages, as a lookup fetches them; their memory goes back. */
 export async function fetchUser(kv: RedisKv, { user, history }: StoredUser): Promise<void> {
   const head = await kv.head(user)
   if (head === undefined) throw new Error('the head went away')
-  const rows = await kv.fetch(user, head, history.length)
-  rows.done()
-  if (rows.tokens === history.length) return
-  throw new Error(`expected ${history.length} tokens, got ${rows.tokens}`)
+  const { tokens, done } = await kv.fetch(user, head, history.length)
+  done()
+  if (tokens === history.length) return
+  throw new Error(`expected ${history.length} tokens, got ${tokens}`)
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { eventsKey, kvKey, userHash } from './key.js'
+import { eventsKey, kvKey, kvVariant, userHash } from './key.js'
 
 describe('userHash', () => {
   test('is 22 characters of SHA-256 in base64url, for any id', () => {
@@ -20,11 +20,11 @@ describe('userHash', () => {
 describe('keys', () => {
   test('carry the hash of the user as their only hash tag, and never the id', () => {
     const user = userHash('alice{b}')
-    for (const key of [eventsKey(user), kvKey('abc123', user)]) {
+    for (const key of [eventsKey(user), kvKey(kvVariant('abc123', 'fp16'), user)]) {
       assert.equal(/\{([^}]*)\}/.exec(key)?.[1], user)
       assert.ok(!key.includes('alice'))
     }
     assert.equal(eventsKey(user), `peregrine:{${user}}:events`)
-    assert.equal(kvKey('abc123', user), `peregrine:{${user}}:kv:abc123`)
+    assert.equal(kvKey(kvVariant('abc123', 'fp16'), user), `peregrine:{${user}}:kv:abc123:fp16`)
   })
 })

@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto'
+import type { KvCodecName } from '../model/engine/codec/graphs.js'
 
 declare const USER_HASH: unique symbol
 
@@ -30,12 +31,19 @@ export function appendKey(user: UserHash, idempotencyKey: string): string {
   return `peregrine:{${user}}:append:${shortHash(idempotencyKey)}`
 }
 
-/** K/V is a model's own: another version never reads it. */
-export function kvKey(version: string, user: UserHash): string {
-  return `peregrine:{${user}}:kv:${version}`
+/**
+ * What one entry of K/V is of: another model's is never read. Nor another codec's: replicas that do not
+ * agree on one, as while it is being changed, would find each other's corrupt and delete it in turn.
+ */
+export function kvVariant(version: string, codec: KvCodecName): string {
+  return `${version}:${codec}`
 }
 
-/** The set of model versions that hold K/V of the user: what a deletion must reach. */
+export function kvKey(variant: string, user: UserHash): string {
+  return `peregrine:{${user}}:kv:${variant}`
+}
+
+/** The set of variants in which there is K/V of the user: what a deletion must reach. */
 export function versionsKey(user: UserHash): string {
   return `peregrine:{${user}}:versions`
 }

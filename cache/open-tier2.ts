@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { deferred, withinMs } from '../model/deferred.js'
 import { type KvCodecName, planeBytes } from '../model/engine/codec/graphs.js'
 import type { Engine } from '../model/engine/engine.js'
+import { arrayWidths, kvShape } from '../model/engine/kv-shape.js'
 import { RankError } from '../model/errors.js'
 import type { Manifest } from '../model/manifest.js'
 import type { HistoryTokens } from '../model/tokens.js'
@@ -14,7 +15,7 @@ import type { RedisKv } from './redis-kv.js'
 import type { ThreadEvent } from './redis-protocol.js'
 import { startRedisKv } from './redis-thread.js'
 import type { RedisTarget } from './redis-url.js'
-import { createRemote, kvPages } from './remote.js'
+import { createRemote, encodedKv } from './remote.js'
 import { createTier2, type Tier2Stats } from './tier2.js'
 import { createWriteBehind, type WriteStats } from './write-behind.js'
 
@@ -41,8 +42,8 @@ const FETCHES = 3
 const FIRST_CONNECTION_MS = 1_000
 
 /** Bytes of one token's K/V, all layers, in a codec. */
-export function codecTokenBytes({ codec, layers, kWidth, vWidth }: PageShape): number {
-  return layers * planeBytes(codec, [kWidth, vWidth]).reduce((sum, bytes) => sum + bytes, 0)
+export function codecTokenBytes(shape: PageShape): number {
+  return planeBytes(shape.codec, arrayWidths(shape)).reduce((sum, bytes) => sum + bytes, 0)
 }
 
 /** Tier 2 with all that belongs to it. Resolves whether or not Redis is there. */
@@ -52,9 +53,8 @@ export async function openTier2(
   engine: Engine,
   onEvent: (event: Tier2Event) => void,
 ) {
-  const { layers, heads, dqk, dv, maxTokens } = manifest.config
-  const { version, precision, appendIsExact } = manifest
-  const shape: PageShape = { codec, layers, kWidth: heads * dqk, vWidth: heads * dv, maxTokens }
+  const { config, version, precision, appendIsExact } = manifest
+  const shape: PageShape = { codec, ...kvShape(config), maxTokens: config.maxTokens }
   const tokenBytes = codecTokenBytes(shape)
   let isConnected = false
   let onConnected = () => {}
@@ -164,9 +164,12 @@ async function measureFetch(
       const head = await kv.head(user)
       const headAt = performance.now()
       if (head === undefined) return undefined
-      const rows = await kv.fetch(user, head, history.length)
-      engine.release(await engine.importKv(kvPages(rows, history)))
-      rows.done()
+      const fetched = await kv.fetch(user, head, history.length)
+      try {
+        engine.release(await engine.importKv(encodedKv(fetched, history)))
+      } finally {
+        fetched.done()
+      }
       roundTripMs = Math.min(roundTripMs, headAt - start)
       fetchMs = Math.min(fetchMs, performance.now() - headAt)
     }

@@ -1,5 +1,6 @@
 import { crc32 } from 'node:zlib'
 import { KV_CODECS, type KvCodecName } from '../model/engine/codec/graphs.js'
+import type { KvShape } from '../model/engine/kv-shape.js'
 import { RankError } from '../model/errors.js'
 import { type DigestChain, PAGE_TOKENS } from './digest.js'
 import type { UserHash } from './key.js'
@@ -9,35 +10,29 @@ import type { UserHash } from './key.js'
  *
  *     head   magic 4 · token 16 · codec 4 · layers 4 · kWidth 4 · vWidth 4 · tokens 4
  *            · digest of each full page 32 … · digest of all tokens 32 · crc32 4
- *     page   crc32 4 · per layer: rows of K, rows of V, each plane of the codec for itself
+ *     page   per layer: rows of K, rows of V, each plane of the codec for itself · crc32 4
  *
- * Integers are little-endian. A page's field is named after the digest of all tokens up to its end, so
+ * Rows come first, so that they begin where a word does: V8 copies to shared memory by words, or else
+ * byte by byte. Integers are little-endian. A page's field is named after the digest of all tokens up to its end, so
  * that its K/V can be found for no other history, and every checksum begins with the model's version
  * and the user's hash, a page's also with its codec and its field, so that bytes moved elsewhere are
  * corrupt there.
  */
-export type PageShape = {
+export type PageShape = KvShape & {
   readonly codec: KvCodecName
-  readonly layers: number
-  /** Elements of one token's K and of its V, per layer. */
-  readonly kWidth: number
-  readonly vWidth: number
   /** Of the model's longest history: a head that claims more is corrupt, whatever its checksum. */
   readonly maxTokens: number
-}
-
-/** Widths of a page's arrays, in their order: K and V of layer 0, then of layer 1, … */
-export function arrayWidths({ layers, kWidth, vWidth }: PageShape): number[] {
-  return Array.from({ length: layers }, () => [kWidth, vWidth]).flat()
 }
 
 export type Head = {
   readonly chain: DigestChain
   /** The bytes as they lie in Redis: what a writer must still find there. */
   readonly raw: Uint8Array
+  /** Time that the entry still had to live when it was read, in milliseconds. */
+  readonly leftMs: number
 }
 
-const MAGIC = Buffer.from('PKV1')
+const MAGIC = Buffer.from('PKV2')
 /** In place of MAGIC where a user was forgotten: no K/V, but a writer that began before finds a change. */
 export const FORGOTTEN = Buffer.from('PKVX')
 const TOKEN_BYTES = 16
@@ -92,15 +87,14 @@ export function encodeHead(
  * The head in these bytes; where the user was forgotten, one of no tokens.
  * @throws {RankError} KV_CORRUPT unless they are exactly one head of this shape, user and model
  */
-export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Head {
+export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Omit<Head, 'leftMs'> {
   if (raw.subarray(0, FORGOTTEN.length).equals(FORGOTTEN)) {
     return { chain: { tokens: 0, pages: [], whole: '' }, raw: new Uint8Array(raw) }
   }
   if (raw.length < FIXED_BYTES + DIGEST_BYTES + CRC_BYTES || !raw.subarray(0, 4).equals(MAGIC)) {
-    throw corrupt(`a head begins with PKV1, got ${raw.length} bytes of something else`)
+    throw corrupt(`a head begins with PKV2, got ${raw.length} bytes of something else`)
   }
   const body = raw.subarray(0, -CRC_BYTES)
-  if (body.length > headBytes(shape.maxTokens)) throw corrupt(`a head of ${raw.length} bytes`)
   if (raw.readUInt32LE(body.length) !== crc32(body, seed)) throw corrupt('checksum of a head')
   const number = (i: number) => raw.readUInt32LE(MAGIC.length + TOKEN_BYTES + 4 * i)
   const [codec, layers, kWidth, vWidth, tokens] = [
@@ -124,6 +118,11 @@ export function decodeHead(raw: Buffer, shape: PageShape, seed: number): Head {
   return { chain: { tokens, pages, whole: digest(full) }, raw: new Uint8Array(raw) }
 }
 
+/** Of the longest head. */
+export function maxHeadBytes({ maxTokens }: PageShape): number {
+  return headBytes(maxTokens) + CRC_BYTES
+}
+
 /** Without the checksum. */
 function headBytes(tokens: number): number {
   return FIXED_BYTES + (Math.floor(tokens / PAGE_TOKENS) + 1) * DIGEST_BYTES
@@ -131,8 +130,9 @@ function headBytes(tokens: number): number {
 
 /** One page as it lies in Redis; `parts` follow one another. */
 export function sealPage(field: string, parts: readonly Uint8Array[], seed: number): Buffer {
-  const page = Buffer.concat([Buffer.alloc(CRC_BYTES), ...parts])
-  page.writeUInt32LE(pageChecksum(page, field, seed))
+  const page = Buffer.concat([...parts, Buffer.alloc(CRC_BYTES)])
+  const bytes = page.length - CRC_BYTES
+  page.writeUInt32LE(crc32(page.subarray(0, bytes), crc32(field, seed)), bytes)
   return page
 }
 
@@ -144,12 +144,11 @@ export function openPage(field: string, page: Buffer, bytes: number, seed: numbe
   if (page.length !== CRC_BYTES + bytes) {
     throw corrupt(`a page of ${CRC_BYTES + bytes} bytes, got ${page.length}`)
   }
-  if (page.readUInt32LE() !== pageChecksum(page, field, seed)) throw corrupt('checksum of a page')
-  return page.subarray(CRC_BYTES)
-}
-
-function pageChecksum(page: Buffer, field: string, seed: number): number {
-  return crc32(page.subarray(CRC_BYTES), crc32(field, seed))
+  const rows = page.subarray(0, bytes)
+  if (page.readUInt32LE(bytes) !== crc32(rows, crc32(field, seed))) {
+    throw corrupt('checksum of a page')
+  }
+  return rows
 }
 
 function withChecksum(body: Buffer, seed: number): Buffer {
@@ -158,6 +157,6 @@ function withChecksum(body: Buffer, seed: number): Buffer {
   return Buffer.concat([body, crc])
 }
 
-function corrupt(what: string): RankError {
+export function corrupt(what: string): RankError {
   return new RankError('KV_CORRUPT', `K/V in Redis: ${what}`)
 }

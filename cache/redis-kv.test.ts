@@ -2,16 +2,23 @@ import assert from 'node:assert/strict'
 import { describe, type TestContext, test } from 'node:test'
 import { createKvCodec } from '../model/engine/codec/codec.js'
 import type { KvCodecName } from '../model/engine/codec/graphs.js'
+import { arrayWidths } from '../model/engine/kv-shape.js'
 import { RankError } from '../model/errors.js'
 import { createRandom } from '../model/random.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 import { edited, plainTokens } from '../test/counting-engine.js'
 import { NO_REDIS, type RedisServer, startCluster, startRedis, until } from '../test/redis.js'
 import { coveredTokens, digestChain } from './digest.js'
-import { kvKey, type UserHash, userHash } from './key.js'
-import { arrayWidths, type PageShape } from './page.js'
+import { kvKey, kvVariant, type UserHash, userHash, versionsKey } from './key.js'
+import type { PageShape } from './page.js'
 import { connectRedis, type RedisClient } from './redis.js'
-import { createRedisKv, type RedisKv, type RemoteRows, writeStart } from './redis-kv.js'
+import {
+  createRedisKv,
+  type FetchedKv,
+  type RedisKv,
+  type RemoteRows,
+  writeStart,
+} from './redis-kv.js'
 import { parseRedisUrl } from './redis-url.js'
 import { createSpareMemory } from './spare-memory.js'
 
@@ -63,7 +70,7 @@ async function open(t: TestContext, options: Options) {
   const kv = createRedisKv({
     readers: [await connect('read-0'), await connect('read-1')],
     writer: await connect('write'),
-    codec: await createKvCodec(codec, 'fp32', arrayWidths(shape)),
+    codec: createKvCodec(codec, 'fp32', arrayWidths(shape)),
     ...{ version, shape, appendIsExact, ttlMs: TTL_MS },
     memory: createSpareMemory(2 ** 26),
   })
@@ -88,17 +95,23 @@ async function find(kv: RedisKv, user: UserHash, tokens: HistoryTokens) {
   return covered === 0 ? undefined : kv.fetch(user, head, covered)
 }
 
-function assertRows(found: RemoteRows | undefined, tokens: HistoryTokens, what = '') {
+/** Of the codec fp32, whose planes are the rows. */
+function assertRows(found: FetchedKv | undefined, tokens: HistoryTokens, what = '') {
   assert.ok(found !== undefined, `nothing found ${what}`)
   const expected = rowsOf(sliceTokens(tokens, 0, found.tokens))
-  found.layers.forEach(({ k, v }, i) => {
-    assert.deepEqual(Buffer.from(k), Buffer.from(expected.layers[i]?.k ?? []), `K ${i} ${what}`)
-    assert.deepEqual(Buffer.from(v), Buffer.from(expected.layers[i]?.v ?? []), `V ${i} ${what}`)
+  assert.equal(found.codec, 'fp32')
+  assert.equal(found.planes.length, 2 * LAYERS)
+  expected.layers.forEach(({ k, v }, i) => {
+    const [gotK = [], gotV = []] = found.planes.slice(2 * i)
+    assert.deepEqual(Buffer.from(gotK), Buffer.from(k), `K ${i} ${what}`)
+    assert.deepEqual(Buffer.from(gotV), Buffer.from(v), `V ${i} ${what}`)
   })
 }
 
 const fieldsOf = async (server: RedisServer, user = USER, version = 'v1') =>
-  (await server.cli('hkeys', kvKey(version, user))).split('\n').filter((field) => field !== '')
+  (await server.cli('hkeys', kvKey(kvVariant(version, 'fp32'), user)))
+    .split('\n')
+    .filter((field) => field !== '')
 
 describe('K/V in Redis', { skip: NO_REDIS }, () => {
   test('what was written is found bit for bit, at every length around a page', async (t) => {
@@ -114,7 +127,7 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     }
   })
 
-  test('rows that are done lend their memory to the next fetch, shorter or longer', async (t) => {
+  test('what is done lends its memory to the next fetch, shorter or longer', async (t) => {
     const server = await startRedis(t)
     for (const codec of ['fp32', 'fp16'] as const) {
       const kv = await open(t, { url: server.url, version: codec, codec })
@@ -126,11 +139,17 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
         const found = await find(kv, userHash(`u${length}`), plainTokens(length))
         const other = await find(fresh, userHash(`u${length}`), plainTokens(length))
         assert.equal(found?.tokens, length)
-        assert.deepEqual(found.layers, other?.layers, `${length} tokens`)
-        buffers.add(found.layers[0]?.k.buffer)
+        assert.deepEqual(found.planes, other?.planes, `${length} tokens`)
+        buffers.add(found.planes[0]?.buffer)
+        found.done()
         found.done()
       }
       assert.equal(buffers.size, 1, codec)
+      // Done twice is not spare twice.
+      const [one, two] = await Promise.all(
+        lengths.slice(0, 2).map((length) => find(kv, userHash(`u${length}`), plainTokens(length))),
+      )
+      assert.notEqual(one?.planes[0]?.buffer, two?.planes[0]?.buffer)
     }
   })
 
@@ -182,12 +201,77 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     for (let i = 0; i < 5; i++) {
       const user = userHash(`ttl${i}`)
       await save(kv, user, plainTokens(3))
-      const left = Number(await server.cli('pttl', kvKey('v1', user)))
+      const left = Number(await server.cli('pttl', kvKey('v1:fp32', user)))
       assert.ok(left > TTL_MS * 0.9 && left <= TTL_MS * 1.1, `${left} ms`)
       lives.add(Math.round(left / 50))
     }
     assert.ok(lives.size > 1)
     assert.doesNotMatch(await server.cli('keys', '*'), /u1|ttl/)
+  })
+
+  test('a hit renews the time to live when less than half of it is left', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const tokens = plainTokens(70)
+    const keys = [kvKey('v1:fp32', USER), versionsKey(USER)]
+    await save(kv, USER, tokens)
+    const left = async () =>
+      Promise.all(keys.map(async (key) => Number(await server.cli('pttl', key))))
+    const leave = async (ms: number) => {
+      for (const key of keys) await server.cli('pexpire', key, String(ms))
+    }
+    await leave(TTL_MS * 0.6)
+    assertRows(await find(kv, USER, tokens), tokens)
+    // Behind whatever that wrote, on the same connection.
+    await kv.forget(userHash('other'))
+    for (const ms of await left()) assert.ok(ms <= TTL_MS * 0.6, `${ms} ms`)
+    await leave(TTL_MS * 0.4)
+    assertRows(await find(kv, USER, tokens), tokens)
+    await kv.forget(userHash('other'))
+    for (const ms of await left()) assert.ok(ms > TTL_MS * 0.9, `${ms} ms`)
+    // A set that was evicted is there again, or a deletion by another version would miss the entry.
+    await leave(TTL_MS * 0.4)
+    await server.cli('del', versionsKey(USER))
+    await find(kv, USER, tokens)
+    await kv.forget(userHash('other'))
+    assert.equal(await server.cli('smembers', versionsKey(USER)), 'v1:fp32')
+  })
+
+  test('an entry that was written anew since its head was read is not renewed', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    await save(kv, USER, plainTokens(130))
+    await server.cli('pexpire', kvKey('v1:fp32', USER), String(TTL_MS * 0.4))
+    const head = await kv.head(USER)
+    assert.ok(head !== undefined && head.leftMs <= TTL_MS * 0.4)
+    await save(kv, USER, plainTokens(132))
+    await server.cli('pexpire', kvKey('v1:fp32', USER), String(TTL_MS * 0.3))
+    assert.equal((await kv.fetch(USER, head, 128)).tokens, 128)
+    await kv.forget(userHash('other'))
+    assert.ok(Number(await server.cli('pttl', kvKey('v1:fp32', USER))) <= TTL_MS * 0.3)
+  })
+
+  test('a head that is too long to be one is deleted, and never sent', async (t) => {
+    const server = await startRedis(t)
+    const kv = await open(t, { url: server.url })
+    const client = connectRedis(parseRedisUrl(server.url), {
+      role: 'test',
+      commandTimeoutMs: 5_000,
+    })
+    t.after(() => client.disconnect())
+    await until('the test to connect', () => client.status === 'ready')
+    const tokens = plainTokens(70)
+    await save(kv, USER, tokens)
+    const key = kvKey('v1:fp32', USER)
+    await client.hset(key, 'head', Buffer.alloc(1e7, 'PKV2'))
+    const sent = async () =>
+      Number(/total_net_output_bytes:(\d+)/.exec(await server.cli('info', 'stats'))?.[1])
+    const before = await sent()
+    await assert.rejects(kv.head(USER), { code: 'KV_CORRUPT', message: /got 10000000/ })
+    assert.ok((await sent()) - before < 1e6)
+    assert.equal(await client.exists(key), 0)
+    assert.equal(await save(kv, USER, tokens), 'written')
+    assertRows(await find(kv, USER, tokens), tokens)
   })
 
   test('of 8 racing writers one wins each round, and no entry is ever mixed', async (t) => {
@@ -231,11 +315,11 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     await save(kv, USER, tokens)
     const head = await kv.head(USER)
     assert.ok(head !== undefined)
-    await server.cli('hdel', kvKey('v1', USER), head.chain.pages[2] ?? '')
+    await server.cli('hdel', kvKey('v1:fp32', USER), head.chain.pages[2] ?? '')
     const found = await kv.fetch(USER, head, 200)
     assert.equal(found.tokens, 128)
     assertRows(found, tokens)
-    await server.cli('del', kvKey('v1', USER))
+    await server.cli('del', kvKey('v1:fp32', USER))
     assert.equal((await kv.fetch(USER, head, 200)).tokens, 0)
   })
 
@@ -251,7 +335,7 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     const random = createRandom(17)
     const below = (n: number) => Math.floor(random() * n)
     const tokens = plainTokens(150)
-    const key = kvKey('v1', USER)
+    const key = kvKey('v1:fp32', USER)
     await save(kv, USER, tokens)
     const original = await client.hgetallBuffer(key)
     const fields = Object.keys(original)
@@ -285,8 +369,8 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     const other = await open(t, { url: server.url, version: 'v2' })
     const tokens = plainTokens(100)
     await save(kv, USER, tokens)
-    await server.cli('copy', kvKey('v1', USER), kvKey('v1', userHash('u2')))
-    await server.cli('copy', kvKey('v1', USER), kvKey('v2', USER))
+    await server.cli('copy', kvKey('v1:fp32', USER), kvKey('v1:fp32', userHash('u2')))
+    await server.cli('copy', kvKey('v1:fp32', USER), kvKey('v2:fp32', USER))
     await assert.rejects(find(kv, userHash('u2'), tokens), { code: 'KV_CORRUPT' })
     await assert.rejects(find(other, USER, tokens), { code: 'KV_CORRUPT' })
     assertRows(await find(kv, USER, tokens), tokens)
@@ -297,14 +381,14 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     const server = await startRedis(t)
     const kv = await open(t, { url: server.url })
     const tokens = plainTokens(70)
-    await server.cli('set', kvKey('v1', USER), 'a string')
+    await server.cli('set', kvKey('v1:fp32', USER), 'a string')
     await assert.rejects(find(kv, USER, tokens), { code: 'KV_CORRUPT', message: /WRONGTYPE/ })
     assert.equal(await find(kv, USER, tokens), undefined)
     await save(kv, USER, tokens)
     const head = await kv.head(USER)
     assert.ok(head !== undefined)
-    await server.cli('del', kvKey('v1', USER))
-    await server.cli('rpush', kvKey('v1', USER), 'a list')
+    await server.cli('del', kvKey('v1:fp32', USER))
+    await server.cli('rpush', kvKey('v1:fp32', USER), 'a list')
     await assert.rejects(kv.fetch(USER, head, 70), { code: 'KV_CORRUPT' })
     assert.equal(await save(kv, USER, tokens), 'written')
     assertRows(await find(kv, USER, tokens), tokens)
@@ -316,7 +400,7 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     const tokens = plainTokens(200)
     const lose = async (page: number) => {
       const head = await kv.head(USER)
-      await server.cli('hdel', kvKey('v1', USER), head?.chain.pages[page] ?? '')
+      await server.cli('hdel', kvKey('v1:fp32', USER), head?.chain.pages[page] ?? '')
     }
     await save(kv, USER, tokens)
     await lose(1)
@@ -341,32 +425,37 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     await ours.write(USER, chain, undefined, rows)
     const head = await ours.head(USER)
     assert.ok(head !== undefined)
-    await theirs.write(USER, chain, head, rows)
-    // As between two commits: our head, the pages that they staged under the same names.
+    await theirs.write(USER, chain, undefined, rows)
+    // Our head, and their pages under the same names.
+    const [mine, other] = (['fp16', 'int8'] as const).map((c) => kvKey(kvVariant('v1', c), USER))
+    await server.cli('copy', other ?? '', mine ?? '', 'REPLACE')
     await assert.rejects(ours.fetch(USER, head, 70), { code: 'KV_CORRUPT' })
   })
 
-  test('another codec finds a corrupt entry, deletes it and writes its own', async (t) => {
+  test('another codec keeps an entry of its own, and finds one that was moved corrupt', async (t) => {
     const server = await startRedis(t)
     const before = await open(t, { url: server.url })
     const after = await open(t, { url: server.url, codec: 'fp16' })
     const tokens = plainTokens(70)
     await save(before, USER, tokens)
+    assert.equal(await find(after, USER, tokens), undefined)
+    await server.cli('copy', kvKey('v1:fp32', USER), kvKey('v1:fp16', USER))
     await assert.rejects(find(after, USER, tokens), {
       code: 'KV_CORRUPT',
       message: /expected K\/V of fp16 2x\(3\+2\), got fp32 2x\(3\+2\)/,
     })
     assert.equal(await save(after, USER, tokens), 'written')
     assert.equal((await find(after, USER, tokens))?.tokens, 70)
+    assertRows(await find(before, USER, tokens), tokens)
   })
 
-  test('forgets a user under every model, and what was being written meanwhile', async (t) => {
+  test('forgets a user under every model and codec, and what was being written meanwhile', async (t) => {
     const server = await startRedis(t)
     const kv = await open(t, { url: server.url })
     const other = await open(t, { url: server.url, version: 'v2' })
+    const coded = await open(t, { url: server.url, codec: 'int8' })
     const tokens = plainTokens(100)
-    await save(kv, USER, tokens)
-    await save(other, USER, tokens)
+    for (const each of [kv, other, coded]) await save(each, USER, tokens)
     const seen = await kv.head(USER)
     const unknown = userHash('new')
     const seenOfNew = await kv.head(unknown)
@@ -374,6 +463,7 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     await kv.forget(unknown)
     assert.equal(await find(kv, USER, tokens), undefined)
     assert.equal(await find(other, USER, tokens), undefined)
+    assert.equal(await find(coded, USER, tokens), undefined)
     const late = [kv.write(USER, digestChain(tokens), seen, rowsOf(tokens))]
     late.push(kv.write(unknown, digestChain(tokens), seenOfNew, rowsOf(tokens)))
     assert.deepEqual(await Promise.all(late), ['conflict', 'conflict'])
@@ -393,7 +483,7 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     assertRows(await find(kv, USER, tokens), tokens)
     const head = await kv.head(USER)
     assert.ok(head !== undefined)
-    await server.cli('hdel', kvKey('v1', USER), `${head.chain.whole} ${head.chain.pages[2]}`)
+    await server.cli('hdel', kvKey('v1:fp32', USER), `${head.chain.whole} ${head.chain.pages[2]}`)
     assert.equal((await kv.fetch(USER, head, 200)).tokens, 0)
   })
 
@@ -453,7 +543,7 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
     const tokens = plainTokens(10)
     await save(kv, USER, tokens)
     const first = await kv.head(USER)
-    await server.cli('del', kvKey('v1', USER))
+    await server.cli('del', kvKey('v1:fp32', USER))
     await save(kv, USER, tokens)
     const second = await kv.head(USER)
     assert.notDeepEqual(first?.raw, second?.raw)

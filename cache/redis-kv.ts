@@ -1,16 +1,19 @@
 import { randomBytes } from 'node:crypto'
 import type { KvCodec } from '../model/engine/codec/codec.js'
+import type { KvCodecName } from '../model/engine/codec/graphs.js'
 import type { KvLayer } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import { type DigestChain, PAGE_TOKENS } from './digest.js'
-import { kvKey, type UserHash, versionsKey } from './key.js'
-import { HEAD_FIELD, kvScripts } from './kv-scripts.js'
+import { kvKey, kvVariant, type UserHash, versionsKey } from './key.js'
+import { kvScripts, readHead } from './kv-scripts.js'
 import {
   checksumSeed,
+  corrupt,
   decodeHead,
   encodeHead,
   FORGOTTEN,
   type Head,
+  maxHeadBytes,
   openPage,
   type PageShape,
   pageFields,
@@ -32,15 +35,22 @@ export type RedisKvOptions = {
   readonly shape: PageShape
   readonly appendIsExact: boolean
   readonly ttlMs: number
-  /** What rows lie in. */
+  /** What fetched planes lie in. */
   readonly memory: SpareMemory
 }
 
 /** K/V of the first `tokens` tokens of a history, in the bundle's precision. */
 export type RemoteRows = { readonly tokens: number; readonly layers: readonly KvLayer[] }
 
-export type FetchedRows = RemoteRows & {
-  /** To be called when nobody reads the rows any more: a later fetch then uses their memory. */
+/** K/V of the first `tokens` tokens as tier 2 keeps it: the planes of every layer's K and V, in turn. */
+export type FetchedKv = {
+  readonly tokens: number
+  readonly codec: KvCodecName
+  readonly planes: readonly Uint8Array[]
+  /**
+   * To be called when nobody reads the planes any more: a later fetch then uses their memory. Calls after
+   * the first change nothing.
+   */
   done(): void
 }
 
@@ -55,10 +65,11 @@ export type RedisKv = {
    */
   head(user: UserHash, signal?: AbortSignal): Promise<Head | undefined>
   /**
-   * Rows of the history's first tokens, as many pages as there are; `head` says which.
+   * K/V of the history's first tokens, as many pages as there are; `head` says which. It is what was
+   * written, checked but not decoded.
    * @throws {RankError} KV_CORRUPT, as above
    */
-  fetch(user: UserHash, head: Head, tokens: number, signal?: AbortSignal): Promise<FetchedRows>
+  fetch(user: UserHash, head: Head, tokens: number, signal?: AbortSignal): Promise<FetchedKv>
   /** Tokens [start, chain.tokens) are in `rows`; those before are in the entry of `previous`. */
   write(
     user: UserHash,
@@ -66,7 +77,7 @@ export type RedisKv = {
     previous: Head | undefined,
     rows: RemoteRows,
   ): Promise<WriteOutcome>
-  /** Deletes the user's K/V under every model; a write that began before will find a conflict. */
+  /** Deletes the user's K/V of every model and codec; a write that began before will find a conflict. */
   forget(user: UserHash): Promise<void>
   close(): Promise<void>
 }
@@ -83,6 +94,7 @@ const JITTER = 0.1
 
 export function createRedisKv(options: RedisKvOptions): RedisKv {
   const { readers, writer, codec, version, shape, appendIsExact, ttlMs, memory } = options
+  const variant = kvVariant(version, codec.name)
   const tokenBytes = sum(codec.planeBytes)
   const pagesPerChunk = Math.max(1, Math.floor(CHUNK_BYTES / (PAGE_TOKENS * tokenBytes)))
   const scripts = kvScripts(writer)
@@ -97,7 +109,15 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
    * and is found corrupt again.
    */
   const discard = (user: UserHash, raw: Uint8Array) =>
-    scripts.discard(kvKey(version, user), raw).catch(() => {})
+    scripts.discard(kvKey(variant, user), raw).catch(() => {})
+
+  /** Keys and time to live of what is written or renewed now. */
+  const entryOf = (user: UserHash) => ({
+    key: kvKey(variant, user),
+    versions: versionsKey(user),
+    ttlMs: Math.round(ttlMs * (1 + JITTER * Math.random())),
+    variant,
+  })
 
   /** Runs `read`; what it finds corrupt is deleted. `raw` is the head, empty where none was read. */
   const orDelete = async <T>(user: UserHash, raw: Uint8Array, read: () => T | Promise<T>) => {
@@ -129,23 +149,33 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
   return {
     async head(user, signal) {
       signal?.throwIfAborted()
-      const raw = await orDelete(user, NOTHING, () =>
-        nextReader().hgetBuffer(kvKey(version, user), HEAD_FIELD),
+      const found = await orDelete(user, NOTHING, () =>
+        readHead(nextReader(), kvKey(variant, user), maxHeadBytes(shape)),
       )
-      if (raw === null) return undefined
-      return orDelete(user, raw, () => decodeHead(raw, shape, checksumSeed(version, user)))
+      if (found === undefined) return undefined
+      if (typeof found === 'number') {
+        throw corrupt(`a head of at most ${maxHeadBytes(shape)} bytes, got ${found}`)
+      }
+      const { raw, leftMs } = found
+      const head = await orDelete(user, raw, () =>
+        decodeHead(raw, shape, checksumSeed(version, user)),
+      )
+      return { ...head, leftMs }
     },
 
     async fetch(user, head, tokens, signal) {
-      const key = kvKey(version, user)
+      const key = kvKey(variant, user)
       const seed = pageSeed(shape, checksumSeed(version, user))
       const fields = pageFields(head.chain, appendIsExact).slice(0, Math.ceil(tokens / PAGE_TOKENS))
-      const { buffer, arrays } = arraysIn(memory, bytesOf(codec.rowBytes, tokens))
-      // Decoded at once when all are there: every run of the codec waits for a turn of the event loop.
-      const encoded = codec.isPlain
-        ? undefined
-        : arraysIn(memory, bytesOf(codec.planeBytes, tokens))
-      const planes = encoded?.arrays ?? arrays
+      const { buffer, arrays: planes } = arraysIn(
+        memory,
+        codec.planeBytes.map((bytes) => tokens * bytes),
+      )
+      let isLent = true
+      const done = () => {
+        if (isLent) memory.give(buffer)
+        isLent = false
+      }
       let found = 0
       const place = (page: Buffer | null | undefined, i: number): boolean => {
         const field = fields[i]
@@ -173,7 +203,8 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
       try {
         await orDelete(user, head.raw, async () => {
           for (const [c, chunk] of chunks.entries()) {
-            const pages = await reads[c]
+            // Out of the queue: pages that are let go of at once are garbage that costs V8 next to nothing.
+            const pages = await reads.shift()
             const next = chunks[c + IN_FLIGHT]
             if (next !== undefined) reads.push(read(next))
             if (chunk.every((_, i) => place(pages?.[i], c * pagesPerChunk + i))) continue
@@ -181,43 +212,41 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
             return discard(user, head.raw)
           }
         })
-        const kept = found === tokens || appendIsExact ? found : 0
-        const rows = firstRows(arrays, codec.rowBytes, kept)
-        if (encoded !== undefined) {
-          await codec.decode(firstRows(planes, codec.planeBytes, kept), rows)
-        }
-        return { tokens: kept, layers: pairs(rows), done: () => memory.give(buffer) }
-      } finally {
-        if (encoded !== undefined) memory.give(encoded.buffer)
+      } catch (error) {
+        done()
+        throw error
       }
+      const kept = found === tokens || appendIsExact ? found : 0
+      if (kept > 0 && head.leftMs < ttlMs / 2) {
+        // Nobody waits for it, and whom it fails finds the entry for as long as it was.
+        scripts.renew({ ...entryOf(user), head: head.raw }).catch(() => {})
+      }
+      const first = planes.map((plane, p) => plane.subarray(0, kept * (codec.planeBytes[p] ?? 0)))
+      return { tokens: kept, codec: codec.name, planes: first, done }
     },
 
     async write(user, chain, previous, rows) {
-      const key = kvKey(version, user)
+      const entry = entryOf(user)
       const seed = checksumSeed(version, user)
-      const ttl = Math.round(ttlMs * (1 + JITTER * Math.random()))
       const firstPage = (chain.tokens - rows.tokens) / PAGE_TOKENS
       for (const pages of chunksOf(
         await encode(chain, firstPage, rows, pageSeed(shape, seed)),
         pagesPerChunk,
       )) {
-        await scripts.stage(key, ttl, pages)
+        await scripts.stage(entry.key, entry.ttlMs, pages)
       }
       const head = encodeHead(shape, chain, randomBytes(16), seed)
       return scripts.commit({
-        key,
-        versions: versionsKey(user),
+        ...entry,
         previous: previous?.raw ?? NOTHING,
         head,
-        ttlMs: ttl,
-        version,
         fields: pageFields(chain, appendIsExact),
       })
     },
 
     async forget(user) {
       const others = await writer.smembers(versionsKey(user))
-      for (const one of new Set([version, ...others])) {
+      for (const one of new Set([variant, ...others])) {
         const mark = Buffer.concat([FORGOTTEN, randomBytes(16)])
         await scripts.forget(kvKey(one, user), mark, FORGOTTEN_MS)
       }
@@ -255,28 +284,8 @@ export function writeStart(
 
 /** Something that is no hash lies where the entry should be. */
 function isWrongType(error: unknown): error is Error {
-  return error instanceof Error && error.message.startsWith('WRONGTYPE')
-}
-
-function bytesOf(rowBytes: readonly number[], rows: number): number[] {
-  return rowBytes.map((bytes) => rows * bytes)
-}
-
-function firstRows(
-  arrays: readonly Uint8Array[],
-  rowBytes: readonly number[],
-  rows: number,
-): Uint8Array[] {
-  return arrays.map((array, i) => array.subarray(0, rows * (rowBytes[i] ?? 0)))
-}
-
-/** K and V by turns, as layers. */
-function pairs(arrays: readonly Uint8Array[]): KvLayer[] {
-  const array = (i: number) => arrays[i] ?? new Uint8Array(0)
-  return Array.from({ length: arrays.length / 2 }, (_, i) => ({
-    k: array(2 * i),
-    v: array(2 * i + 1),
-  }))
+  // Before Redis 7 a script's error says first that it is one.
+  return error instanceof Error && error.message.includes('WRONGTYPE')
 }
 
 function chunksOf<T>(items: readonly T[], size: number): T[][] {

@@ -3,7 +3,7 @@ import type { WireError } from '../model/errors.js'
 import type { Precision } from '../model/manifest.js'
 import type { PageShape } from './page.js'
 import type { RedisEvent } from './redis.js'
-import type { RedisKv } from './redis-kv.js'
+import type { FetchedKv, RedisKv } from './redis-kv.js'
 import type { RedisTarget } from './redis-url.js'
 
 /** What tier 2's thread is started with. */
@@ -27,11 +27,14 @@ export type Call =
   | { readonly method: 'write'; readonly args: Parameters<RedisKv['write']> }
   | { readonly method: 'forget'; readonly args: Parameters<RedisKv['forget']> }
 
+/** What a fetch gives, in memory that stays the thread's: `spare` with this id is its `done`. */
+export type LentKv = Omit<FetchedKv, 'done'> & { readonly id: number }
+
 export type ToThread =
   | { readonly kind: 'call'; readonly id: number; readonly call: Call }
   | { readonly kind: 'cancel'; readonly id: number }
-  /** Of fetched rows that nobody reads any more. */
-  | { readonly kind: 'spare'; readonly buffers: readonly ArrayBuffer[] }
+  /** What the fetch of this id gave is read by nobody any more. */
+  | { readonly kind: 'spare'; readonly id: number }
   | { readonly kind: 'close' }
 
 export type ThreadEvent =

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict'
 import { describe, type TestContext, test } from 'node:test'
+import { isDeepStrictEqual } from 'node:util'
 import { RankError } from '../model/errors.js'
 import { plainTokens } from '../test/counting-engine.js'
 import { NO_REDIS, startRedis, until } from '../test/redis.js'
 import { digestChain } from './digest.js'
 import { userHash } from './key.js'
-import type { RemoteRows } from './redis-kv.js'
+import type { FetchedKv, RemoteRows } from './redis-kv.js'
 import type { ThreadEvent } from './redis-protocol.js'
 import { startRedisKv } from './redis-thread.js'
 import { parseRedisUrl } from './redis-url.js'
@@ -15,10 +16,16 @@ const WIDTH = 4
 const tokens = plainTokens(150)
 const chain = digestChain(tokens)
 
-function someRows(): RemoteRows {
+function someRows(seed = 0): RemoteRows {
   const array = (salt: number) =>
-    new Uint8Array(Float32Array.from({ length: 150 * WIDTH }, (_, i) => i + salt).buffer)
+    new Uint8Array(
+      Float32Array.from({ length: 150 * WIDTH }, (_, i) => i + salt + 1000 * seed).buffer,
+    )
   return { tokens: 150, layers: [{ k: array(0), v: array(0.5) }] }
+}
+
+function somePlanes(seed = 0): Uint8Array[] {
+  return someRows(seed).layers.flatMap(({ k, v }) => [k, v])
 }
 
 async function open(t: TestContext, url: string) {
@@ -57,17 +64,47 @@ describe('K/V in Redis, in a thread', { skip: NO_REDIS }, () => {
     const head = await kv.head(USER)
     assert.deepEqual(head?.chain, chain)
     assert.ok(head !== undefined)
-    const { tokens, layers, done } = await kv.fetch(USER, head, 150)
-    assert.deepEqual({ tokens, layers }, someRows())
-    done()
-    assert.equal(layers[0]?.k.byteLength, 0, 'their memory went back')
+    const { tokens, codec, planes } = await kv.fetch(USER, head, 150)
+    assert.deepEqual(
+      { tokens, codec, planes },
+      { tokens: 150, codec: 'fp32', planes: somePlanes() },
+    )
     const part = await kv.fetch(USER, head, 64)
-    assert.deepEqual(part.layers[0]?.k, someRows().layers[0]?.k.subarray(0, 64 * WIDTH * 4))
-    assert.equal(part.tokens, 64)
-    assert.equal(part.layers[0]?.k.byteLength, 64 * WIDTH * 4)
+    const parts = somePlanes().map((plane) => plane.subarray(0, 64 * WIDTH * 4))
+    assert.deepEqual([part.tokens, part.planes], [64, parts])
     assert.equal(await kv.write(USER, chain, undefined, someRows()), 'conflict')
     await kv.forget(USER)
     assert.equal((await kv.head(USER))?.chain.tokens, 0)
+  })
+
+  test('lends memory until it is done, also what comes too late for its caller', async (t) => {
+    const { kv, ready } = await open(t, (await startRedis(t)).url)
+    await until('three connections', () => ready() === 3)
+    const other = userHash('other')
+    await kv.write(USER, chain, undefined, someRows(0))
+    await kv.write(other, chain, undefined, someRows(1))
+    const [head, otherHead] = [await kv.head(USER), await kv.head(other)]
+    assert.ok(head !== undefined && otherHead !== undefined)
+    const held = await kv.fetch(USER, head, 150)
+    const first = await kv.fetch(USER, head, 150)
+    first.done()
+    // Into the memory of `first`; that nobody waits is known before the answer is.
+    const controller = new AbortController()
+    const late = kv.fetch(USER, head, 150, controller.signal)
+    controller.abort(new RankError('CANCELLED', 'left'))
+    await assert.rejects(late, { code: 'CANCELLED' })
+    const theirs = somePlanes(1)
+    const fetched: FetchedKv[] = []
+    // None of these is done: that `first` changes means that one of them was lent its memory.
+    await until('the memory to be lent again', async () => {
+      const found = await kv.fetch(other, otherHead, 150)
+      assert.deepEqual(found.planes, theirs)
+      fetched.push(found)
+      return isDeepStrictEqual(first.planes, theirs)
+    })
+    assert.deepEqual(held.planes, somePlanes(), 'what is not done stays as it was')
+    for (const { done } of fetched) done()
+    held.done()
   })
 
   test('starts and answers without Redis, and finds it when it comes', async (t) => {
@@ -97,16 +134,25 @@ describe('K/V in Redis, in a thread', { skip: NO_REDIS }, () => {
     const server = await startRedis(t)
     const { kv, events, ready } = await open(t, server.url)
     await until('three connections', () => ready() === 3)
+    await kv.write(USER, chain, undefined, someRows())
+    const head = await kv.head(USER)
+    assert.ok(head !== undefined)
+    const before = await kv.fetch(USER, head, 150)
     server.pause()
-    const lost = kv.head(USER)
-    lost.catch(() => {})
+    const lost = [kv.head(USER), kv.fetch(USER, head, 150)]
+    for (const call of lost) call.catch(() => {})
     await kv.thread()?.terminate()
-    await assert.rejects(lost, { code: 'WORKER_CRASHED' })
+    for (const call of lost) await assert.rejects(call, { code: 'WORKER_CRASHED' })
     await assert.rejects(kv.head(USER), { code: 'WORKER_CRASHED' })
     server.resume()
     await until('three more connections', () => ready() === 6)
     assert.ok(events.some(({ kind }) => kind === 'redisThreadCrash'))
-    assert.equal(await kv.head(USER), undefined)
+    const again = await kv.fetch(USER, head, 150)
+    // The memory outlives the thread that lent it, and is none of the next one's.
+    assert.deepEqual(before.planes, somePlanes())
+    before.done()
+    assert.deepEqual((await kv.fetch(USER, head, 150)).planes, somePlanes())
+    assert.deepEqual(again.planes, somePlanes())
   })
 
   test('closing ends a thread that is only about to take calls', async (t) => {

@@ -5,6 +5,7 @@ import type { RedisKv, RemoteRows } from './redis-kv.js'
 import type {
   Call,
   FromThread,
+  LentKv,
   RedisThreadOptions,
   ThreadEvent,
   ToThread,
@@ -19,8 +20,8 @@ type Pending = {
 }
 
 /**
- * `RedisKv` in a thread of its own: 12 MB of pages are received, checked and decoded without the event
- * loop of the caller. Resolves once it takes calls, whether or not Redis is there.
+ * `RedisKv` in a thread of its own: 12 MB of pages are received and checked without the event loop of the
+ * caller. Resolves once it takes calls, whether or not Redis is there.
  */
 export async function startRedisKv(
   options: RedisThreadOptions,
@@ -48,8 +49,12 @@ export async function startRedisKv(
         case 'ready':
           worker = thread
           return ready.resolve()
-        case 'done':
-          return take(message.id)?.resolve(message.value as never)
+        case 'done': {
+          const caller = take(message.id)
+          // Nobody waits any more, and it may be K/V: its memory goes back.
+          if (caller === undefined) return giveBack(message.id)
+          return caller.resolve(message.value as never)
+        }
         case 'error':
           return take(message.id)?.reject(fromWire(message.error))
         case 'event':
@@ -77,6 +82,9 @@ export async function startRedisKv(
     pending.delete(id)
     return one
   }
+
+  /** A thread that came later knows nothing of this id, and the memory went with the one before. */
+  const giveBack = (id: number) => worker?.postMessage({ kind: 'spare', id } satisfies ToThread)
 
   const call = <T>(what: Call, transfer: ArrayBuffer[] = [], signal?: AbortSignal): Promise<T> =>
     new Promise<T>((resolve, reject) => {
@@ -106,19 +114,14 @@ export async function startRedisKv(
       thread.postMessage({ kind: 'call', id, call: what } satisfies ToThread, transfer)
     })
 
-  const giveBack = (rows: RemoteRows) => {
-    const buffers = buffersOf(rows)
-    worker?.postMessage({ kind: 'spare', buffers } satisfies ToThread, buffers)
-  }
-
   await start()
   isOpen = true
   return {
     head: (user, signal) => call({ method: 'head', args: [user] }, [], signal),
     async fetch(user, head, tokens, signal) {
-      const args = [user, head, tokens] as const
-      const rows = await call<RemoteRows>({ method: 'fetch', args: [...args] }, [], signal)
-      return { ...rows, done: () => giveBack(rows) }
+      const args: Parameters<RedisKv['fetch']> = [user, head, tokens]
+      const { id, ...fetched } = await call<LentKv>({ method: 'fetch', args }, [], signal)
+      return { ...fetched, done: () => giveBack(id) }
     },
     write: (user, chain, previous, rows) =>
       call({ method: 'write', args: [user, chain, previous, rows] }, buffersOf(rows)),

@@ -1,24 +1,26 @@
-// Entry of tier 2's thread: the connections, the checks of every byte and the codec. The event loop of
-// the HTTP server sees none of it but the K/V that an engine can take.
+// Entry of tier 2's thread: the connections and the checks of every byte. The event loop of the HTTP
+// server sees none of it but the K/V that an engine can take, in memory that both share.
 import { parentPort, workerData } from 'node:worker_threads'
 import { createKvCodec } from '../model/engine/codec/codec.js'
+import { arrayWidths } from '../model/engine/kv-shape.js'
 import { RankError, toWire } from '../model/errors.js'
-import { arrayWidths } from './page.js'
 import { connectRedis, type RedisClient } from './redis.js'
-import { createRedisKv, type FetchedRows, type RedisKv } from './redis-kv.js'
-import type { Call, FromThread, RedisThreadOptions, ToThread } from './redis-protocol.js'
+import { createRedisKv, type FetchedKv, type RedisKv } from './redis-kv.js'
+import type { Call, FromThread, LentKv, RedisThreadOptions, ToThread } from './redis-protocol.js'
 import { createSpareMemory } from './spare-memory.js'
 
-/** Rows of two fetches of 12 MB as float16, 25 MB as float32: what is under way at a time. */
+/** Planes of four fetches of 25 MB as float32: what is under way at a time. */
 const SPARE_BYTES = 128 * 2 ** 20
 /** A net under lost replies: callers have budgets of their own, and far shorter ones. */
 const COMMAND_TIMEOUT_MS = 2_000
 
 const options: RedisThreadOptions = workerData
 const calls = new Map<number, AbortController>()
+/** Memory of what was fetched, by the call that it answers, until it comes back as `spare`. */
+const lent = new Map<number, () => void>()
 
-function post(message: FromThread, transfer: ArrayBuffer[] = []): void {
-  parentPort?.postMessage(message, transfer)
+function post(message: FromThread): void {
+  parentPort?.postMessage(message)
 }
 
 function connect(role: string): RedisClient {
@@ -47,7 +49,11 @@ async function answer(kv: RedisKv, id: number, call: Call): Promise<void> {
   calls.set(id, controller)
   try {
     const value = await run(kv, call, controller.signal)
-    post({ kind: 'done', id, value: plain(value) }, buffersIn(value))
+    if (isFetched(value)) {
+      const { done, ...fetched } = value
+      lent.set(id, done)
+      post({ kind: 'done', id, value: { ...fetched, id } satisfies LentKv })
+    } else post({ kind: 'done', id, value })
   } catch (error) {
     post({ kind: 'error', id, error: toWire(error) })
   } finally {
@@ -55,30 +61,18 @@ async function answer(kv: RedisKv, id: number, call: Call): Promise<void> {
   }
 }
 
-/** Fetched rows travel without a copy; nobody else holds them. They come back as `spare`. */
-function buffersIn(value: unknown): ArrayBuffer[] {
-  if (!isRows(value)) return []
-  const buffers = value.layers.flatMap(({ k, v }) => [k.buffer, v.buffer])
-  return [...new Set(buffers)].filter((buffer) => buffer instanceof ArrayBuffer)
+function isFetched(value: unknown): value is FetchedKv {
+  return typeof value === 'object' && value !== null && 'planes' in value
 }
 
-/** Functions do not travel. */
-function plain(value: unknown): unknown {
-  return isRows(value) ? { tokens: value.tokens, layers: value.layers } : value
-}
-
-function isRows(value: unknown): value is FetchedRows {
-  return typeof value === 'object' && value !== null && 'layers' in value
-}
-
-async function main(): Promise<void> {
+function main(): void {
   const { connections, codec, precision, version, shape, appendIsExact, ttlMs } = options
-  const memory = createSpareMemory(SPARE_BYTES)
   const kv = createRedisKv({
     readers: Array.from({ length: connections }, (_, i) => connect(`kv-read-${i}`)),
     writer: connect('kv-write'),
-    codec: await createKvCodec(codec, precision, arrayWidths(shape)),
-    ...{ version, shape, appendIsExact, ttlMs, memory },
+    codec: createKvCodec(codec, precision, arrayWidths(shape)),
+    memory: createSpareMemory(SPARE_BYTES),
+    ...{ version, shape, appendIsExact, ttlMs },
   })
   parentPort?.on('message', (message: ToThread) => {
     switch (message.kind) {
@@ -89,7 +83,8 @@ async function main(): Promise<void> {
         calls.get(message.id)?.abort(new RankError('CANCELLED', 'nobody waits for it'))
         return
       case 'spare':
-        for (const buffer of message.buffers) memory.give(buffer)
+        lent.get(message.id)?.()
+        lent.delete(message.id)
         return
       case 'close':
         void kv.close().then(() => parentPort?.close())
@@ -98,4 +93,4 @@ async function main(): Promise<void> {
   post({ kind: 'ready' })
 }
 
-await main()
+main()

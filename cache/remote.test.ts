@@ -23,18 +23,35 @@ type Setup = {
   readonly appendIsExact?: boolean
   readonly always?: boolean
   readonly importFails?: boolean
+  /** What a head takes, by the clock. */
+  readonly headMs?: number
 }
 
 async function open(setup: Setup = {}) {
   const { stored = 150, msPerToken = 1, roundTripMs = 1, msPerByte = 0 } = setup
-  const { appendIsExact = true, always = false, importFails = false } = setup
+  const { appendIsExact = true, always = false, importFails = false, headMs = 0 } = setup
   const kv = createFakeRedisKv()
   const rows = { tokens: stored, layers: [] }
   await kv.write(USER, digestChain(first(stored)), undefined, rows)
   const released: KvHandle[] = []
   const observed: number[] = []
+  const budgets: number[] = []
+  let clock = 0
+  const tier2 = createTier2(kv, () => {})
   const remote = createRemote({
-    tier2: createTier2(kv, () => {}),
+    tier2: {
+      ...tier2,
+      head(user, budgetMs, signal) {
+        budgets.push(budgetMs)
+        clock += headMs
+        return tier2.head(user, budgetMs, signal)
+      },
+      fetch(user, head, tokens, budgetMs, signal) {
+        budgets.push(budgetMs)
+        return tier2.fetch(user, head, tokens, budgetMs, signal)
+      },
+    },
+    now: () => clock,
     engine: {
       importKv: async ({ tokens, times }) => {
         assert.deepEqual(times, all.times.subarray(0, tokens))
@@ -54,23 +71,27 @@ async function open(setup: Setup = {}) {
   })
   const ask = async (tokens = first(180), here = 0) =>
     (await remote(USER, tokens, digestChain(tokens), here))?.covered
-  return { kv, ask, observed }
+  const pass = (ms: number) => {
+    clock += ms
+  }
+  return { kv, ask, observed, budgets, pass }
 }
 
 describe('createRemote', () => {
   test('what the engine cannot take is nothing found, and no measurement', async () => {
-    const { ask, observed } = await open({ importFails: true })
+    const { ask, kv, observed } = await open({ importFails: true })
     assert.equal(await ask(), undefined)
-    assert.deepEqual(observed, [])
+    assert.deepEqual([observed, kv.lent.count], [[], 0])
   })
 
   test('fetches the longest verified beginning and says what it was', async () => {
-    const { ask, observed } = await open()
+    const { ask, kv, observed } = await open()
     assert.equal(await ask(first(180)), 150)
     assert.equal(await ask(first(150)), 150)
     assert.equal(await ask(first(140)), 128)
     assert.equal(await ask(edited(first(180), 130)), 128)
     assert.deepEqual(observed, [1500, 1500, 1280, 1280])
+    assert.equal(kv.lent.count, 0, 'imported is done')
   })
 
   test('fetches nothing for a history that began otherwise, or of another user', async () => {
@@ -115,9 +136,21 @@ describe('createRemote', () => {
     assert.equal(await ask(first(128)), undefined)
   })
 
-  test('a Redis that hangs gives nothing', async () => {
-    const { ask, kv } = await open()
+  test('a Redis that hangs is waited for as long as computing takes, and gives nothing', async () => {
+    const { ask, kv, budgets } = await open({ msPerToken: 0.1 })
     kv.behave(() => new Promise<never>(() => {}))
     assert.equal(await ask(first(180)), undefined)
+    assert.equal(await ask(first(180), 100), undefined)
+    // 5 ms and those of 180 tokens, of 80 tokens.
+    assert.deepEqual(budgets, [5 + 18, 5 + 8])
+  })
+
+  test('pages have what the head left of the budget', async () => {
+    const { ask, budgets, pass } = await open({ headMs: 60 })
+    assert.equal(await ask(first(180)), 150)
+    assert.deepEqual(budgets, [185, 125])
+    pass(1_000)
+    assert.equal(await ask(first(180)), 150)
+    assert.deepEqual(budgets.slice(2), [185, 125])
   })
 })

@@ -1,34 +1,37 @@
-/** Memory that was used before and may be used again: what lies in it is of no meaning. */
+/**
+ * Memory that was used before and may be used again, by any thread of the process: what lies in it is of no
+ * meaning. Whoever is lent a part reads and writes it until it is given back, and no longer.
+ */
 export type SpareMemory = {
   /** At least so many bytes, and less than twice as many. */
-  take(bytes: number): ArrayBuffer
-  /** Whoever gives a buffer back reads and writes it no more. */
-  give(buffer: ArrayBuffer): void
+  take(bytes: number): SharedArrayBuffer
+  /** Of one that is spare already nothing comes. */
+  give(buffer: SharedArrayBuffer): void
 }
 
 /** Below it an allocation costs nothing that counts. */
 const SMALLEST_BYTES = 2 ** 16
 
 /**
- * Keeps up to `maxBytes`. The memory of a long history's K/V costs as much to get as to fill: the kernel
- * maps it page by page, and so many megabytes outside of its heap make V8 collect garbage.
+ * Keeps up to `maxBytes`. The memory of a long history's K/V costs more to get than to fill: the kernel
+ * maps it page by page. Shared memory is also none of what V8 collects garbage for, and goes from
+ * thread to thread without changing hands.
  */
 export function createSpareMemory(maxBytes: number): SpareMemory {
-  const bySize = new Map<number, ArrayBuffer[]>()
+  const bySize = new Map<number, SharedArrayBuffer[]>()
   let spareBytes = 0
   return {
     take(bytes) {
       const size = Math.max(SMALLEST_BYTES, 2 ** Math.ceil(Math.log2(Math.max(1, bytes))))
       const buffer = bySize.get(size)?.pop()
-      if (buffer === undefined) return new ArrayBuffer(size)
+      if (buffer === undefined) return new SharedArrayBuffer(size)
       spareBytes -= size
       return buffer
     },
     give(buffer) {
       const size = buffer.byteLength
-      // One that was handed to another thread has 0 bytes here.
-      if (size < SMALLEST_BYTES || spareBytes + size > maxBytes) return
       const same = bySize.get(size) ?? []
+      if (spareBytes + size > maxBytes || same.includes(buffer)) return
       same.push(buffer)
       bySize.set(size, same)
       spareBytes += size
@@ -40,7 +43,7 @@ export function createSpareMemory(maxBytes: number): SpareMemory {
 export function arraysIn(
   memory: SpareMemory,
   lengths: readonly number[],
-): { readonly buffer: ArrayBuffer; readonly arrays: readonly Uint8Array[] } {
+): { readonly buffer: SharedArrayBuffer; readonly arrays: readonly Uint8Array[] } {
   const starts: number[] = []
   let end = 0
   for (const length of lengths) {

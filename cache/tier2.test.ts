@@ -1,14 +1,18 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { deferred } from '../model/deferred.js'
 import { RankError } from '../model/errors.js'
 import { plainTokens } from '../test/counting-engine.js'
 import { createFakeRedisKv } from '../test/fake-redis-kv.js'
 import { digestChain } from './digest.js'
 import { userHash } from './key.js'
+import type { Head } from './page.js'
+import type { RedisKv } from './redis-kv.js'
 import { createTier2 } from './tier2.js'
 
 const USER = userHash('u')
 const chain = digestChain(plainTokens(70))
+const head: Head = { chain, raw: new Uint8Array(0), leftMs: 60_000 }
 const BUDGET_MS = 10_000
 const rows = { tokens: 70, layers: [] }
 
@@ -84,6 +88,55 @@ describe('createTier2', () => {
     // The three, and probes that are given up before they could end.
     while (kv.calls.head < 5) await new Promise(setImmediate)
     assert.deepEqual(states, ['open'])
+    tier2.stop()
+  })
+
+  test('gives memory back of what comes too late, and of what is empty', async () => {
+    const kv = createFakeRedisKv()
+    const gate = deferred<void>()
+    const slow: RedisKv = {
+      ...kv,
+      async fetch(...args) {
+        await gate.promise
+        return kv.fetch(...args)
+      },
+    }
+    const tier2 = createTier2(slow, () => {})
+    const controller = new AbortController()
+    const left = tier2.fetch(USER, head, 64, 60_000, controller.signal)
+    controller.abort(new RankError('CANCELLED', 'left'))
+    await assert.rejects(left, { code: 'CANCELLED' })
+    assert.equal(await tier2.fetch(USER, head, 64, 1), undefined)
+    assert.equal(kv.calls.fetch, 0)
+    gate.resolve()
+    await new Promise(setImmediate)
+    assert.deepEqual([kv.calls.fetch, kv.lent.count], [2, 0])
+    assert.equal(await tier2.fetch(USER, head, 0, BUDGET_MS), undefined)
+    assert.equal(kv.lent.count, 0)
+    const found = await tier2.fetch(USER, head, 64, BUDGET_MS)
+    assert.equal(kv.lent.count, 1)
+    found?.done()
+    assert.equal(kv.lent.count, 0)
+    tier2.stop()
+  })
+
+  test('what came in time stays lent, though the budget ends in the same turn', async () => {
+    const kv = createFakeRedisKv()
+    const ms = 5
+    const barely: RedisKv = {
+      ...kv,
+      // This timer begins behind that of the budget, and as long: both end in one turn.
+      async fetch(...args) {
+        await new Promise((resolve) => setTimeout(resolve, ms))
+        return kv.fetch(...args)
+      },
+    }
+    const tier2 = createTier2(barely, () => {})
+    const found = await tier2.fetch(USER, head, 64, ms)
+    assert.ok(found !== undefined)
+    for (let turn = 0; turn < 3; turn++) await new Promise(setImmediate)
+    assert.equal(kv.lent.count, 1)
+    found.done()
     tier2.stop()
   })
 

@@ -3,7 +3,7 @@ import { RankError } from '../model/errors.js'
 import { createBreaker } from './breaker.js'
 import { type UserHash, userHash } from './key.js'
 import type { Head } from './page.js'
-import type { FetchedRows, RedisKv } from './redis-kv.js'
+import type { FetchedKv, RedisKv } from './redis-kv.js'
 
 /** How a call to tier 2 ended; `open`: not even tried. */
 export type Tier2Outcome = 'found' | 'absent' | 'corrupt' | 'timeout' | 'error' | 'open'
@@ -26,7 +26,7 @@ export type Tier2 = {
     tokens: number,
     budgetMs: number,
     signal?: AbortSignal,
-  ): Promise<FetchedRows | undefined>
+  ): Promise<FetchedKv | undefined>
   stats(): Tier2Stats
   stop(): void
 }
@@ -91,12 +91,22 @@ export function createTier2(kv: RedisKv, onChange: (state: 'open' | 'closed') =>
         const head = await kv.head(user, s)
         return head?.chain.tokens === 0 ? undefined : head
       }),
-    fetch: (user, head, tokens, budgetMs, signal) =>
-      attempt('fetch', budgetMs, signal, async (s) => {
-        const rows = await kv.fetch(user, head, tokens, s)
-        for (const { k, v } of rows.layers) readBytes += k.byteLength + v.byteLength
-        return rows.tokens === 0 ? undefined : rows
-      }),
+    async fetch(user, head, tokens, budgetMs, signal) {
+      let fetched: FetchedKv | undefined
+      let found: FetchedKv | undefined
+      try {
+        found = await attempt('fetch', budgetMs, signal, async (s) => {
+          fetched = await kv.fetch(user, head, tokens, s)
+          for (const { byteLength } of fetched.planes) readBytes += byteLength
+          // Too late for whoever asked, who is gone by now.
+          if (s.aborted) fetched.done()
+          return fetched.tokens === 0 ? undefined : fetched
+        })
+        return found
+      } finally {
+        if (found === undefined) fetched?.done()
+      }
+    },
     stats: () => ({
       lookups: { ...lookups },
       isOpen: breaker.isOpen(),

@@ -4,6 +4,8 @@ import type { Head } from '../cache/page.js'
 import type { RedisKv } from '../cache/redis-kv.js'
 
 export type FakeRedisKv = RedisKv & {
+  /** Fetches that were given and are not done. */
+  readonly lent: { count: number }
   readonly calls: { head: number; fetch: number; write: number; forget: number }
   /** What the next calls do instead: undefined = work. */
   behave(how: (() => Promise<never>) | undefined): void
@@ -12,15 +14,17 @@ export type FakeRedisKv = RedisKv & {
   entry(user: UserHash): DigestChain | undefined
 }
 
-/** Tier 2 in a map, which keeps no rows: rows of the right number are made up. */
+/** Tier 2 in a map, which keeps no rows: planes of the right length are made up. */
 export function createFakeRedisKv(): FakeRedisKv {
   const entries = new Map<UserHash, Head>()
+  const lent = { count: 0 }
   const calls = { head: 0, fetch: 0, write: 0, forget: 0 }
   let instead: (() => Promise<never>) | undefined
   let token = 0
   let held: Promise<void> | undefined
   return {
     calls,
+    lent,
     behave(how) {
       instead = how
     },
@@ -37,8 +41,9 @@ export function createFakeRedisKv(): FakeRedisKv {
     async fetch(_user, _head, tokens) {
       calls.fetch++
       if (instead !== undefined) return instead()
-      const layers = [{ k: new Uint8Array(tokens), v: new Uint8Array(tokens) }]
-      return { tokens, layers, done: () => {} }
+      lent.count++
+      const planes = [new Uint8Array(tokens), new Uint8Array(tokens)]
+      return { tokens, codec: 'int8', planes, done: () => lent.count-- }
     },
     async write(user, chain, previous, rows) {
       calls.write++
@@ -47,7 +52,7 @@ export function createFakeRedisKv(): FakeRedisKv {
         throw new Error('not page by page')
       if (entries.get(user)?.raw !== previous?.raw) return 'conflict'
       token++
-      entries.set(user, { chain, raw: Uint8Array.of(token) })
+      entries.set(user, { chain, raw: Uint8Array.of(token), leftMs: 60_000 })
       return 'written'
     },
     async forget(user) {

@@ -21,7 +21,8 @@ export const CODEC_ERROR: Readonly<Record<KvCodecName, number>> = {
   int8: 3e-2,
 }
 
-/** A lookup may take 5 ms and three times this: nobody here waits for speed. */
+/** What a prefill is said to cost: a lookup may take so long, and 5 ms. Nobody here waits for speed. */
+const PREFILL_MS = 90
 const FETCH_MS = 30
 const MICRO_BATCH = 3
 
@@ -34,9 +35,9 @@ export type ReplicaOptions = {
   readonly maxKvBytes?: number
 }
 
-/** A prefill of seconds, a fetch of 30 ms, whatever is measured. */
+/** A prefill of 90 ms at any length, a fetch of 30 ms, whatever is measured. */
 function patientCosts(maxTokens: number): Costs {
-  const prefill = [1, 64].map((newTokens) => ({ newTokens, pastTokens: 0, ms: 1000 * newTokens }))
+  const prefill = [1, 64].map((newTokens) => ({ newTokens, pastTokens: 0, ms: PREFILL_MS }))
   const costs = createCosts({ prefill, score: [], rank: [] }, { kv: 'always', maxTokens })
   costs.setFetch({ roundTripMs: FETCH_MS, bytesPerSec: 1e12, bytesPerToken: 1 })
   return { ...costs, observePrefill() {}, observeFetch() {} }

@@ -1,7 +1,7 @@
 // Redis fails in every way that it can while requests run: each answer is right, and none fails.
 import assert from 'node:assert/strict'
 import { after, before, describe, type TestContext, test } from 'node:test'
-import { kvKey, type UserHash, userHash } from '../cache/key.js'
+import { kvKey, kvVariant, type UserHash, userHash } from '../cache/key.js'
 import { checksumSeed, encodeHead } from '../cache/page.js'
 import { connectRedis, type RedisClient } from '../cache/redis.js'
 import { parseRedisUrl } from '../cache/redis-url.js'
@@ -45,25 +45,25 @@ const HOSTILE: readonly Hostile[] = [
   {
     name: 'a string where an entry should be',
     async plant(client, version, user) {
-      await client.set(kvKey(version, user), 'not a hash')
+      await client.set(kvKey(kvVariant(version, 'fp32'), user), 'not a hash')
     },
   },
   {
     name: 'a list where an entry should be',
     async plant(client, version, user) {
-      await client.unlink(kvKey(version, user))
-      await client.rpush(kvKey(version, user), 'not a hash')
+      await client.unlink(kvKey(kvVariant(version, 'fp32'), user))
+      await client.rpush(kvKey(kvVariant(version, 'fp32'), user), 'not a hash')
     },
   },
   {
     name: 'a head of 100 MB',
     plant: (client, version, user) =>
-      client.hset(kvKey(version, user), { head: Buffer.alloc(1e8, 'PKV1') }),
+      client.hset(kvKey(kvVariant(version, 'fp32'), user), { head: Buffer.alloc(1e8, 'PKV2') }),
   },
   {
     name: 'a page of 100 MB',
     async plant(client, version, user) {
-      const key = kvKey(version, user)
+      const key = kvKey(kvVariant(version, 'fp32'), user)
       const page = (await client.hkeys(key)).find((field) => field !== 'head') ?? 'none'
       await client.hset(key, { [page]: Buffer.alloc(1e8) })
     },
@@ -76,7 +76,7 @@ const HOSTILE: readonly Hostile[] = [
       const chain = { tokens, pages: new Array<string>(tokens / 64).fill(digest), whole: digest }
       const shape = { codec: 'fp32', layers: 2, kWidth: 12, vWidth: 8, maxTokens: tokens } as const
       const head = encodeHead(shape, chain, Buffer.alloc(16), checksumSeed(version, user))
-      return client.hset(kvKey(version, user), { head })
+      return client.hset(kvKey(kvVariant(version, 'fp32'), user), { head })
     },
   },
 ]
@@ -264,7 +264,9 @@ describe('ranking while Redis', { skip: NO_REDIS, concurrency: AT_ONCE }, () => 
     const versions = [model, other].map(({ bundle }) => bundle.manifest.version)
     const keys = load
       .requests()
-      .flatMap(({ user }) => versions.map((version) => kvKey(version, userHash(user.id))))
+      .flatMap(({ user }) =>
+        versions.map((version) => kvKey(kvVariant(version, 'fp32'), userHash(user.id))),
+      )
     const random = createRandom(SEED)
     await loadOfOther.untilHits(ofOther)
     await loadOfOther.during([ofOther], () =>
@@ -294,16 +296,31 @@ describe('ranking while Redis', { skip: NO_REDIS, concurrency: AT_ONCE }, () => 
     assert.equal(replica.events.filter((kind) => kind === 'redisThreadCrash').length, 2)
   })
 
-  test('holds entries of every codec, each written over by the others', async (t) => {
+  test('holds entries of every codec beside each other, and swapped with each other', async (t) => {
     const { server, replica, load } = await open(t)
     const others = await Promise.all(
       (['fp16', 'int8'] as const).map((codec) => openReplica(t, model, server.url, { codec })),
     )
-    await load.during([replica, ...others], (further) => further(10 * SOME))
-    for (const one of others) {
-      assert.ok(one.tier2.stats().lookups.corrupt > 0)
-      await one.close()
-    }
+    const all = [replica, ...others]
+    const corrupt = () => all.map(({ tier2 }) => tier2.stats().lookups.corrupt)
+    for (const one of all) await load.untilHits(one)
+    await load.during(all, (further) => further(10 * SOME))
+    assert.deepEqual(corrupt(), [0, 0, 0], 'none is in the way of another')
+    const client = await secondClient(t, server)
+    const { version } = model.bundle.manifest
+    const random = createRandom(SEED)
+    await load.during(all, async (further) => {
+      for (let i = 0; i < 60; i++) {
+        for (const { user } of load.requests()) {
+          const keys = KV_CODECS.map((codec) => kvKey(kvVariant(version, codec), userHash(user.id)))
+          const [a = '', b = ''] = keys.toSorted(() => random() - 0.5)
+          await client.eval(SWAP, 2, a, b)
+        }
+        await further(2)
+      }
+    })
+    assert.ok(Math.max(...corrupt()) > 0, `${corrupt()}`)
+    for (const one of others) await one.close()
     await load.untilHits(replica)
     await replica.close()
   })

@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises'
-import { kvKey, userHash } from '../../cache/key.js'
+import { kvKey, kvVariant, userHash } from '../../cache/key.js'
 import { connectRedis } from '../../cache/redis.js'
 import { parseRedisUrl } from '../../cache/redis-url.js'
 import { MUTATE_ENTRIES } from '../../test/mutate-entries.js'
@@ -117,7 +117,7 @@ export const FAULTS: readonly Fault[] = [
     name: 'values of 100 MB, strings for hashes',
     inject: (bed, ms) =>
       repeat(bed, ms, async (client, i) => {
-        const key = kvKey(bed.version, userHash(`u${i % 6}`))
+        const key = kvKey(kvVariant(bed.version, 'fp16'), userHash(`u${i % 6}`))
         await client.unlink(key)
         if (i % 25 === 0) await client.hset(key, { head: Buffer.alloc(1e8) })
         else await client.set(key, 'a string')

@@ -1,5 +1,6 @@
 import type { Arithmetic } from '../manifest.js'
 import type { HistoryTokens } from '../tokens.js'
+import type { KvCodecName } from './codec/graphs.js'
 
 /**
  * K/V of a stretch of history, wherever the engine keeps it. Opaque: only the engine that made it
@@ -23,6 +24,17 @@ export type KvPages = {
   readonly tokens: number
   readonly times: Float64Array
   readonly layers: readonly KvLayer[]
+}
+
+/**
+ * K/V as a codec wrote it. `planes`: those of K of layer 0, of V of layer 0, of K of layer 1, …; each
+ * (tokens, its own width), see codec/graphs.ts. They may lie in memory that threads share.
+ */
+export type EncodedKv = {
+  readonly tokens: number
+  readonly times: Float64Array
+  readonly codec: KvCodecName
+  readonly planes: readonly Uint8Array[]
 }
 
 /** One user of a one-pass run; `candidates` is (m, slots). */
@@ -67,7 +79,12 @@ export type Engine = {
   rank(users: readonly RankUser[], signal?: AbortSignal): Promise<Float32Array[]>
   /** Copies of the handle's rows from token `start` on; all of them when absent. */
   exportKv(handle: KvHandle, start?: number): Promise<KvPages>
-  importKv(pages: KvPages): Promise<KvHandle>
+  /**
+   * A handle of K/V from outside, decoded where a codec wrote it. Once it settles, well or not, nobody
+   * reads what it was given.
+   * @throws {RankError} KV_CORRUPT when it is not of this model's shape
+   */
+  importKv(kv: KvPages | EncodedKv): Promise<KvHandle>
   release(handle: KvHandle): void
   /** False once the worker that holds it is gone. */
   isAlive(handle: KvHandle): boolean

@@ -1,7 +1,8 @@
 import type { HstuConfig } from '../config.js'
 import { RankError } from '../errors.js'
 import type { Precision } from '../manifest.js'
-import type { KvPages } from './engine.js'
+import { planeBytes } from './codec/graphs.js'
+import type { EncodedKv, KvPages } from './engine.js'
 
 /** Bytes of one element of K/V. */
 export const KV_ELEMENT_BYTES: Readonly<Record<Precision, number>> = { fp32: 4, fp16: 2 }
@@ -15,19 +16,43 @@ export function capacityFor(tokens: number, maxTokens: number): number {
   return Math.max(tokens, Math.min(rounded, maxTokens))
 }
 
-/** @throws {RankError} KV_CORRUPT when the pages are not of this model's shape */
-export function checkPages(
-  { tokens, times, layers }: KvPages,
+/** What one token's K/V consists of. */
+export type KvShape = {
+  readonly layers: number
+  /** Elements of one token's K and of its V, per layer. */
+  readonly kWidth: number
+  readonly vWidth: number
+}
+
+export function kvShape({ layers, heads, dqk, dv }: HstuConfig): KvShape {
+  return { layers, kWidth: heads * dqk, vWidth: heads * dv }
+}
+
+/** Widths of the arrays in their order, in elements: K and V of layer 0, then of layer 1, … */
+export function arrayWidths({ layers, kWidth, vWidth }: KvShape): number[] {
+  return Array.from({ length: layers }, () => [kWidth, vWidth]).flat()
+}
+
+/**
+ * What `importKv` is given, as planes: rows in the bundle's precision are planes of that codec.
+ * @throws {RankError} KV_CORRUPT when they are not of this model's shape
+ */
+export function checkedKv(
+  kv: KvPages | EncodedKv,
   config: HstuConfig,
   precision: Precision,
-): void {
-  const rowBytes = tokens * config.heads * KV_ELEMENT_BYTES[precision]
+): EncodedKv {
+  const { tokens, times } = kv
+  const { codec, planes } =
+    'planes' in kv ? kv : { codec: precision, planes: kv.layers.flatMap(({ k, v }) => [k, v]) }
+  const sizes = planeBytes(codec, arrayWidths(kvShape(config)))
   const fits =
-    layers.length === config.layers &&
+    planes.length === sizes.length &&
     times.length === tokens &&
-    layers.every(
-      ({ k, v }) => k.byteLength === config.dqk * rowBytes && v.byteLength === config.dv * rowBytes,
-    )
-  if (fits) return
-  throw new RankError('KV_CORRUPT', `pages do not hold ${tokens} tokens of ${config.layers} layers`)
+    planes.every(({ byteLength }, p) => byteLength === tokens * (sizes[p] ?? 0))
+  if (fits) return { tokens, times, codec, planes }
+  throw new RankError(
+    'KV_CORRUPT',
+    `expected ${tokens} tokens of ${config.layers} layers in ${codec}, got ${planes.length} planes of other sizes`,
+  )
 }

@@ -68,7 +68,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     library: options.library,
     kernels: options.kernels,
   })
-  const { blocks, store, runner, scheduler, none } = opened
+  const { blocks, store, decoder, runner, scheduler, none } = opened
   const { found, refusal } = opened.kernels ?? {}
   if (found !== undefined) {
     const { library } = found
@@ -228,8 +228,10 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
         }
       })
     },
-    async importKv(pages) {
-      return keep(await scheduler.submit(() => store.import(pages)))
+    async importKv(kv) {
+      const work = (runOptions: Pointer) =>
+        store.import(kv, (encoded, entry) => decoder.decode(encoded, entry, runOptions))
+      return keep(await scheduler.submit(work))
     },
     release(handle) {
       const held = heldBy(handle)

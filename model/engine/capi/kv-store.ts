@@ -1,8 +1,8 @@
 import type { HstuConfig } from '../../config.js'
 import type { Precision } from '../../manifest.js'
 import { writeTimes } from '../../tokens.js'
-import type { KvPages } from '../engine.js'
-import { capacityFor, checkPages, KV_ELEMENT_BYTES } from '../kv-shape.js'
+import type { EncodedKv, KvPages } from '../engine.js'
+import { arrayWidths, capacityFor, checkedKv, KV_ELEMENT_BYTES, kvShape } from '../kv-shape.js'
 import type { Block, Blocks } from './blocks.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
@@ -18,6 +18,13 @@ export type KvEntry = {
   /** Its handle, and jobs that will use it: released at 0. */
   holders: number
   readonly forget: () => void
+}
+
+/** What rows are found by: an entry, or memory as a block lays it out. */
+type Rows = {
+  readonly block: Pick<Block, 'capacity' | 'address'> & {
+    readonly memory: Pick<TensorMemory, 'info'>
+  }
 }
 
 /** K or V of one layer inside a block: its offset in bytes, and the elements of a row. */
@@ -40,7 +47,8 @@ export type KvStore = ReturnType<typeof createKvStore>
  * past otherwise, as slices do in Go.
  */
 export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
-  const { layers, heads, dqk, dv, maxTokens } = config
+  const { layers, dqk, dv, maxTokens } = config
+  const widths = arrayWidths(kvShape(config))
   const elementBytes = KV_ELEMENT_BYTES[precision]
   const elementType = KV_ELEMENT[precision]
 
@@ -48,8 +56,7 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
   const layout = (capacity: number) => {
     const regions: Region[] = []
     let bytes = 0
-    for (let r = 0; r < 2 * layers; r++) {
-      const width = heads * (r % 2 === 0 ? dqk : dv)
+    for (const width of widths) {
       regions.push({ offset: bytes, width })
       bytes += align(capacity * width * elementBytes)
     }
@@ -85,6 +92,14 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     await allDone(copies)
   }
 
+  /** Rows of every region, as they are. */
+  const writeRows = ({ memory, address, capacity }: Block, arrays: readonly Uint8Array[]) => {
+    const { regions } = layout(capacity)
+    return allDone(
+      arrays.map((rows, r) => memory.write(address + BigInt(regions[r]?.offset ?? 0), rows)),
+    )
+  }
+
   const release = (entry: KvEntry) => {
     entry.holders--
     if (entry.holders > 0) return
@@ -94,7 +109,7 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
   }
 
   /** Rows [start, end) of every layer under `<k>i` and `<v>i`; the caller releases them. */
-  const rows = ({ block }: KvEntry, start: number, end: number, k: string, v: string): Values => {
+  const rows = ({ block }: Rows, start: number, end: number, k: string, v: string): Values => {
     const values: { [name: string]: Pointer } = {}
     layout(block.capacity).regions.forEach(({ offset, width }, r) => {
       const at = block.address + BigInt(offset + start * width * elementBytes)
@@ -190,21 +205,22 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
       return { tokens: rows, times: seconds, layers: pages }
     },
 
-    /** @throws {RankError} KV_CORRUPT when the pages are not of this model's shape */
-    async import(pages: KvPages): Promise<KvEntry> {
-      checkPages(pages, config, precision)
-      const entry = enter(await allocate(pages.tokens), pages.tokens)
+    /**
+     * A new entry of K/V from outside. `decode` writes the rows of what is encoded into the entry's block,
+     * which is in a run meanwhile.
+     * @throws {RankError} KV_CORRUPT when it is not of this model's shape
+     */
+    async import(
+      given: KvPages | EncodedKv,
+      decode: (kv: EncodedKv, entry: KvEntry) => Promise<void>,
+    ): Promise<KvEntry> {
+      const kv = checkedKv(given, config, precision)
+      const entry = enter(await allocate(kv.tokens), kv.tokens)
       const { block } = entry
-      block.used = pages.tokens
-      writeTimes(block.times, pages.times)
-      const { regions } = layout(block.capacity)
-      const parts = pages.layers.flatMap(({ k, v }) => [k, v])
+      block.used = kv.tokens
+      writeTimes(block.times, kv.times)
       try {
-        await allDone(
-          parts.map((bytes, r) =>
-            block.memory.write(block.address + BigInt(regions[r]?.offset ?? 0), bytes),
-          ),
-        )
+        await (kv.codec === precision ? writeRows(block, kv.planes) : decode(kv, entry))
         return entry
       } catch (error) {
         release(entry)

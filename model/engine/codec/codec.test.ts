@@ -38,12 +38,12 @@ async function roundTrip(codec: KvCodec, rows: Float32Array): Promise<Float32Arr
 describe('K/V codec', () => {
   test('fp32 gives every bit back', async () => {
     const rows = someRows(40)
-    assert.deepEqual(await roundTrip(await createKvCodec('fp32', 'fp32', [WIDTH]), rows), rows)
+    assert.deepEqual(await roundTrip(createKvCodec('fp32', 'fp32', [WIDTH]), rows), rows)
   })
 
   test('fp16 is off by half a unit in the last of 11 bits at most', async () => {
     const rows = someRows(40)
-    const back = await roundTrip(await createKvCodec('fp16', 'fp32', [WIDTH]), rows)
+    const back = await roundTrip(createKvCodec('fp16', 'fp32', [WIDTH]), rows)
     rows.forEach((value, i) => {
       const unit = Math.max(2 ** -24, 2 ** (Math.floor(Math.log2(Math.abs(value))) - 10))
       assert.ok(Math.abs((back[i] ?? 0) - value) <= unit / 2, `${value} became ${back[i]}`)
@@ -52,13 +52,13 @@ describe('K/V codec', () => {
 
   test('fp16 keeps what is beyond its range finite', async () => {
     const rows = Float32Array.of(1e6, -1e6, 65_504, -65_520, 3e38, 0)
-    const back = await roundTrip(await createKvCodec('fp16', 'fp32', [WIDTH]), rows)
+    const back = await roundTrip(createKvCodec('fp16', 'fp32', [WIDTH]), rows)
     assert.deepEqual([...back], [65_504, -65_504, 65_504, -65_504, 65_504, 0])
   })
 
   test('int8 is off by half a step of its row at most', async () => {
     const rows = someRows(40)
-    const back = await roundTrip(await createKvCodec('int8', 'fp32', [WIDTH]), rows)
+    const back = await roundTrip(createKvCodec('int8', 'fp32', [WIDTH]), rows)
     for (let start = 0; start < rows.length; start += WIDTH) {
       const row = rows.subarray(start, start + WIDTH)
       const step = Math.max(...row.map(Math.abs)) / 127
@@ -72,7 +72,7 @@ describe('K/V codec', () => {
   test('an fp16 bundle keeps its bits in fp16 and in fp32', async () => {
     const bits = Uint16Array.from({ length: 8 * WIDTH }, (_, i) => (i * 1311) % 0x7c00)
     for (const name of ['fp16', 'fp32'] as const) {
-      const codec = await createKvCodec(name, 'fp16', [WIDTH])
+      const codec = createKvCodec(name, 'fp16', [WIDTH])
       const back = await decode(codec, await encode(codec, bytes(bits)))
       assert.deepEqual(new Uint16Array(back.buffer), bits, name)
     }
@@ -80,7 +80,7 @@ describe('K/V codec', () => {
 
   test('an fp16 bundle through int8 stays within a step', async () => {
     const bits = Uint16Array.of(0x3c00, 0xbc00, 0x3800, 0, 0x3400, 0xb800)
-    const codec = await createKvCodec('int8', 'fp16', [WIDTH])
+    const codec = createKvCodec('int8', 'fp16', [WIDTH])
     const first = new Uint16Array((await decode(codec, await encode(codec, bytes(bits)))).buffer)
     assert.equal(first[0], 0x3c00)
     assert.equal(first[3], 0)
@@ -89,7 +89,7 @@ describe('K/V codec', () => {
   test('encodes rows one by one: a slice of the planes is the planes of the slice', async () => {
     const rows = someRows(9)
     for (const name of KV_CODECS) {
-      const codec = await createKvCodec(name, 'fp32', [WIDTH])
+      const codec = createKvCodec(name, 'fp32', [WIDTH])
       const whole = await encode(codec, bytes(rows))
       for (let start = 0; start < 9; start++) {
         const part = await encode(codec, bytes(rows.subarray(start * WIDTH)))
@@ -104,7 +104,7 @@ describe('K/V codec', () => {
   test('decodes planes that lie anywhere in a larger buffer', async () => {
     const rows = someRows(3)
     for (const name of KV_CODECS) {
-      const codec = await createKvCodec(name, 'fp32', [WIDTH])
+      const codec = createKvCodec(name, 'fp32', [WIDTH])
       const planes = await encode(codec, bytes(rows))
       const shifted = planes.map((plane) => {
         const larger = Buffer.alloc(plane.byteLength + 1)
@@ -128,12 +128,12 @@ describe('K/V codec', () => {
       const own = bytes(precision === 'fp32' ? rows : half)
       // 3 rows of WIDTH, and the same bytes as 9 rows of a third of it.
       const widths = [WIDTH, WIDTH / 3]
-      const codec = await createKvCodec(name, precision, widths)
+      const codec = createKvCodec(name, precision, widths)
       const into = widths.map(() => new Uint8Array(own.byteLength + 8).fill(0xaa))
       const parts = into.map((array) => array.subarray(4, -4))
       await codec.decode(await codec.encode([own, own]), parts)
       for (const [i, width] of widths.entries()) {
-        const alone = await createKvCodec(name, precision, [width])
+        const alone = createKvCodec(name, precision, [width])
         const expected = new Uint8Array(own.byteLength)
         await alone.decode(await alone.encode([own]), [expected])
         assert.deepEqual(parts[i]?.slice(), expected, `${name} of ${precision}, width ${width}`)
@@ -146,7 +146,7 @@ describe('K/V codec', () => {
 
   test('no rows are no bytes', async () => {
     for (const name of KV_CODECS) {
-      const codec = await createKvCodec(name, 'fp32', [WIDTH])
+      const codec = createKvCodec(name, 'fp32', [WIDTH])
       const planes = await encode(codec, new Uint8Array(0))
       assert.equal((await decode(codec, planes)).byteLength, 0)
     }

@@ -31,12 +31,15 @@ export type KvCodec = {
   close(): Promise<void>
 }
 
-/** Runs on the calling thread, which must not be the event loop's: a user's K/V can be 25 MB. */
-export async function createKvCodec(
+/**
+ * Runs on the calling thread, which must not be the event loop's: a user's K/V can be 25 MB. A session is
+ * made when something is first encoded or decoded: a writer decodes nothing, a reader encodes nothing.
+ */
+export function createKvCodec(
   name: KvCodecName,
   precision: Precision,
   widths: readonly number[],
-): Promise<KvCodec> {
+): KvCodec {
   const own = tensorType(precision)
   const planes = widths.flatMap((width) => planesOf(name, width))
   const isPlain = name === precision
@@ -55,31 +58,22 @@ export async function createKvCodec(
       close: async () => {},
     }
   }
-  const [encoder, decoder] = await Promise.all(
-    [encoderGraph(name, precision), decoderGraph(name, precision, widths.length)].map((graph) =>
-      InferenceSession.create(graph, {
-        intraOpNumThreads: 1,
-        interOpNumThreads: 1,
-        executionMode: 'sequential',
-        // A pattern is kept per input shape, and histories have every length there is.
-        enableMemPattern: false,
-        logSeverityLevel: 3,
-      }),
-    ),
-  )
-  if (encoder === undefined || decoder === undefined) throw new Error('two sessions were made')
+  const encoder = lazily(() => openSession(encoderGraph(name, precision)))
+  const decoder = lazily(() => openSession(decoderGraph(name, precision, widths.length)))
   return {
     ...sizes,
     async encode(arrays) {
+      const session = await encoder.get()
       const encoded: Uint8Array[] = []
       for (const [i, width] of widths.entries()) {
-        const out = await encoder.run({ x: tensorOf(own, arrays[i] ?? NO_BYTES, width) })
+        const out = await session.run({ x: tensorOf(own, arrays[i] ?? NO_BYTES, width) })
         for (const p of planesOf(name, width).keys()) encoded.push(bytesIn(out[`plane.${p}`]))
       }
       return encoded
     },
     // All arrays in one run: each run takes a turn of the event loop.
     async decode(encoded, arrays) {
+      const session = await decoder.get()
       const feeds = Object.fromEntries(
         planes.map(({ type, width }, p) => [
           `plane.${p}`,
@@ -89,20 +83,43 @@ export async function createKvCodec(
       if (own === 'float32') {
         // What ONNX Runtime allocates itself is copied once more, and half of the time goes there.
         const fetches = widths.map((width, i) => tensorOf(own, arrays[i] ?? NO_BYTES, width))
-        await decoder.run(feeds, Object.fromEntries(fetches.map((tensor, i) => [`x.${i}`, tensor])))
+        await session.run(feeds, Object.fromEntries(fetches.map((tensor, i) => [`x.${i}`, tensor])))
         return
       }
       // Its outputs must be Tensors, which of float16 there are none on Node 24: see float16Tensor.
-      const out = await decoder.run(feeds)
+      const out = await session.run(feeds)
       for (const [i, rows] of arrays.entries()) rows.set(bytesIn(out[`x.${i}`]))
     },
     async close() {
-      await Promise.all([encoder.release(), decoder.release()])
+      for (const { made } of [encoder, decoder]) await (await made())?.release()
     },
   }
 }
 
 const NO_BYTES = new Uint8Array(0)
+
+function openSession(graph: Uint8Array): Promise<InferenceSession> {
+  return InferenceSession.create(graph, {
+    intraOpNumThreads: 1,
+    interOpNumThreads: 1,
+    executionMode: 'sequential',
+    // A pattern is kept per input shape, and histories have every length there is.
+    enableMemPattern: false,
+    logSeverityLevel: 3,
+  })
+}
+
+function lazily<T>(make: () => Promise<T>) {
+  let value: Promise<T> | undefined
+  return {
+    get() {
+      value ??= make()
+      return value
+    },
+    /** What `get` made, if it was called. */
+    made: () => value,
+  }
+}
 
 /** (rows, width) over `bytes`, which are copied where they are not aligned. (A Buffer's slice is no copy.) */
 function tensorOf(type: TensorType, bytes: Uint8Array, width: number): Tensor {

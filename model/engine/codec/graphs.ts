@@ -11,7 +11,7 @@ export type KvCodecName = (typeof KV_CODECS)[number]
  * An encoded (rows, width) array is one or two planes, each (rows, its own width): what is cut into
  * pages by rows is cut in every plane.
  */
-export type Plane = { readonly type: TensorType; readonly width: number }
+export type Plane = { readonly type: 'float32' | 'float16' | 'int8'; readonly width: number }
 
 /** Largest value of int8; -128 stays unused, so that a sign flip is exact. */
 const INT8_MAX = 127

@@ -2,8 +2,8 @@ import type { HstuConfig } from '../../config.js'
 import { RankError } from '../../errors.js'
 import type { Precision } from '../../manifest.js'
 import { writeTimes } from '../../tokens.js'
-import type { KvPages } from '../engine.js'
-import { capacityFor, checkPages } from '../kv-shape.js'
+import type { EncodedKv, KvPages } from '../engine.js'
+import { arrayWidths, capacityFor, kvShape } from '../kv-shape.js'
 
 /** Elements of K/V: float32, or the bits of float16. */
 export type KvArray = Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>
@@ -119,16 +119,32 @@ export class KvStore {
     }
   }
 
-  /** @throws {RankError} KV_CORRUPT when the pages are not of this model's shape */
-  import(handle: number, pages: KvPages): number {
-    checkPages(pages, this.#config, this.#precision)
-    const { entry, bytes } = this.extend(handle, pages.tokens)
-    writeTimes(entry.block.times, pages.times)
-    pages.layers.forEach(({ k, v }, i) => {
-      writeBytes(entry.block.k[i], k)
-      writeBytes(entry.block.v[i], v)
-    })
-    return bytes
+  /**
+   * A new entry of K/V from outside, of this model's shape. `decode` writes the rows of what is encoded
+   * into these arrays. Gives the bytes that the block holds.
+   */
+  async import(
+    handle: number,
+    { tokens, times, codec, planes }: EncodedKv,
+    decode: (planes: readonly Uint8Array[], arrays: readonly Uint8Array[]) => Promise<void>,
+  ): Promise<number> {
+    const { entry, bytes } = this.extend(handle, tokens)
+    const { block } = entry
+    writeTimes(block.times, times)
+    const widths = arrayWidths(kvShape(this.#config))
+    const arrays = block.k
+      .flatMap((k, i) => [k, block.v[i] ?? k])
+      .map(({ buffer, BYTES_PER_ELEMENT }, a) => {
+        return new Uint8Array(buffer, 0, tokens * (widths[a] ?? 0) * BYTES_PER_ELEMENT)
+      })
+    try {
+      if (codec !== this.#precision) await decode(planes, arrays)
+      else for (const [a, rows] of arrays.entries()) rows.set(planes[a] ?? rows)
+      return bytes
+    } catch (error) {
+      this.release(handle)
+      throw error
+    }
   }
 }
 
@@ -139,8 +155,4 @@ function bytesOf(block: Block): number {
 
 function copyRows(to: KvArray, from: KvArray | undefined, elements: number): void {
   if (from !== undefined) to.set(from.subarray(0, elements))
-}
-
-function writeBytes(to: KvArray | undefined, bytes: Uint8Array): void {
-  if (to !== undefined) new Uint8Array(to.buffer).set(bytes)
 }

@@ -3,6 +3,7 @@ import { deferred, pause } from '../../deferred.js'
 import { RankError } from '../../errors.js'
 import type { Bundle } from '../../manifest.js'
 import type { Engine, EngineEvent, KvHandle, WarmUp } from '../engine.js'
+import { checkedKv } from '../kv-shape.js'
 import type { Job, WorkerOptions } from './protocol.js'
 import { startThread, type Thread } from './thread.js'
 
@@ -179,11 +180,13 @@ export async function createNodeEngine(
       const { pages } = await thread.send({ kind: 'export', handle: id, start }, 1)
       return pages
     },
-    async importKv(pages) {
+    async importKv(given) {
+      const { config, precision } = bundle.manifest
+      const kv = checkedKv(given, config, precision)
       const thread = leastLoaded()
       const id = nextHandle++
-      const { bytes } = await thread.send({ kind: 'import', handle: id, pages }, 1)
-      return keep(thread, id, pages.tokens, bytes)
+      const { bytes } = await thread.send({ kind: 'import', handle: id, kv }, 1)
+      return keep(thread, id, kv.tokens, bytes)
     },
     release(handle) {
       const { thread, id } = holderOf(handle)

@@ -1,7 +1,7 @@
 import type { WireError } from '../../errors.js'
 import type { Manifest } from '../../manifest.js'
 import type { HistoryTokens } from '../../tokens.js'
-import type { KvPages, RankUser, WarmUp } from '../engine.js'
+import type { EncodedKv, KvPages, RankUser, WarmUp } from '../engine.js'
 
 /** What a worker is started with. */
 export type WorkerOptions = {
@@ -32,7 +32,7 @@ export type Job =
     }
   | { readonly kind: 'rank'; readonly users: readonly RankUser[] }
   | { readonly kind: 'export'; readonly handle: number; readonly start: number }
-  | { readonly kind: 'import'; readonly handle: number; readonly pages: KvPages }
+  | { readonly kind: 'import'; readonly handle: number; readonly kv: EncodedKv }
   | { readonly kind: 'warmUp'; readonly shapes: WarmUp }
 
 /** Answers by job kind. */

@@ -2,8 +2,11 @@ import { type InferenceSession, Tensor } from 'onnxruntime-node'
 import { RankError } from '../../errors.js'
 import type { Manifest } from '../../manifest.js'
 import { type HistoryTokens, sliceTokens, writeTimes, zeroTokens } from '../../tokens.js'
-import type { RankUser, WarmUp } from '../engine.js'
+import { createKvCodec, type KvCodec } from '../codec/codec.js'
+import type { KvCodecName } from '../codec/graphs.js'
+import type { EncodedKv, RankUser, WarmUp } from '../engine.js'
 import { float16Tensor } from '../float16.js'
+import { arrayWidths, kvShape } from '../kv-shape.js'
 import { packUsers, splitLogits } from '../rank-batch.js'
 import { type KvArray, type KvEntry, KvStore } from './kv-store.js'
 import type { Answer, Job } from './protocol.js'
@@ -22,6 +25,7 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
   const { config, precision } = manifest
   const { slots } = manifest.embedding
   const store = new KvStore(config, precision)
+  const codecs = new Map<KvCodecName, KvCodec>()
   const kWidth = config.heads * config.dqk
   const vWidth = config.heads * config.dv
 
@@ -117,6 +121,19 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
     return null
   }
 
+  const codecOf = (name: KvCodecName): KvCodec => {
+    const codec = codecs.get(name) ?? createKvCodec(name, precision, arrayWidths(kvShape(config)))
+    codecs.set(name, codec)
+    return codec
+  }
+
+  const importKv = async (handle: number, kv: EncodedKv): Promise<Answer['import']> => {
+    const bytes = await store.import(handle, kv, (planes, arrays) =>
+      codecOf(kv.codec).decode(planes, arrays),
+    )
+    return { bytes }
+  }
+
   return {
     async run(job: Job): Promise<Answer[Job['kind']]> {
       switch (job.kind) {
@@ -129,12 +146,15 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
         case 'export':
           return { pages: store.export(job.handle, job.start) }
         case 'import':
-          return { bytes: store.import(job.handle, job.pages) }
+          return importKv(job.handle, job.kv)
         case 'warmUp':
           return warmUp(job.shapes)
       }
     },
     release: (handle: number) => store.release(handle),
+    async close(): Promise<void> {
+      for (const codec of codecs.values()) await codec.close()
+    },
   }
 }
 

@@ -38,6 +38,7 @@ async function main(): Promise<void> {
     }
   }
   const close = async () => {
+    await runner.close()
     await Promise.all([sessions.prefill, sessions.score, sessions.rank].map((s) => s.release()))
     parentPort?.close()
   }
