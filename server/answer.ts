@@ -1,4 +1,5 @@
 import type { Ranker, RankResult } from '../falcon/types.js'
+import { packItems } from './packed.js'
 
 /** How the answer came about beside its result. */
 export type Run = { readonly parseMs: number; readonly retries: number }
@@ -8,16 +9,20 @@ export function modelId({ name, version }: Ranker['model']): string {
   return `${name}@${version}`
 }
 
-/** The JSON of one ranking; logits and places only when they were asked for. */
-export function toAnswer(model: string, result: RankResult, explained: Run | undefined) {
+/** The answer to one ranking; logits and places only when they were asked for, or packed. */
+export function toAnswer(
+  model: Ranker['model'],
+  result: RankResult,
+  explained: Run | undefined,
+  isPacked = false,
+) {
   const { timings, warnings, scored, candidates } = result
   const { state, tier, reusedTokens, prefilledTokens } = result.kv
   return {
-    model,
-    items:
-      explained === undefined
-        ? result.items.map(({ item, score, tasks }) => ({ item, score, tasks }))
-        : result.items,
+    model: modelId(model),
+    ...(isPacked
+      ? { packed: packItems(result, model.tasks, explained !== undefined) }
+      : { items: itemsOf(result, explained !== undefined) }),
     kv: { state, ...(tier !== undefined && { tier }), reusedTokens, prefilledTokens },
     timings,
     warnings,
@@ -36,4 +41,8 @@ export function toAnswer(model: string, result: RankResult, explained: Run | und
       },
     }),
   }
+}
+
+function itemsOf({ items }: RankResult, isExplained: boolean) {
+  return isExplained ? items : items.map(({ item, score, tasks }) => ({ item, score, tasks }))
 }

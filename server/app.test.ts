@@ -269,17 +269,29 @@ describe('/docs', () => {
     assert.equal((await app.inject('/docs')).statusCode, 200)
     const doc = (await app.inject('/docs/json')).json()
     assert.equal(doc.openapi, '3.1.0')
-    assert.deepEqual(Object.keys(doc.paths), [
-      '/v1/rank',
-      '/v1/rank/batch',
-      '/v1/users/{id}/events',
-      '/v1/users/{id}',
-      '/v1/prefetch',
-      '/v1/models',
-      '/livez',
-      '/readyz',
-      '/metrics',
-    ])
+    assert.deepEqual(
+      new Set(Object.keys(doc.paths)),
+      new Set([
+        '/v1/rank',
+        '/v1/rank/batch',
+        '/v2',
+        '/v2/health/live',
+        '/v2/health/ready',
+        '/v2/models/{name}',
+        '/v2/models/{name}/ready',
+        '/v2/models/{name}/infer',
+        '/v2/models/{name}/versions/{version}',
+        '/v2/models/{name}/versions/{version}/ready',
+        '/v2/models/{name}/versions/{version}/infer',
+        '/v1/users/{id}/events',
+        '/v1/users/{id}',
+        '/v1/prefetch',
+        '/v1/models',
+        '/livez',
+        '/readyz',
+        '/metrics',
+      ]),
+    )
     assert.deepEqual(Object.keys(doc.components.schemas), [
       'RankRequest',
       'RankAnswer',
@@ -317,5 +329,8 @@ describe('/docs', () => {
       const [example] = doc.components.schemas[name].examples
       assert.equal((await post(example, url)).statusCode, 200, name)
     }
+    const infer = doc.paths['/v2/models/{name}/infer'].post.requestBody
+    const { example } = infer.content['application/json']
+    assert.equal((await post(example, '/v2/models/toy/infer')).statusCode, 200)
   })
 })

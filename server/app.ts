@@ -11,6 +11,7 @@ import type { Ranker } from '../falcon/types.js'
 import { createAdmission } from './admission.js'
 import { addAuth } from './auth.js'
 import { addJsonParser } from './body.js'
+import { addCompression } from './compression.js'
 import { addDocs, ref } from './docs.js'
 import { createDoor } from './door.js'
 import { clientErrorHandler, errorHandler, notFoundHandler, STATUS } from './errors.js'
@@ -19,6 +20,8 @@ import type { StoredKey } from './key-file.js'
 import { createListener, type Listener } from './listener.js'
 import { requestId } from './log.js'
 import { createMetrics } from './metrics.js'
+import { addMsgpackParser } from './msgpack.js'
+import { addOipRoutes } from './oip/routes.js'
 import { newOutcome } from './outcome.js'
 import type { Limits } from './parse.js'
 import { addPlayground } from './playground/routes.js'
@@ -91,6 +94,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.setValidatorCompiler(() => () => true)
   app.setSerializerCompiler(() => (payload) => JSON.stringify(payload))
   addJsonParser(app)
+  addMsgpackParser(app, config.maxCandidates)
 
   app.decorateRequest('outcome')
   app.addHook('onRequest', async (request, reply) => {
@@ -136,9 +140,14 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     nowMs: options.nowMs,
     needsCertificate: listener.needsCertificate,
   })
+  await addCompression(app)
   await addDocs(app, options.keys !== undefined)
   const parts = { door: createDoor(ranker, admission), limits: config, metrics, nowSec }
   addRankRoutes(app, parts)
+  addOipRoutes(app, {
+    ...parts,
+    isReady: () => readiness(isDraining(), ranker()) === 'ready',
+  })
   addUserRoutes(app, parts)
 
   if (config.playground) addPlayground(app, () => ranker()?.model.name)

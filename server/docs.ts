@@ -11,9 +11,11 @@ import {
   UserAnswer,
 } from './answer-schema.js'
 import { guarded, SECURITY_SCHEMES } from './docs-security.js'
+import { MSGPACK } from './msgpack.js'
 import { EventsRequest, PrefetchRequest, RankRequest } from './schema.js'
 
-const SCHEMAS = {
+/** Bodies by name. */
+export const SCHEMAS = {
   RankRequest,
   RankAnswer,
   PrefetchRequest,
@@ -52,6 +54,7 @@ export async function addDocs(app: FastifyInstance, hasKeys: boolean): Promise<v
       ...(hasKeys && { components: { securitySchemes: SECURITY_SCHEMES } }),
       tags: [
         { name: 'ranking', description: 'Scores for candidates.' },
+        { name: 'inference protocol', description: 'Open Inference Protocol v2.' },
         { name: 'users', description: 'What is kept of a user: the stored history and its K/V.' },
         { name: 'models', description: 'What is loaded.' },
         { name: 'operation', description: 'Probes and metrics.' },
@@ -78,13 +81,23 @@ export function ref(name: keyof typeof SCHEMAS): TSchema {
   return { $ref: `${name}#` }
 }
 
+/** A body in JSON, or in MessagePack with what may be different there. */
+export function inAllFormats(name: keyof typeof SCHEMAS, packed: string) {
+  return {
+    content: {
+      'application/json': { schema: ref(name) },
+      [MSGPACK]: { schema: { description: packed } },
+    },
+  }
+}
+
 const REFUSED = {
   400: 'INVALID_REQUEST: malformed JSON, or not what the schema says.',
   401: 'UNAUTHENTICATED: no API key, or one that is not known.',
   403: 'FORBIDDEN: the API key has another scope.',
   404: 'MODEL_NOT_FOUND.',
   413: 'LIMIT_EXCEEDED: the body is too large.',
-  415: 'UNSUPPORTED_MEDIA_TYPE: not application/json.',
+  415: 'UNSUPPORTED_MEDIA_TYPE: neither application/json nor application/msgpack.',
   422: 'LIMIT_EXCEEDED: too many events, candidates or requests.',
   429: 'OVERLOADED or RATE_LIMITED: refused before any work; see Retry-After.',
   500: 'INTERNAL and other faults of the service.',

@@ -347,7 +347,7 @@ describe('what is no request at all', () => {
       assert.equal(res.statusCode, 415)
       assert.deepEqual(res.json(), {
         code: 'UNSUPPORTED_MEDIA_TYPE',
-        message: `content-type must be application/json, got "${type}"`,
+        message: `content-type must be application/json or application/msgpack, got "${type}"`,
       })
     })
   }

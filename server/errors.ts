@@ -55,15 +55,24 @@ export function isFault(error: unknown): boolean {
   return !(error instanceof RankError) || STATUS[error.code] === 500
 }
 
-/** Answers `{ code, message, path? }`. Only faults of the service are logged, once, with their stack. */
+/** Answers `{ code, message, path? }`. */
 export function errorHandler(error: unknown, request: FastifyRequest, reply: FastifyReply) {
+  return reply.send(refuse(error, request, reply))
+}
+
+/**
+ * Gives the reply the status and headers of a refusal, whose text is still to be sent. Only faults of the
+ * service are logged, once, with their stack.
+ */
+export function refuse(error: unknown, request: FastifyRequest, reply: FastifyReply): Problem {
   const [status, problem] = fromFastify(error, request) ?? fromService(error)
   if (status === 500) request.log.error({ err: error }, 'request failed')
   if ((status === 429 || status === 503) && !reply.hasHeader('retry-after')) {
     reply.header('retry-after', RETRY_AFTER_SEC)
   }
   request.outcome.code = problem.code
-  return reply.code(status).send(problem)
+  reply.code(status)
+  return problem
 }
 
 /** Answers 405 with the allowed methods where the path exists, else 404. */
@@ -120,8 +129,13 @@ function fromFastify(error: unknown, request: FastifyRequest): [number, Problem]
       return [413, { code: 'LIMIT_EXCEEDED', message: problem }]
     }
     case 415: {
+      const encoding = request.headers['content-encoding']
+      if (encoding !== undefined) {
+        const problem = `content-encoding must be gzip, deflate or br, got ${show(encoding)}`
+        return [415, { code: 'UNSUPPORTED_MEDIA_TYPE', message: problem }]
+      }
       const got = show(request.headers['content-type'])
-      const problem = `content-type must be application/json, got ${got}`
+      const problem = `content-type must be application/json or application/msgpack, got ${got}`
       return [415, { code: 'UNSUPPORTED_MEDIA_TYPE', message: problem }]
     }
   }

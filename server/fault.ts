@@ -65,6 +65,7 @@ export function crowdFault(body: Record<string, unknown>): Fault | undefined {
   for (const { path, values } of lists(body)) {
     for (let i = 0; i < values.length; i++) {
       const value = values[i]
+      if (ArrayBuffer.isView(value)) return bytesAt(`${path}/${i}`)
       const inner = isRecord(value) ? crowdIn(value) : undefined
       if (inner !== undefined) return { ...inner, path: `${path}/${i}${inner.path}` }
     }
@@ -79,7 +80,12 @@ export function envelopeFault(body: unknown): Fault {
 }
 
 export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
+  return (
+    typeof value === 'object' &&
+    value !== null &&
+    !Array.isArray(value) &&
+    !ArrayBuffer.isView(value)
+  )
 }
 
 function notAnObject(body: unknown): Fault {
@@ -130,11 +136,17 @@ function crowdIn(value: Record<string, unknown>, path = '', depth = 0): Fault | 
   if (depth === MAX_DEPTH) return undefined
   for (const name in value) {
     const inner = value[name]
+    if (ArrayBuffer.isView(inner)) return bytesAt(`${path}/${pointerStep(name)}`)
     if (!isRecord(inner)) continue
     const crowd = crowdIn(inner, `${path}/${pointerStep(name)}`, depth + 1)
     if (crowd !== undefined) return crowd
   }
   return undefined
+}
+
+/** MessagePack may have bytes anywhere; to a schema each of them is a name. */
+function bytesAt(path: string): Fault {
+  return { path, message: 'must not be binary' }
 }
 
 function cutLists(body: Record<string, unknown>): Record<string, unknown> {

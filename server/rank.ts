@@ -1,8 +1,10 @@
+import type { FastifyRequest } from 'fastify'
 import type { Ranker, RankResult } from '../falcon/types.js'
 import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
 import { taskWeights } from '../model/heads.js'
 import { modelId } from './answer.js'
+import type { Metrics } from './metrics.js'
 import type { Parsed } from './parse.js'
 
 /** A ranking, and how many runs a crashed worker cost it. */
@@ -40,6 +42,23 @@ export async function rankOnce(
   } catch (error) {
     throw asWritten(error, mainHistories)
   }
+}
+
+/** `rankOnce`, counted in the request's outcome and in the metrics. */
+export async function rankCounted(
+  { outcome }: FastifyRequest,
+  metrics: Metrics,
+  ranker: Ranker,
+  parsed: Parsed,
+  signal: AbortSignal,
+): Promise<Ranked> {
+  const ranked = await rankOnce(ranker, parsed, signal)
+  const { result, retries } = ranked
+  metrics.ranked(result, retries)
+  outcome.candidates += result.candidates
+  outcome.historyTokens += result.historyTokens
+  outcome.kv = outcome.requests === 1 ? result.kv.state : undefined
+  return ranked
 }
 
 function isCrash(error: unknown): boolean {

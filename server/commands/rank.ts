@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { loadRanker } from '../../falcon/load.js'
 import { RankError } from '../../model/errors.js'
-import { modelId, toAnswer } from '../answer.js'
+import { toAnswer } from '../answer.js'
 import { KNOBS } from '../config.js'
 import { parseRank } from '../parse.js'
 import { rankOnce } from '../rank.js'
@@ -40,9 +40,7 @@ export async function rankCommand(args: string[]): Promise<number> {
   try {
     const { result, retries } = await rankOnce(ranker, parsed)
     const run = parsed.explain ? { parseMs, retries } : undefined
-    process.stdout.write(
-      `${JSON.stringify(toAnswer(modelId(ranker.model), result, run), null, 2)}\n`,
-    )
+    process.stdout.write(`${JSON.stringify(toAnswer(ranker.model, result, run), null, 2)}\n`)
     return 0
   } finally {
     await ranker.close()

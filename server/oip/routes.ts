@@ -1,0 +1,153 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import Type from 'typebox'
+import type { Ranker } from '../../falcon/types.js'
+import { show } from '../../model/check.js'
+import { RankError } from '../../model/errors.js'
+import { clientOf } from '../door.js'
+import { refuse } from '../errors.js'
+import { parseRank } from '../parse.js'
+import { rankCounted } from '../rank.js'
+import type { RankRoutes } from '../rank-routes.js'
+import { INPUTS, outputsOf, parseInfer, toReply } from './infer.js'
+import { InferAnswer, InferRequest, ModelMetadata } from './schema.js'
+
+export type OipRoutes = RankRoutes & {
+  readonly isReady: () => boolean
+}
+
+const HEADER_LENGTH = 'inference-header-content-length'
+const tags = ['inference protocol']
+const Failure = Type.Object({ error: Type.String() }, { description: 'What went wrong.' })
+const params = Type.Object({
+  name: Type.String({ description: 'Name of the model.' }),
+  version: Type.Optional(
+    Type.String({ description: 'Its version; absent = the one that serves.' }),
+  ),
+})
+
+/**
+ * The Open Inference Protocol v2 for clients that speak it: health, metadata and infer, one ranking per
+ * request, with JSON and binary tensors.
+ */
+export function addOipRoutes(app: FastifyInstance, parts: OipRoutes): void {
+  void app.register(async (scope) => {
+    scope.removeAllContentTypeParsers()
+    // Triton's own client names no type, and calls JSON with tensors behind it octets.
+    scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_, bytes, done) => done(null, bytes))
+    // All that the protocol says of errors; the status is that of /v1/rank.
+    scope.setErrorHandler((error, request, reply) => {
+      const { code, message, path } = refuse(error, request, reply)
+      return reply.send({ error: `${code}: ${path === undefined ? '' : `${path} `}${message}` })
+    })
+    addRoutes(scope, parts)
+  })
+}
+
+function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
+  const { door, limits, metrics, nowSec, isReady } = parts
+
+  /** The model that a URL names. @throws {RankError} NOT_READY, MODEL_NOT_FOUND */
+  const asked = (request: FastifyRequest, reply: FastifyReply): Ranker => {
+    const ready = door.loaded(reply)
+    const { name, version } = request.params as { name: string; version?: string }
+    const { model } = ready
+    if (name === model.name && (version ?? model.version) === model.version) return ready
+    const got = show(version === undefined ? name : `${name}@${version}`)
+    const message = `no model ${got}: expected ${show(`${model.name}@${model.version}`)}`
+    throw new RankError('MODEL_NOT_FOUND', message)
+  }
+
+  scope.get('/v2', { schema: { tags, summary: 'The server' } }, async () => ({
+    name: 'peregrine',
+    version: 'v2',
+    extensions: ['binary_tensor_data'],
+  }))
+  scope.get('/v2/health/live', { schema: { tags, summary: 'The process lives' } }, async () => ({
+    live: true,
+  }))
+  scope.get(
+    '/v2/health/ready',
+    { schema: { tags, summary: 'The model is warm' } },
+    async (_, reply) => reply.code(isReady() ? 200 : 503).send({ ready: isReady() }),
+  )
+  for (const url of ['/v2/models/:name', '/v2/models/:name/versions/:version']) {
+    scope.get(
+      url,
+      {
+        schema: {
+          ...{ tags, summary: 'What a model takes and gives', params },
+          response: { 200: ModelMetadata, 404: Failure, 503: Failure },
+        },
+      },
+      async (request, reply) => {
+        const { model } = asked(request, reply)
+        return {
+          name: model.name,
+          versions: [model.version],
+          platform: 'peregrine_hstu',
+          inputs: INPUTS,
+          outputs: outputsOf(model),
+        }
+      },
+    )
+    scope.get(
+      `${url}/ready`,
+      { schema: { tags, summary: 'The model is warm', params } },
+      async (request, reply) => {
+        const { model } = asked(request, reply)
+        return reply.code(isReady() ? 200 : 503).send({ name: model.name, ready: isReady() })
+      },
+    )
+    scope.post(
+      `${url}/infer`,
+      {
+        schema: {
+          ...{ tags, summary: 'Score candidates as tensors', params, body: InferRequest },
+          description: DESCRIPTION,
+          response: {
+            200: InferAnswer,
+            ...Object.fromEntries([400, 404, 413, 422, 429, 500, 503].map((s) => [s, Failure])),
+          },
+        },
+        onRequest: async (_: FastifyRequest, reply: FastifyReply) => {
+          door.open(reply, 1)
+        },
+      },
+      async (request, reply) => {
+        const { outcome } = request
+        const { model } = asked(request, reply)
+        const startMs = performance.now()
+        const infer = parseInfer(bytesOf(request), headerLength(request))
+        const parsed = parseRank(infer.body, limits, nowSec())
+        outcome.parseMs = performance.now() - startMs
+        metrics.stage('parse', outcome.parseMs)
+        outcome.requests = 1
+        return door.admit(reply, 1, async (ready) => {
+          const { result } = await rankCounted(request, metrics, ready, parsed, clientOf(reply))
+          const { body, jsonBytes } = toReply(model, result, infer)
+          if (jsonBytes === undefined) return reply.type('application/json').send(body)
+          return reply.type('application/octet-stream').header(HEADER_LENGTH, jsonBytes).send(body)
+        })
+      },
+    )
+  }
+}
+
+const DESCRIPTION = `Inputs: \`user_id\` and \`candidates\` (BYTES, or integers), \`history_items\`,
+\`history_times\` (INT64, seconds) and \`history_actions\` (BYTES, a JSON array of names each), \`time\`, and
+\`request\`: JSON with anything else of POST /v1/rank. Outputs: \`score\` and one per task, FP32, in the order
+of the candidates. With the header Inference-Header-Content-Length tensors stand behind the JSON.`
+
+function bytesOf({ body }: FastifyRequest): Buffer {
+  return Buffer.isBuffer(body) ? body : Buffer.alloc(0)
+}
+
+/** @throws {RankError} INVALID_REQUEST */
+function headerLength({ headers }: FastifyRequest): number | undefined {
+  const text = headers[HEADER_LENGTH]
+  if (text === undefined) return undefined
+  const length = Number(text)
+  if (/^\d{1,15}$/.test(String(text))) return length
+  const message = `Inference-Header-Content-Length must be a number of bytes, got ${show(text)}`
+  throw new RankError('INVALID_REQUEST', message)
+}
