@@ -67,8 +67,8 @@ describe('a server that is fuzzed by its own OpenAPI document', () => {
     for (const [name, statuses] of counts) {
       if (!name.startsWith('POST')) continue
       const taken = (statuses.get(200) ?? 0) + (statuses.get(202) ?? 0)
-      assert.ok(taken > REQUESTS / 50, `${name} took ${taken}`)
-      assert.ok((statuses.get(400) ?? 0) > REQUESTS / 50, name)
+      assert.ok(taken > REQUESTS / 100, `${name} took ${taken}`)
+      assert.ok((statuses.get(400) ?? 0) > REQUESTS / 100, name)
     }
     assert.deepEqual(await rank(), before)
     assert.deepEqual(Object.getOwnPropertyNames(Object.prototype), names)
@@ -91,7 +91,7 @@ describe('the fuzzer', () => {
       const result = resultOf(input)
       return { ...result, items: result.items.map((item) => ({ ...item, score: Number.NaN })) }
     })
-    assert.match([...notANumber].join(), /^\/items\/0\/score must be number/)
+    assert.match([...notANumber].join(), /\/items\/0\/score must be number/)
     const cancelled = await faultsOf(async () => {
       throw new RankError('CANCELLED', 'nobody waits')
     })

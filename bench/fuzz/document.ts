@@ -11,6 +11,8 @@ export type Operation = {
   readonly parameters: readonly string[]
   /** Undefined for routes without a body. */
   readonly body: Json | undefined
+  /** A body that the document shows; undefined = none. */
+  readonly example: unknown
   /** The fault of a body by status; undefined = none. A status that is not in here is not documented. */
   readonly answers: ReadonlyMap<number, (body: unknown) => string | undefined>
 }
@@ -33,12 +35,15 @@ function operationOf(document: Json, method: string, path: string, operation: Js
     const schema = schemaOf(record(answer))
     return [Number(status), checker(schema && resolve(document, schema))] as const
   })
+  const content = record(record(operation.requestBody).content)['application/json']
   const body = schemaOf(record(operation.requestBody))
+  const resolved = body && resolve(document, body)
   return {
     method: method.toUpperCase(),
     path,
     parameters: [...path.matchAll(/\{(.+?)\}/g)].map(([, name = '']) => name),
-    body: body && resolve(document, body),
+    body: resolved,
+    example: record(content).example ?? listOf(resolved?.examples)[0],
     answers: new Map(answers),
   }
 }
@@ -73,6 +78,10 @@ function resolve(document: Json, schema: Json, depth = 0): Json {
 function lookUp(document: Json, $ref: string): Json {
   const steps = $ref.replace(/^#\//, '').split('/')
   return record(steps.reduce<unknown>((at, step) => record(at)[step], document))
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : []
 }
 
 function record(value: unknown): Json {

@@ -72,17 +72,20 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
 }
 
 function requestOf(operation: Operation, random: Random, words: Words): FuzzRequest {
-  const { method, path, body } = operation
-  const url = path.replace(/\{.+?\}/g, () => encodeURIComponent(parameter(random)))
+  const { method, path, body, example } = operation
+  const url = path.replace(/\{.+?\}/g, (name) =>
+    encodeURIComponent(parameter(random, words[name] ?? [])),
+  )
   const query =
     random() < 0.05 ? `?${encodeURIComponent(wellFormed(text(random, 8)))}=${below(random, 9)}` : ''
   if (body === undefined) return { method, url: url + query, headers: {} }
   const headers = { 'content-type': 'application/json', ...oddHeaders(random) }
-  return { method, url: url + query, headers, payload: payloadOf(body, random, words) }
+  const value = example !== undefined && random() < 0.5 ? example : sample(body, random, words)
+  return { method, url: url + query, headers, payload: payloadOf(value, random) }
 }
 
-function payloadOf(schema: Operation['body'] & object, random: Random, words: Words): Buffer {
-  const value = sample(schema, random, words)
+/** A good body, as it is or worse. */
+function payloadOf(value: unknown, random: Random): Buffer {
   const at = random()
   if (at < 0.4) return Buffer.from(JSON.stringify(value))
   if (at < 0.55) return Buffer.from(JSON.stringify(changed(value, random)))
@@ -95,8 +98,8 @@ function payloadOf(schema: Operation['body'] & object, random: Random, words: Wo
  * Few users, so that histories and K/V of earlier requests are met again; and ids that no URL likes. No dots: clients
  * make `/a/./b` `/a/b`.
  */
-function parameter(random: Random): string {
-  if (random() < 0.7) return `u${below(random, 20)}`
+function parameter(random: Random, known: readonly string[]): string {
+  if (random() < 0.7) return known[below(random, known.length)] ?? `u${below(random, 20)}`
   const odd = wellFormed(text(random, pick(random, [1, 8, 255, 256, 257])))
   return pick(random, [odd.replaceAll('.', '-'), '__proto__', '%', 'a/b', '\0'])
 }

@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { Agent, request as httpRequest } from 'node:http'
 import { text } from 'node:stream/consumers'
 import { isRecord } from '../../server/fault.js'
+import { INPUTS } from '../../server/oip/infer.js'
 import { operationsOf } from './document.js'
 import { type FuzzAnswer, type FuzzRequest, type FuzzResult, fuzz } from './fuzz.js'
 import type { Words } from './values.js'
@@ -55,6 +56,11 @@ function wordsOf(model: unknown): Words {
     actions: strings(actions),
     model: [`${name}`, `${name}@${version}`],
     weights: Array.isArray(tasks) ? tasks.map((task) => `${task?.name}`) : [],
+    // Of the inference protocol: in its URLs, and of its tensors.
+    '{name}': [`${name}`],
+    '{version}': [`${version}`],
+    name: INPUTS.map((input) => input.name),
+    datatype: ['BYTES', 'INT64'],
     // Few users, whose histories and K/V are met again.
     id: ['u1', 'u2', 'u3', 'u4', 'u5'],
   }

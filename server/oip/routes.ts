@@ -18,6 +18,8 @@ export type OipRoutes = RankRoutes & {
 const HEADER_LENGTH = 'inference-header-content-length'
 const tags = ['inference protocol']
 const Failure = Type.Object({ error: Type.String() }, { description: 'What went wrong.' })
+const Ready = Type.Object({ name: Type.String(), ready: Type.Boolean() })
+const refused = { 404: Failure, 503: Failure }
 const params = Type.Object({
   name: Type.String({ description: 'Name of the model.' }),
   version: Type.Optional(
@@ -76,7 +78,7 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
       {
         schema: {
           ...{ tags, summary: 'What a model takes and gives', params },
-          response: { 200: ModelMetadata, 404: Failure, 503: Failure },
+          response: { 200: ModelMetadata, ...refused },
         },
       },
       async (request, reply) => {
@@ -92,7 +94,14 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
     )
     scope.get(
       `${url}/ready`,
-      { schema: { tags, summary: 'The model is warm', params } },
+      {
+        schema: {
+          tags,
+          summary: 'The model is warm',
+          params,
+          response: { 200: Ready, 404: Failure, 503: Type.Union([Ready, Failure]) },
+        },
+      },
       async (request, reply) => {
         const { model } = asked(request, reply)
         return reply.code(isReady() ? 200 : 503).send({ name: model.name, ready: isReady() })
@@ -106,7 +115,9 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
           description: DESCRIPTION,
           response: {
             200: InferAnswer,
-            ...Object.fromEntries([400, 404, 413, 422, 429, 500, 503].map((s) => [s, Failure])),
+            ...Object.fromEntries(
+              [400, 401, 403, 404, 413, 415, 422, 429, 500, 503, 504].map((s) => [s, Failure]),
+            ),
           },
         },
         onRequest: async (_: FastifyRequest, reply: FastifyReply) => {
