@@ -75,6 +75,7 @@ function lookUp(document: Json, $ref: string): Json {
   return record(steps.reduce<unknown>((at, step) => record(at)[step], document))
 }
 
-function record(value: unknown): Json {
+/** What is no object is one without anything in it. */
+export function record(value: unknown): Json {
   return isRecord(value) ? value : {}
 }
