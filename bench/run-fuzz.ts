@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { parseArgs } from 'node:util'
 import { exportBundle } from '../server/commands/export.js'
+import { integer } from '../server/commands/flags.js'
 import { createProgress } from '../server/commands/progress.js'
 import type { FuzzFault, FuzzResult } from './fuzz/fuzz.js'
 import { fuzzServer, socketSender } from './fuzz/target.js'
@@ -22,7 +23,8 @@ const { values } = parseArgs({
     seed: { type: 'string', default: '1' },
   },
 })
-const [count, seed] = [Number(values.requests), Number(values.seed)]
+const count = integer('--requests', values.requests, 1, 1e9)
+const seed = integer('--seed', values.seed, 0, 2 ** 31)
 const folder = mkdtempSync(`${tmpdir()}/peregrine-fuzz-`)
 try {
   exportBundle(DEMO, `${folder}/bundle`, 'fp32')

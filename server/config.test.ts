@@ -103,6 +103,16 @@ describe('parseServerConfig', () => {
     assert.equal(off.config.playground, false)
   })
 
+  test('reads origins with commas between them', () => {
+    const origins = (text: string) =>
+      parseServerConfig([...BUNDLE, '--cors-origins', text], {}).config.corsOrigins
+    assert.deepEqual(origins('https://a.example, http://localhost:3000'), [
+      'https://a.example',
+      'http://localhost:3000',
+    ])
+    assert.deepEqual(origins('*'), ['*'])
+  })
+
   test('ignores what Kubernetes sets beside a service called peregrine', () => {
     parseServerConfig(BUNDLE, {
       PEREGRINE_SERVICE_HOST: '10.0.0.1',
@@ -127,6 +137,24 @@ describe('parseServerConfig', () => {
       BUNDLE,
       { PEREGRINE_PROVIDER: 'tpu' },
       /^PEREGRINE_PROVIDER must be one of cpu, cuda, got "tpu"$/,
+    ],
+    [
+      'an origin with a path',
+      [...BUNDLE, '--cors-origins=https://a.example,https://b.example/x'],
+      {},
+      /^--cors-origins must be \* or origins .*, got "https:\/\/a.example,https:\/\/b.example\/x"$/,
+    ],
+    [
+      'a certificate without its key',
+      BUNDLE,
+      { PEREGRINE_TLS_CERT: 'tls.crt' },
+      /need each other, got --tls-cert without --tls-key$/,
+    ],
+    [
+      'an authority of clients without TLS',
+      [...BUNDLE, '--tls-client-ca=ca.crt'],
+      {},
+      /^--tls-client-ca needs --tls-cert and --tls-key, got none$/,
     ],
     ['an unknown K/V mode', [...BUNDLE, '--kv=on'], {}, /one of auto, always, never, got "on"$/],
     ['an unknown engine', [...BUNDLE, '--engine=tf'], {}, /one of auto, capi, node, got "tf"$/],

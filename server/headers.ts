@@ -22,6 +22,8 @@ export async function addHeaders(app: FastifyInstance, options: HeaderOptions): 
       directives: { 'default-src': ["'none'"], 'frame-ancestors': ["'none'"] },
     },
     crossOriginResourcePolicy: { policy: corsOrigins.length > 0 ? 'cross-origin' : 'same-origin' },
+    // Browsers complain of it on pages that came without TLS.
+    crossOriginOpenerPolicy: isTls,
     strictTransportSecurity: isTls ? { maxAge: YEAR_SEC, includeSubDomains: false } : false,
   })
   app.addHook('onRequest', (request, reply, done) => {

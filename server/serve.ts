@@ -144,7 +144,7 @@ export async function serve(options: ServeOptions): Promise<Served> {
     const tookMs = Math.round(performance.now() - startMs)
     // Item ids are not for logs.
     const { exampleItems: _, ...model } = ranker.model
-    log.info({ model, tookMs }, `ready: ${readyAt(url, config.playground)}`)
+    log.info({ model, tookMs }, `ready: ${readyAt(url, config)}`)
     return true
   }
 
@@ -156,8 +156,9 @@ export async function serve(options: ServeOptions): Promise<Served> {
   return { url, loaded, stopped, stop }
 }
 
-function readyAt(url: string, playground: boolean): string {
-  return `${playground ? `try it at ${url}/, ` : ''}${url}/docs, or ${tryIt(url)}`
+function readyAt(url: string, { playground, apiKeysFile }: ServerConfig): string {
+  const key = apiKeysFile === '' ? '' : " -H 'x-api-key: …'"
+  return `${playground ? `try it at ${url}/, ` : ''}${url}/docs, or ${tryIt(url)}${key}`
 }
 
 function tryIt(url: string): string {

@@ -84,6 +84,7 @@ function listOf(value: unknown): readonly unknown[] {
   return Array.isArray(value) ? value : []
 }
 
-function record(value: unknown): Json {
+/** What is no object is one without anything in it. */
+export function record(value: unknown): Json {
   return isRecord(value) ? value : {}
 }

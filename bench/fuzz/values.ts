@@ -1,5 +1,5 @@
 import { isRecord } from '../../server/fault.js'
-import type { Json } from './document.js'
+import { type Json, record } from './document.js'
 
 export type Random = () => number
 
@@ -111,8 +111,4 @@ function numberOf(value: unknown, fallback: number): number {
 
 function listOf(value: unknown): readonly Json[] {
   return Array.isArray(value) ? value.filter(isRecord) : []
-}
-
-function record(value: unknown): Json {
-  return isRecord(value) ? value : {}
 }
