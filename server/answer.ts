@@ -9,8 +9,16 @@ export function modelId({ name, version }: Ranker['model']): string {
 }
 
 /** The JSON of one ranking; logits and places only when they were asked for. */
-export function toAnswer(model: string, result: RankResult, explained: Run | undefined) {
-  const { timings, warnings, scored, candidates } = result
+export function toAnswer(
+  model: string,
+  result: RankResult,
+  waitedMs: number,
+  explained: Run | undefined,
+) {
+  const { warnings, scored, candidates } = result
+  const queueMs = Math.round(waitedMs * 1000) / 1000
+  const totalMs = Math.round((waitedMs + result.timings.totalMs) * 1000) / 1000
+  const timings = { queueMs, ...result.timings, totalMs }
   const { state, tier, reusedTokens, prefilledTokens } = result.kv
   return {
     model,

@@ -8,8 +8,9 @@ import { pino } from 'pino'
 import type { Registry } from 'prom-client'
 import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
-import { createAdmission } from './admission.js'
+import { type Caller, createAdmission } from './admission.js'
 import { addJsonParser } from './body.js'
+import { createBodyBudget } from './body-budget.js'
 import { addDocs, ref } from './docs.js'
 import { createDoor } from './door.js'
 import { clientErrorHandler, errorHandler, notFoundHandler, STATUS } from './errors.js'
@@ -18,6 +19,7 @@ import { createMetrics } from './metrics.js'
 import { newOutcome } from './outcome.js'
 import type { Limits } from './parse.js'
 import { addPlayground } from './playground/routes.js'
+import { createQueueMetrics } from './queue-metrics.js'
 import { addRankRoutes } from './rank-routes.js'
 import { MAX_ID_CHARS } from './schema.js'
 import { addUserRoutes } from './user-routes.js'
@@ -29,7 +31,10 @@ export type AppOptions = {
   readonly isDraining?: () => boolean
   readonly config: Limits & {
     readonly bodyLimitBytes: number
-    readonly maxInFlight: number
+    /** The longest that a request may be expected to wait for its turn. */
+    readonly maxQueueMs: number
+    /** For bodies that are read or whose requests are under way. */
+    readonly bodyBudgetBytes: number
     /** Whether a page at / lets people try the model. */
     readonly playground: boolean
   }
@@ -37,6 +42,8 @@ export type AppOptions = {
   readonly registry: Registry
   /** Silent when absent. */
   readonly logger?: FastifyBaseLogger
+  /** Whose request it is; the same for all when absent. */
+  readonly callerOf?: (request: FastifyRequest) => Caller
   /** The time of requests that have none, in whole seconds since the epoch. */
   readonly nowSec?: () => number
 }
@@ -45,6 +52,9 @@ export type AppOptions = {
 const REQUEST_TIMEOUT_MS = 60_000
 /** A user id in a URL, where each of its characters may be nine. */
 const MAX_PARAM_CHARS = 9 * MAX_ID_CHARS
+/** Where there are no API keys. */
+const ANYONE: Caller = { name: '', share: 1 }
+const NOT_LOADED = { runs: 1, requests: 1 }
 /** Asked every few seconds by machines: logged at debug. */
 const PROBES = new Set(['/livez', '/readyz', '/metrics'])
 
@@ -52,7 +62,13 @@ const PROBES = new Set(['/livez', '/readyz', '/metrics'])
 export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const { ranker, isDraining = () => false, config, registry } = options
   const nowSec = options.nowSec ?? (() => Math.floor(Date.now() / 1000))
-  const admission = createAdmission(config.maxInFlight)
+  const queueMetrics = createQueueMetrics(registry)
+  const admission = createAdmission({
+    maxQueueMs: config.maxQueueMs,
+    depth: () => ranker()?.depth() ?? NOT_LOADED,
+    on: queueMetrics,
+  })
+  queueMetrics.watch(admission)
   const metrics = createMetrics(registry, ranker, admission.inFlight)
   const loggerInstance: FastifyBaseLogger = options.logger ?? pino({ level: 'silent' })
   const app = Fastify({
@@ -116,7 +132,12 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   }
 
   await addDocs(app)
-  const parts = { door: createDoor(ranker, admission), limits: config, metrics, nowSec }
+  const door = createDoor({
+    ...{ ranker, admission },
+    bodies: createBodyBudget(config.bodyBudgetBytes),
+    callerOf: options.callerOf ?? (() => ANYONE),
+  })
+  const parts = { door, limits: config, metrics, nowSec }
   addRankRoutes(app, parts)
   addUserRoutes(app, parts)
 

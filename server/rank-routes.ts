@@ -3,11 +3,11 @@ import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
 import { modelId, toAnswer } from './answer.js'
 import { ref, refusals } from './docs.js'
-import { clientOf, type Door } from './door.js'
+import { type Ask, clientOf, type Door, HEADERS, type Turn } from './door.js'
 import { isFault, problemOf } from './errors.js'
 import type { Metrics } from './metrics.js'
 import { type Limits, type Parsed, parseBatch, parseRank } from './parse.js'
-import { rankOnce } from './rank.js'
+import { checkAsked, rankOnce } from './rank.js'
 
 export type RankRoutes = {
   readonly door: Door
@@ -19,6 +19,7 @@ export type RankRoutes = {
 const rankSchema = {
   tags: ['ranking'],
   summary: 'Rank candidates for one user',
+  headers: HEADERS,
   body: ref('RankRequest'),
   response: {
     200: ref('RankAnswer'),
@@ -31,6 +32,7 @@ const batchSchema = {
   summary: 'Rank several requests at once',
   description:
     'Answers in the order of the requests. One that fails is an `error` in its place and loses no other.',
+  headers: HEADERS,
   body: Type.Object(
     { requests: Type.Array(ref('RankRequest'), { minItems: 1 }) },
     { additionalProperties: false },
@@ -67,15 +69,21 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     { outcome }: FastifyRequest,
     ready: Ranker,
     parsed: Parsed,
+    turn: Turn,
     signal: AbortSignal,
   ) {
-    const { result, retries } = await rankOnce(ready, parsed, signal)
+    const { result, retries } = await rankOnce(ready, parsed, { ...turn, signal })
     metrics.ranked(result, retries)
     outcome.candidates += result.candidates
     outcome.historyTokens += result.historyTokens
     outcome.kv = outcome.requests === 1 ? result.kv.state : undefined
     const run = parsed.explain ? { parseMs: outcome.parseMs, retries } : undefined
-    return toAnswer(modelId(ready.model), result, run)
+    return toAnswer(modelId(ready.model), result, turn.waitedMs, run)
+  }
+
+  function askOf(ready: Ranker, { input, options }: Parsed, signal: AbortSignal): Ask {
+    const { deadlineMs, partial } = options
+    return { workMs: ready.predictMs(input, options), deadlineMs, partial, signal }
   }
 
   /** An entry of a batch that failed, in place of its answer. */
@@ -100,8 +108,8 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     }
 
   // Refuses before the body is read.
-  const onRequest = async (_: FastifyRequest, reply: FastifyReply) => {
-    door.open(reply, 1)
+  const onRequest = async (request: FastifyRequest, reply: FastifyReply) => {
+    door.open(request, reply)
   }
 
   app.post(
@@ -110,7 +118,12 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     async (request, reply) => {
       const parsed = timed(request, () => parseRank(request.body, limits, nowSec()))
       request.outcome.requests = 1
-      return door.admit(reply, 1, (ready) => answer(request, ready, parsed, clientOf(reply)))
+      const ready = door.loaded()
+      checkAsked(ready, parsed)
+      const signal = clientOf(reply)
+      const ask = askOf(ready, parsed, signal)
+      const admitted = door.admit(request, [ask])
+      return admitted(ask, (turn) => answer(request, ready, parsed, turn, signal))
     },
   )
 
@@ -118,26 +131,30 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     '/v1/rank/batch',
     { schema: batchSchema, serializerCompiler, onRequest },
     async (request, reply) => {
+      const ready = door.loaded()
+      const signal = clientOf(reply)
       const entries = timed(request, () =>
         parseBatch(request.body, limits).map((body) => {
           try {
-            return { kind: 'parsed', parsed: parseRank(body, limits, nowSec()) } as const
+            const parsed = parseRank(body, limits, nowSec())
+            checkAsked(ready, parsed)
+            return { kind: 'parsed', parsed, ask: askOf(ready, parsed, signal) } as const
           } catch (error) {
             return { kind: 'refused', error } as const
           }
         }),
       )
       request.outcome.requests = entries.length
-      return door.admit(reply, entries.length, async (ready) => {
-        const signal = clientOf(reply)
-        const results = entries.map(async (entry) => {
-          if (entry.kind === 'refused') return failure(request, entry.error)
-          return answer(request, ready, entry.parsed, signal).catch((error) =>
-            failure(request, error),
-          )
-        })
-        return { results: await Promise.all(results) }
+      const asks = entries.flatMap((entry) => (entry.kind === 'parsed' ? [entry.ask] : []))
+      const admitted = door.admit(request, asks)
+      const results = entries.map((entry) => {
+        if (entry.kind === 'refused') return failure(request, entry.error)
+        const { ask, parsed } = entry
+        return admitted(ask, (turn) => answer(request, ready, parsed, turn, signal)).catch(
+          (error) => failure(request, error),
+        )
       })
+      return { results: await Promise.all(results) }
     },
   )
 }
