@@ -1,9 +1,10 @@
-// npm run bench:overload -- [--out bench/results]: open-loop overload at three times the capacity.
+// npm run bench:overload -- [--out bench/results] [--seconds 60]: open-loop overload at three times the capacity.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { DEMO_BUNDLE, ensureDemoBundle } from '../server/commands/demo.js'
 import { describeMachine } from './machine.js'
 import { benchOverload } from './overload/bench.js'
+import { overloadChart, overloadPage } from './overload/report.js'
 
 const { values } = parseArgs({
   options: {
@@ -22,4 +23,6 @@ const result = await benchOverload(
   log,
 )
 mkdirSync(values.out, { recursive: true })
+writeFileSync(`${values.out}/overload.md`, overloadPage(machine, result))
+writeFileSync(`${values.out}/overload.svg`, overloadChart(machine, result))
 writeFileSync(`${values.out}/overload.json`, `${JSON.stringify({ machine, ...result }, null, 2)}\n`)

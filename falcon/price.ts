@@ -36,9 +36,8 @@ export function createPrices(options: PricesOptions) {
   }
   const lengthsOf = (input: HistoryInput, user: UserHash, useStored: boolean) => {
     const covered = tokensOf(user)
-    const given = tokensIn(input)
-    const stored = useStored ? covered || storedTokens : 0
-    const tokens = Math.min(given + stored, config.maxTokens)
+    const stored = useStored ? (covered || storedTokens) - config.context.length : 0
+    const tokens = Math.min(tokensIn(input) + Math.max(0, stored), config.maxTokens)
     return { tokens, covered: Math.min(covered, tokens) }
   }
 

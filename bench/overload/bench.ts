@@ -2,7 +2,7 @@
 import { fork } from 'node:child_process'
 import { readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { scrape, startServer } from '../load.js'
+import { eventLoopP99Ms, scrape, startServer } from '../load.js'
 import { median, quantile } from '../stats.js'
 import type { Order, Phase, Report, Sample } from './generate.js'
 
@@ -12,7 +12,7 @@ export const OVERLOAD = 3
 /** The load before and behind the overload, of the capacity. */
 export const CALM = 0.5
 const CALM_SECONDS = 10
-const CAPACITY = { kind: 'closed', connections: 16, seconds: 10 } as const
+const CAPACITY = { kind: 'closed', connections: 8, seconds: 10 } as const
 /** Answers are looked at by windows of this length to see when all is well again. */
 const WINDOW_SEC = 0.25
 /** Well: nothing refused, and the median at most so many times that of before. */
@@ -26,7 +26,14 @@ export type Second = {
   readonly rssMiB: number
 }
 
-export type OverloadResult = {
+export type OverloadResult = Measured & {
+  /** p99 of the server's event-loop delay through all of it. */
+  readonly eventLoopP99Ms: number
+}
+
+type Measured = {
+  /** Closed loop, answers in time: before all else, behind it, and their mean. */
+  readonly closed: readonly [before: number, after: number]
   readonly capacityPerSecond: number
   readonly offeredPerSecond: number
   readonly seconds: number
@@ -72,25 +79,23 @@ export async function benchOverload(
       ...{ port: server.port, files, deadlineMs: DEADLINE_MS, phases },
     })
     await generate(order([CAPACITY]))
-    const [closed = []] = (await generate(order([CAPACITY]))).phases
-    const capacityPerSecond = closed.filter(isGood).length / CAPACITY.seconds
-    log(`capacity ${capacityPerSecond.toFixed(0)}/s, p99 ${p99(closed).toFixed(1)} ms`)
-    const calm = {
-      kind: 'open',
-      perSecond: CALM * capacityPerSecond,
-      seconds: CALM_SECONDS,
-    } as const
-    const perSecond = OVERLOAD * capacityPerSecond
+    const capacity = async () => {
+      const [closed = []] = (await generate(order([CAPACITY]))).phases
+      const perSecond = closed.filter(isGood).length / CAPACITY.seconds
+      log(`capacity ${perSecond.toFixed(0)}/s, p99 ${p99(closed).toFixed(1)} ms`)
+      return perSecond
+    }
+    const first = await capacity()
+    const calm = { kind: 'open', perSecond: CALM * first, seconds: CALM_SECONDS } as const
+    const perSecond = OVERLOAD * first
     const phases: Phase[] = [calm, { kind: 'open', perSecond, seconds }, calm]
+    await scrape(server.port) // forgets the event loop's delays of before
     const memory = watchMemory(server.pid)
     const report = await generate(order(phases))
     const rss = memory.stop()
-    log(
-      (await scrape(server.port))
-        .match(/^peregrine_(refusals|work_|queue_w\S+sum).*$/gm)
-        ?.join('\n') ?? '',
-    )
-    return resultOf(report, capacityPerSecond, seconds, rss)
+    const eventLoop = eventLoopP99Ms(await scrape(server.port))
+    const result = resultOf(report, [first, await capacity()], seconds, rss)
+    return { ...result, eventLoopP99Ms: eventLoop }
   } finally {
     await server.stop()
   }
@@ -98,10 +103,11 @@ export async function benchOverload(
 
 function resultOf(
   { phases, sockets }: Report,
-  capacityPerSecond: number,
+  closed: readonly [number, number],
   seconds: number,
   rss: readonly number[],
-): OverloadResult {
+): Measured {
+  const capacityPerSecond = (closed[0] + closed[1]) / 2
   const [before = [], during = [], after = []] = phases
   const accepted = during.filter(([, status]) => status === 200)
   const refused = during.filter(([, status]) => status === 429)
@@ -113,6 +119,7 @@ function resultOf(
   }
   const end = CALM_SECONDS + seconds
   return {
+    closed,
     capacityPerSecond,
     offeredPerSecond: during.length / seconds,
     seconds,

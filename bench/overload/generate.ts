@@ -23,6 +23,8 @@ export type Sample = readonly [dueSec: number, status: number, dueMs: number, se
 /** Samples by phase; a request that found no answer has status 0. */
 export type Report = { readonly phases: readonly (readonly Sample[])[]; readonly sockets: number }
 
+const REFUSED_PAUSE_MS = 20
+
 async function generate({ port, files, deadlineMs, phases }: Order): Promise<Report> {
   const client = createRawClient(port)
   const headers = { 'x-deadline-ms': String(deadlineMs) }
@@ -40,7 +42,10 @@ async function generate({ port, files, deadlineMs, phases }: Order): Promise<Rep
     const start = performance.now()
     const caller = async () => {
       for (let now = start; now - start < 1000 * seconds; now = performance.now()) {
-        samples.push(await one(start, now))
+        const sample = await one(start, now)
+        samples.push(sample)
+        // Else a refusal would only make the next one come sooner.
+        if (sample[1] !== 200) await new Promise((resolve) => setTimeout(resolve, REFUSED_PAUSE_MS))
       }
     }
     await Promise.all(Array.from({ length: connections }, caller))
