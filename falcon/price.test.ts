@@ -16,6 +16,9 @@ function pricesOf(covered = 0, slackEvents = 0) {
         const { tokens, covered1, candidates } = question
         return { decision: 'append', predictedMs: tokens - covered1 + candidates }
       },
+      priceOf: (decision, { tokens, candidates, covered1 }) => {
+        return { decision, predictedMs: 1000 + tokens - covered1 + candidates }
+      },
       prefillMs: (newTokens) => newTokens,
     },
     config: smallConfig(),
@@ -39,7 +42,6 @@ const input = (events: number, rest: Partial<HistoryInput> = {}): HistoryInput =
 describe('createPrices', () => {
   test('counts tokens of all sources up to what the model holds', () => {
     const { ofRanking } = pricesOf()
-    assert.equal(ofRanking(input(0), user, 7, false), 2 + 7)
     assert.equal(ofRanking(input(10), user, 7, false), 2 + 20 + 7)
     const more = input(10, {
       histories: [Array(10).fill(event), [event]],
@@ -67,6 +69,12 @@ describe('createPrices', () => {
     )
     assert.equal(ofPrefetch(input(10), user, false), 10)
     assert.equal(ofPrefetch(input(2), user, false), 0)
+  })
+
+  test('without events nothing is found in tier 1', () => {
+    const { ofRanking, asked } = pricesOf(12)
+    assert.equal(ofRanking(input(0), user, 7, false), 1000 + 2 + 7)
+    assert.deepEqual(asked, [])
   })
 
   test('a stored history counts as the longest, then as those that were read, or as the user’s K/V', () => {

@@ -5,7 +5,7 @@ import type { HistoryInput } from '../model/request.js'
 import { droppedEvents, roomOf } from '../model/window.js'
 
 export type PricesOptions = {
-  readonly costs: Pick<Costs, 'decide' | 'prefillMs'>
+  readonly costs: Pick<Costs, 'decide' | 'priceOf' | 'prefillMs'>
   readonly config: HstuConfig
   readonly slackEvents: number
   readonly microBatchSize: number
@@ -46,7 +46,10 @@ export function createPrices(options: PricesOptions) {
     ofRanking(input: HistoryInput, user: UserHash, candidates: number, useStored: boolean): number {
       const { tokens, covered } = lengthsOf(input, user, useStored)
       const question = { tokens, covered1: covered, candidates, microBatchSize }
-      return costs.decide(question).predictedMs
+      if (tokens > config.context.length) return costs.decide(question).predictedMs
+      // Without events the K/V of the user is of no use: see routes.ts.
+      const decision = candidates <= microBatchSize ? 'onePass' : 'recompute'
+      return costs.priceOf(decision, { ...question, covered1: 0 }).predictedMs
     },
     /** Milliseconds until the history's K/V is there. */
     ofPrefetch(input: HistoryInput, user: UserHash, useStored: boolean): number {
