@@ -53,7 +53,7 @@ const REQUEST_TIMEOUT_MS = 60_000
 /** A user id in a URL, where each of its characters may be nine. */
 const MAX_PARAM_CHARS = 9 * MAX_ID_CHARS
 /** Where there are no API keys. */
-const ANYONE: Caller = { name: '', share: 1 }
+const ANYONE: Caller = { name: '-', share: 1 }
 const NOT_LOADED = { runs: 1, requests: 1 }
 /** Asked every few seconds by machines: logged at debug. */
 const PROBES = new Set(['/livez', '/readyz', '/metrics'])

@@ -117,7 +117,7 @@ describe('overload', () => {
     assert.equal((await post(requestOf('8'))).statusCode, 200)
     await metric('peregrine_queue_length{priority="normal"} 0')
     await metric('peregrine_queue_wait_seconds_count{priority="normal"} 8')
-    await metric('peregrine_work_predicted_seconds_total{key=""} 0.48')
+    await metric('peregrine_work_predicted_seconds_total{key="-"} 0.48')
     await metric('peregrine_inflight_requests 0')
   })
 
