@@ -17,7 +17,7 @@ export type Latencies = {
 }
 
 export type Client = { post(body: string): Promise<number>; close(): void }
-export type Server = { readonly port: number; stop(): Promise<void> }
+export type Server = { readonly port: number; readonly pid: number; stop(): Promise<void> }
 
 /** Requests per second that a few connections reach when each waits for its answer. */
 export async function capacity(
@@ -135,6 +135,7 @@ export async function startServer(flags: readonly string[]): Promise<Server> {
     if (ready) {
       return {
         port,
+        pid: server.pid ?? 0,
         async stop() {
           server.kill('SIGTERM')
           await new Promise((resolve) => server.once('exit', resolve))

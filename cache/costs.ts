@@ -1,3 +1,4 @@
+import { type Average, createAverage } from './average.js'
 import {
   choice,
   decide,
@@ -62,8 +63,6 @@ export type Costs = Prices & {
 
 /** The share of the newest measurement: what happened 60 runs ago counts a tenth as much. */
 const WEIGHT = 1 / 26
-/** One run that waited for a pause of the machine must not pass for the machine. */
-const MAX_RATIO = 8
 
 /**
  * The cost model behind "fetch, append, recompute or one pass": a prefill costs a base, per new token,
@@ -97,7 +96,11 @@ export function createCosts(
   const score = (candidates: number, tokens: number) =>
     scoreBase + scorePerToken * tokens + candidates * (perCandidate + perScorePair * tokens)
 
-  const scale = { prefill: createAverage(), score: createAverage(), rank: createAverage() }
+  const scale = {
+    prefill: createAverage(WEIGHT),
+    score: createAverage(WEIGHT),
+    rank: createAverage(WEIGHT),
+  }
   const prefillMs = (newTokens: number, pastTokens: number) =>
     scale.prefill.ratio() * prefill(newTokens, pastTokens)
   const scoreMs = (candidates: number, tokens: number) =>
@@ -142,7 +145,7 @@ export function createCosts(
     ...prices,
     policy,
     setFetch(speed) {
-      tier2 = { ...speed, average: createAverage() }
+      tier2 = { ...speed, average: createAverage(WEIGHT) }
     },
     observePrefill(newTokens, pastTokens, ms) {
       scale.prefill.add(ms, prefill(newTokens, pastTokens))
@@ -164,31 +167,6 @@ export function createCosts(
       fetchBytesPerSec: tier2 && tier2.bytesPerSec / tier2.average.ratio(),
       prefillTokensPerSec: (1000 * maxTokens) / prefillMs(maxTokens, 0),
     }),
-  }
-}
-
-type Average = {
-  /** Measured over predicted. */
-  ratio(): number
-  add(measuredMs: number, predictedMs: number): void
-}
-
-/** Ratio of two moving averages, so that a run counts by its length; 1 until something is measured. */
-function createAverage(): Average {
-  let measured = 0
-  let predicted = 0
-  return {
-    ratio: () => (predicted > 0 ? measured / predicted : 1),
-    add(measuredMs, predictedMs) {
-      // From a ratio of 1, which the first measurement moves by no more than WEIGHT.
-      if (predicted === 0) measured = predicted = predictedMs
-      const within = Math.min(
-        Math.max(measuredMs, predictedMs / MAX_RATIO),
-        predictedMs * MAX_RATIO,
-      )
-      measured += WEIGHT * (within - measured)
-      predicted += WEIGHT * (predictedMs - predicted)
-    },
   }
 }
 

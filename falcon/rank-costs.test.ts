@@ -138,4 +138,38 @@ describe('rank and its costs', () => {
     })
     assert.equal(seen().filter((run) => run.startsWith('score')).length, 0)
   })
+
+  test('are known before the ranking, which is then taken for as much', async () => {
+    const { costs } = plainCosts({ kv: 'auto' }, -9)
+    const own = ranker({ costs })
+    for (const input of inputs) {
+      const predicted = own.predictMs(input, {})
+      const { kv } = await own.rank(input, {})
+      assert.equal(predicted, kv.predictedMs, kv.decision)
+    }
+    assert.equal(own.predictPrefetchMs(full, {}), 0, 'it is there')
+    const { predictMs, predictPrefetchMs } = ranker({ costs })
+    assert.equal(predictPrefetchMs(full, {}), 20)
+    const stored = { ...full, histories: [] }
+    assert.equal(predictMs(stored, { useStored: true }), 66 + 10, 'the longest, unread')
+    assert.equal(ranker().predictMs(full, {}), undefined, 'without costs')
+  })
+})
+
+test('what a request waited before the call counts for its deadline', async () => {
+  const late = ranker().rank(request(9, 3), { deadlineMs: 50, waitedMs: 60 })
+  await assert.rejects(late, {
+    code: 'DEADLINE_EXCEEDED',
+    message: /^deadlineMs 50 passed after 6\d/,
+  })
+})
+
+test('says how many requests keep the engine busy', () => {
+  const stats = (depth?: number) => () => ({
+    ...{ workers: 2, pendingJobs: 0, restarts: 0 },
+    ...(depth !== undefined && { depth }),
+  })
+  const depthOf = (depth?: number) => ranker({ engine: { ...engine, stats: stats(depth) } }).depth()
+  assert.deepEqual(depthOf(), { runs: 2, requests: 3 })
+  assert.deepEqual(depthOf(9), { runs: 2, requests: 9 })
 })

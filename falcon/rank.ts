@@ -17,6 +17,7 @@ import { checkSlack } from '../model/window.js'
 import { createDeadline, type Deadline } from './deadline.js'
 import { checkFinite, micros } from './numbers.js'
 import { observeEngine } from './observe.js'
+import { createPrices } from './price.js'
 import { createRoutes } from './routes.js'
 import { createScorer } from './score.js'
 import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
@@ -89,6 +90,14 @@ export function createRanker(options: RankerOptions): Ranker {
     ...(forgets !== undefined && { forgets }),
   })
 
+  const prices =
+    costs &&
+    createPrices({
+      ...{ costs, slackEvents, microBatchSize },
+      config: manifest.config,
+      tokensOf: memory.tokensOf,
+    })
+
   const score = createScorer({
     ...{ engine, kv, routes, microBatchSize, slots, now },
     tasks: tasks.length,
@@ -121,6 +130,7 @@ export function createRanker(options: RankerOptions): Ranker {
   ) => {
     const read = useStored ? await deadline.within(users.read(user, deadline.signal)) : undefined
     const history = historyOf(input, read)
+    if (useStored) prices?.observeStored(history.tokens.length)
     const candidates = buildCandidates(input, vocabulary)
     const sequenced = now()
     const { rows } = candidates
@@ -146,7 +156,7 @@ export function createRanker(options: RankerOptions): Ranker {
       const start = now()
       const weights = taskWeights(tasks, bundleWeights, rankOptions.weights)
       const m = input.candidates.length
-      const deadline = createDeadline(rankOptions, start, now)
+      const deadline = createDeadline(rankOptions, start - (rankOptions.waitedMs ?? 0), now)
       const user = userHash(input.user.id)
       const epoch = kv.begin(user)
       const { history, candidates, sequenced, result } = await sequenceAndScore(
@@ -210,6 +220,16 @@ export function createRanker(options: RankerOptions): Ranker {
         epoch.end()
         throw error
       }
+    },
+    predictMs(input, { useStored = false }) {
+      return prices?.ofRanking(input, userHash(input.user.id), input.candidates.length, useStored)
+    },
+    predictPrefetchMs(input, { useStored = false }) {
+      return prices?.ofPrefetch(input, userHash(input.user.id), useStored)
+    },
+    depth() {
+      const { workers, depth = workers + 1 } = engine.stats()
+      return { runs: workers, requests: depth }
     },
     appendEvents: users.appendEvents,
     eventsOf: users.eventsOf,

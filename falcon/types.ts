@@ -10,8 +10,10 @@ export type RankOptions = {
   readonly topK?: number
   /** Weight of each task in the value formula; the bundle's own when absent. */
   readonly weights?: { readonly [task: string]: number }
-  /** Budget for queue and compute, from the call on; what the engine still has of it then is dropped. */
+  /** Budget for queue and compute, from `waitedMs` before the call on; what the engine still has of it then is dropped. */
   readonly deadlineMs?: number
+  /** How much of the budget is spent already: what the request waited before the call. */
+  readonly waitedMs?: number
   /** At the deadline: answer what is scored instead of DEADLINE_EXCEEDED. */
   readonly partial?: boolean
   /** Aborted when nobody waits for the answer any more: what is under way is dropped, CANCELLED. */
@@ -130,6 +132,18 @@ export type Ranker = {
    * @throws {RankError} INVALID_REQUEST, DEADLINE_EXCEEDED, CANCELLED, WORKER_CRASHED
    */
   rank(input: RankInput, options: RankOptions): Promise<RankResult>
+  /**
+   * What a ranking should cost, in milliseconds of one run at a time: from lengths and the user's K/V,
+   * without any work. Undefined where nothing was measured to predict from.
+   */
+  predictMs(input: RankInput, options: Pick<RankOptions, 'useStored'>): number | undefined
+  /** The same of a prefetch. */
+  predictPrefetchMs(
+    input: HistoryInput,
+    options: Pick<RankOptions, 'useStored'>,
+  ): number | undefined
+  /** How many requests under way keep the engine busy, and how many of them it runs at a time. */
+  depth(): { readonly runs: number; readonly requests: number }
   /**
    * Makes the K/V of a history and keeps it. From when this resolves, a ranking of the same history finds
    * the K/V or waits for it.

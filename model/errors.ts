@@ -30,6 +30,8 @@ export type WireError = {
 export type RankErrorOptions = ErrorOptions & {
   /** Where in the request the fault lies, as a JSON pointer: `/history/3/actions/0`. */
   readonly path?: string
+  /** When the same may work. */
+  readonly retryAfterMs?: number
 }
 
 /** The one error class of this service. Branch on `code`, never on `message`. */
@@ -37,11 +39,13 @@ export class RankError extends Error {
   override readonly name = 'RankError'
   readonly code: ErrorCode
   readonly path: string | undefined
+  readonly retryAfterMs: number | undefined
 
   constructor(code: ErrorCode, message: string, options: RankErrorOptions = {}) {
     super(message, options)
     this.code = code
     this.path = options.path
+    this.retryAfterMs = options.retryAfterMs
   }
 }
 

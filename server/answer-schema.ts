@@ -17,6 +17,12 @@ export const Problem = Type.Object(
         examples: ['/history/3/time'],
       }),
     ),
+    retryAfterMs: Type.Optional(
+      Type.Integer({
+        description:
+          'With OVERLOADED: when what is queued now should be done; Retry-After has it in whole seconds.',
+      }),
+    ),
   },
   { description: 'What went wrong.' },
 )
@@ -63,6 +69,9 @@ const warnings = Type.Array(
 )
 
 const stages = {
+  queueMs: ms(
+    'from the headers of the request to the beginning of its work: reading it, and the queue',
+  ),
   sequenceMs: ms('reading the stored history, and all of it to tokens'),
   historyMs: ms('cache lookup, prefill or append, and the wait for a worker'),
   scoreMs: ms('scoring the micro-batches'),

@@ -13,10 +13,14 @@ export function modelId({ name, version }: Ranker['model']): string {
 export function toAnswer(
   model: Ranker['model'],
   result: RankResult,
+  waitedMs: number,
   explained: Run | undefined,
   isPacked = false,
 ) {
-  const { timings, warnings, scored, candidates } = result
+  const { warnings, scored, candidates } = result
+  const queueMs = Math.round(waitedMs * 1000) / 1000
+  const totalMs = Math.round((waitedMs + result.timings.totalMs) * 1000) / 1000
+  const timings = { queueMs, ...result.timings, totalMs }
   const { state, tier, reusedTokens, prefilledTokens } = result.kv
   return {
     model: modelId(model),

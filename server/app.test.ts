@@ -1,11 +1,9 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { Ranker, RankOptions } from '../falcon/types.js'
-import { deferred } from '../model/deferred.js'
 import { RankError } from '../model/errors.js'
 import type { RankInput } from '../model/request.js'
-import { appOf, client, LIMITS, rankerOf, resultOf } from '../test/plain-ranker.js'
-import { createAdmission } from './admission.js'
+import { appOf, client, rankerOf, resultOf } from '../test/plain-ranker.js'
 
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
 const EVENT = { item: 'x', time: 5 }
@@ -15,22 +13,27 @@ describe('POST /v1/rank', () => {
     const post = await client(t)
     const res = await post(GOOD)
     assert.equal(res.statusCode, 200)
-    assert.deepEqual(res.json(), {
+    const { timings, ...answer } = res.json()
+    const { queueMs, totalMs, ...stages } = timings
+    assert.deepEqual(stages, { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4 })
+    assert.ok(queueMs > 0)
+    assert.ok(Math.abs(totalMs - queueMs - 10) < 0.002, 'all of it')
+    assert.deepEqual(answer, {
       model: 'toy@abc123',
       items: [
         { item: 'a', score: 1, tasks: { click: 1 } },
         { item: 'b', score: 0.5, tasks: { click: 0.5 } },
       ],
       kv: { state: 'stale', tier: 2, reusedTokens: 8, prefilledTokens: 2 },
-      timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4, totalMs: 10 },
       warnings: [],
     })
   })
 
   test('hands all of the request to the ranker, history before histories, now as the time', async (t) => {
     const seen: [RankInput, RankOptions][] = []
-    const post = await client(t, async (input, { signal, ...options }) => {
+    const post = await client(t, async (input, { signal, waitedMs = 0, ...options }) => {
       assert.equal(signal?.aborted, false)
+      assert.ok(waitedMs > 0)
       seen.push([input, options])
       return resultOf(input)
     })
@@ -84,8 +87,9 @@ describe('POST /v1/rank', () => {
       'as always',
     )
     assert.deepEqual(items, [{ item: 'a', index: 0, score: 1, tasks: { click: 1 }, logits: [0.5] }])
-    const { parseMs, ...timings } = explain.timings
+    const { parseMs, queueMs, totalMs, ...timings } = explain.timings
     assert.ok(parseMs > 0)
+    assert.ok(totalMs >= queueMs)
     assert.deepEqual(
       { ...explain, timings },
       {
@@ -98,7 +102,7 @@ describe('POST /v1/rank', () => {
           measuredMs: 5,
           predictedMs: 4,
         },
-        timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4, totalMs: 10 },
+        timings: { sequenceMs: 1, historyMs: 2, scoreMs: 3, headsMs: 4 },
         historyTokens: 10,
         truncatedEvents: 0,
         candidates: 1,
@@ -130,8 +134,8 @@ describe('POST /v1/rank', () => {
 
   test('runs a request again after a worker crashed, once, within what is left of the deadline', async (t) => {
     const deadlines: (number | undefined)[] = []
-    const post = await client(t, async (input, { deadlineMs }) => {
-      deadlines.push(deadlineMs)
+    const post = await client(t, async (input, { deadlineMs = 0, waitedMs = 0 }) => {
+      deadlines.push(deadlineMs - waitedMs)
       if (deadlines.length === 1) throw new RankError('WORKER_CRASHED', 'worker 1 exited with 139')
       return resultOf(input)
     })
@@ -139,7 +143,7 @@ describe('POST /v1/rank', () => {
     assert.equal(res.statusCode, 200)
     assert.equal(res.json().explain.retries, 1)
     const [first = 0, second = 0] = deadlines
-    assert.ok(first === 60_000 && second < first && second > 0, String(deadlines))
+    assert.ok(first < 60_000 && second < first && second > 0, String(deadlines))
   })
 
   test('answers 503 with Retry-After when the second run crashes too', async (t) => {
@@ -176,47 +180,6 @@ describe('POST /v1/rank', () => {
     const res = await post({ ...GOOD, deadlineMs: 1 })
     assert.equal(res.statusCode, 504)
     assert.equal(runs, 1)
-  })
-})
-
-describe('overload', () => {
-  test('is refused with 429 and a Retry-After from latency, load and workers', async (t) => {
-    const gates = Array.from({ length: LIMITS.maxInFlight }, () => deferred<void>())
-    const [first, ...others] = gates
-    let running = 0
-    const allRunning = deferred<void>()
-    const post = await client(t, async (input) => {
-      const gate = gates[running++]
-      if (running === LIMITS.maxInFlight) allRunning.resolve()
-      await gate?.promise
-      return resultOf(input)
-    })
-    const answers = gates.map(() => post(GOOD))
-    await allRunning.promise
-    const refused = await post('this body is never read')
-    assert.equal(refused.statusCode, 429)
-    assert.equal(refused.headers['retry-after'], '1')
-    assert.deepEqual(refused.json(), {
-      code: 'OVERLOADED',
-      message: 'at most 4 rankings run at once, got 1 more to 4',
-    })
-    first?.resolve()
-    assert.equal((await answers[0])?.statusCode, 200)
-    const batch = await post({ requests: [GOOD, GOOD] }, '/v1/rank/batch')
-    assert.equal(batch.statusCode, 429, 'a batch counts each of its requests')
-    for (const gate of others) gate.resolve()
-    for (const answer of answers) assert.equal((await answer).statusCode, 200)
-    assert.equal((await post(GOOD)).statusCode, 200)
-  })
-
-  test('suggests the mean latency times the rankings in flight over the workers', () => {
-    const admission = createAdmission(100)
-    admission.enter(21)
-    assert.equal(admission.retryAfterSec(4), 1, 'nothing measured yet')
-    admission.leave(1, 1500)
-    assert.equal(admission.retryAfterSec(4), 8) // 1.5 s x 20 / 4 = 7.5 s
-    admission.leave(10, 1e6)
-    assert.equal(admission.retryAfterSec(1), 60)
   })
 })
 

@@ -11,6 +11,7 @@ import type { Ranker } from '../falcon/types.js'
 import { createAdmission } from './admission.js'
 import { addAuth } from './auth.js'
 import { addJsonParser } from './body.js'
+import { createBodyBudget } from './body-budget.js'
 import { addCompression } from './compression.js'
 import { addDocs, ref } from './docs.js'
 import { createDoor } from './door.js'
@@ -25,6 +26,7 @@ import { addOipRoutes } from './oip/routes.js'
 import { newOutcome } from './outcome.js'
 import type { Limits } from './parse.js'
 import { addPlayground } from './playground/routes.js'
+import { createQueueMetrics } from './queue-metrics.js'
 import { addRankRoutes } from './rank-routes.js'
 import { MAX_ID_CHARS } from './schema.js'
 import { addUserRoutes } from './user-routes.js'
@@ -36,7 +38,10 @@ export type AppOptions = {
   readonly isDraining?: () => boolean
   readonly config: Limits & {
     readonly bodyLimitBytes: number
-    readonly maxInFlight: number
+    /** The longest that a request may be expected to wait for its turn. */
+    readonly maxQueueMs: number
+    /** For bodies that are read or whose requests are under way. */
+    readonly bodyBudgetBytes: number
     /** Whether a page at / lets people try the model. */
     readonly playground: boolean
   }
@@ -58,6 +63,7 @@ export type AppOptions = {
 
 /** A user id in a URL, where each of its characters may be nine. */
 const MAX_PARAM_CHARS = 9 * MAX_ID_CHARS
+const NOT_LOADED = { runs: 1, requests: 1 }
 /** Asked every few seconds by machines: logged at debug. */
 const PROBES = new Set(['/livez', '/readyz', '/metrics'])
 
@@ -65,7 +71,13 @@ const PROBES = new Set(['/livez', '/readyz', '/metrics'])
 export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const { ranker, isDraining = () => false, config, registry } = options
   const nowSec = options.nowSec ?? (() => Math.floor(Date.now() / 1000))
-  const admission = createAdmission(config.maxInFlight)
+  const queueMetrics = createQueueMetrics(registry)
+  const admission = createAdmission({
+    maxQueueMs: config.maxQueueMs,
+    depth: () => ranker()?.depth() ?? NOT_LOADED,
+    on: queueMetrics,
+  })
+  queueMetrics.watch(admission)
   const metrics = createMetrics(registry, ranker, admission.inFlight)
   const loggerInstance: FastifyBaseLogger = options.logger ?? pino({ level: 'silent' })
   const listener = options.listener ?? createListener()
@@ -142,7 +154,12 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   })
   await addCompression(app)
   await addDocs(app, options.keys !== undefined)
-  const parts = { door: createDoor(ranker, admission), limits: config, metrics, nowSec }
+  const door = createDoor({
+    ...{ ranker, admission },
+    bodies: createBodyBudget(config.bodyBudgetBytes),
+    callerOf: ({ apiKey }) => apiKey,
+  })
+  const parts = { door, limits: config, metrics, nowSec }
   addRankRoutes(app, parts)
   addOipRoutes(app, {
     ...parts,

@@ -15,6 +15,7 @@ export function addJsonParser(app: FastifyInstance): void {
     { parseAs: 'buffer' },
     (request, bytes, done) => {
       const startMs = performance.now()
+      request.outcome.bodyBytes = bytes.length
       // A replacement character would make two different ids the same one.
       if (!isUtf8(bytes)) return done(invalid('body must be UTF-8'))
       const text = bytes.toString('utf8')

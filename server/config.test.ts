@@ -37,7 +37,8 @@ describe('parseServerConfig', () => {
       maxHistoryEvents: 100_000,
       maxCandidates: 20_000,
       maxBatchRequests: 64,
-      maxInFlight: 256,
+      maxQueueMs: 100,
+      bodyBudgetBytes: 256 * 2 ** 20,
       kvBytes: 0,
       kv: 'auto',
       gpuKvBytes: 0,
@@ -178,10 +179,10 @@ describe('parseServerConfig', () => {
     ],
     ['a Kubernetes link as port', BUNDLE, { PEREGRINE_PORT: 'tcp://10.0.0.1:80' }, /service link/],
     [
-      'batches beyond what is admitted',
-      [...BUNDLE, '--max-in-flight=8'],
+      'a body larger than all may be',
+      [...BUNDLE, '--body-budget-bytes=2048'],
       {},
-      /^--max-batch-requests must be at most --max-in-flight \(8\), got 64$/,
+      /^--body-limit-bytes must be at most --body-budget-bytes \(2048\), got 16777216$/,
     ],
   ] as const) {
     test(`refuses ${name}`, () => {

@@ -40,7 +40,20 @@ export const KNOBS = {
   ),
   maxCandidates: integer('Most candidates of one request', 20_000, 1, 10_000_000),
   maxBatchRequests: integer('Most requests of one batch', 64, 1, 10_000),
-  maxInFlight: integer('Most rankings at once; more are refused with 429', 256, 1, 100_000),
+  // What a caller with a timeout of a few hundred milliseconds can still use; a longer queue serves
+  // nobody better, it only makes everybody late.
+  maxQueueMs: integer(
+    'Longest predicted wait of a request for its turn; what would wait longer is refused with 429',
+    100,
+    1,
+    600_000,
+  ),
+  bodyBudgetBytes: integer(
+    'Memory for request bodies at once; more are refused with 429',
+    256 * MiB,
+    1024,
+    2 ** 44,
+  ),
   kvBytes: integer(
     'Memory for cached K/V, with the share of the GPU; 0 = 512 MiB, or all that a GPU has for it',
     0,
@@ -163,7 +176,8 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     maxHistoryEvents: pick('maxHistoryEvents', KNOBS.maxHistoryEvents),
     maxCandidates: pick('maxCandidates', KNOBS.maxCandidates),
     maxBatchRequests: pick('maxBatchRequests', KNOBS.maxBatchRequests),
-    maxInFlight: pick('maxInFlight', KNOBS.maxInFlight),
+    maxQueueMs: pick('maxQueueMs', KNOBS.maxQueueMs),
+    bodyBudgetBytes: pick('bodyBudgetBytes', KNOBS.bodyBudgetBytes),
     kvBytes: pick('kvBytes', KNOBS.kvBytes),
     kv: pick('kv', KNOBS.kv),
     gpuKvBytes: pick('gpuKvBytes', KNOBS.gpuKvBytes),
@@ -184,10 +198,10 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     windowSlack: pick('windowSlack', KNOBS.windowSlack),
     shutdownTimeoutMs: pick('shutdownTimeoutMs', KNOBS.shutdownTimeoutMs),
   }
-  if (config.maxBatchRequests > config.maxInFlight) {
-    const { maxBatchRequests, maxInFlight } = config
+  if (config.bodyLimitBytes > config.bodyBudgetBytes) {
+    const { bodyLimitBytes, bodyBudgetBytes } = config
     throw invalid(
-      `--max-batch-requests must be at most --max-in-flight (${maxInFlight}), got ${maxBatchRequests}`,
+      `--body-limit-bytes must be at most --body-budget-bytes (${bodyBudgetBytes}), got ${bodyLimitBytes}`,
     )
   }
   if (config.kvBytes > 0 && config.gpuKvBytes > config.kvBytes) {

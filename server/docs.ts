@@ -99,7 +99,7 @@ const REFUSED = {
   413: 'LIMIT_EXCEEDED: the body is too large.',
   415: 'UNSUPPORTED_MEDIA_TYPE: neither application/json nor application/msgpack.',
   422: 'LIMIT_EXCEEDED: too many events, candidates or requests.',
-  429: 'OVERLOADED or RATE_LIMITED: refused before any work; see Retry-After.',
+  429: 'OVERLOADED: it would wait too long, or past its deadline, or its key asks for too much; RATE_LIMITED: its key has so many requests a second. See `retryAfterMs` and Retry-After.',
   500: 'INTERNAL and other faults of the service.',
   503: 'NOT_READY, WORKER_CRASHED or STORE_UNAVAILABLE; see Retry-After.',
   504: 'DEADLINE_EXCEEDED.',

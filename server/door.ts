@@ -1,50 +1,159 @@
 import { setMaxListeners } from 'node:events'
-import type { FastifyReply } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
+import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
-import type { Admission } from './admission.js'
+import type { Admission, Caller, Job } from './admission.js'
+import type { BodyBudget } from './body-budget.js'
+import { PRIORITIES, type Priority } from './fair-queue.js'
+import { MAX_DEADLINE_MS } from './schema.js'
 
-export type Door = {
-  /** The ranker, when it is loaded. @throws {RankError} NOT_READY with Retry-After */
-  loaded(reply: FastifyReply): Ranker
-  /** The ranker, when it has room for `count` more rankings. @throws {RankError} NOT_READY, OVERLOADED with Retry-After */
-  open(reply: FastifyReply, count: number): Ranker
-  /** Does `work` as `count` rankings in flight. @throws {RankError} NOT_READY, OVERLOADED with Retry-After */
-  admit<T>(reply: FastifyReply, count: number, work: (ranker: Ranker) => Promise<T>): Promise<T>
+const PRIORITY_HEADER = 'x-priority'
+const DEADLINE_HEADER = 'x-deadline-ms'
+
+/** What one request says of one piece of work. */
+export type Ask = {
+  /** Predicted milliseconds, where they can be. */
+  readonly workMs: number | undefined
+  /** Of the body; the header's counts where it is shorter. */
+  readonly deadlineMs?: number | undefined
+  readonly partial?: boolean | undefined
+  /** Nobody waits for it any more. */
+  readonly signal: AbortSignal
 }
 
-const LOADING_RETRY_SEC = 2
+/** Pieces of one request that were let in together; each is done when its turn comes. */
+export type Admitted = <T>(ask: Ask, work: (turn: Turn) => Promise<T>) => Promise<T>
+
+export type Turn = {
+  /** Since the request's headers were read. */
+  readonly waitedMs: number
+  /** The shorter of the body's and the header's. */
+  readonly deadlineMs?: number
+}
+
+export type Door = {
+  /** The ranker, when it is loaded. @throws {RankError} NOT_READY */
+  loaded(): Ranker
+  /**
+   * Before the body is read: refuses what would have to wait too long whatever is in it.
+   * @throws {RankError} NOT_READY, OVERLOADED, INVALID_REQUEST for a header
+   */
+  open(request: FastifyRequest, reply: FastifyReply, priority?: Priority): void
+  /**
+   * Lets in all pieces of work of a request that was opened, or none.
+   * @throws {RankError} OVERLOADED
+   */
+  admit(request: FastifyRequest, asks: readonly Ask[]): Admitted
+}
+
+/** Both hold for all rankings of a batch. */
+export const HEADERS = Type.Object({
+  [PRIORITY_HEADER]: Type.Optional(
+    Type.Union(
+      PRIORITIES.map((name) => Type.Literal(name)),
+      {
+        description:
+          'Whose turn comes first when requests wait: 16 to 4 to 1 shares of the compute; low is refused first. Absent = normal.',
+      },
+    ),
+  ),
+  [DEADLINE_HEADER]: Type.Optional(
+    Type.Number({
+      minimum: 1,
+      maximum: MAX_DEADLINE_MS,
+      description: 'As `deadlineMs`, and known before the body is read; the shorter one counts.',
+    }),
+  ),
+})
+
+export type DoorOptions = {
+  readonly ranker: () => Ranker | undefined
+  readonly admission: Admission
+  readonly bodies: BodyBudget
+  readonly callerOf: (request: FastifyRequest) => Caller
+}
+
+const LOADING_RETRY_MS = 2000
 
 /** Where requests are refused before any work. */
-export function createDoor(ranker: () => Ranker | undefined, admission: Admission): Door {
-  const loaded = (reply: FastifyReply) => {
+export function createDoor({ ranker, admission, bodies, callerOf }: DoorOptions): Door {
+  const loaded = () => {
     const ready = ranker()
     if (ready !== undefined) return ready
-    reply.header('retry-after', LOADING_RETRY_SEC)
-    throw new RankError('NOT_READY', 'the model is still loading; see /readyz')
+    throw new RankError('NOT_READY', 'the model is still loading; see /readyz', {
+      retryAfterMs: LOADING_RETRY_MS,
+    })
   }
-  const open = (reply: FastifyReply, count: number) => {
-    const ready = loaded(reply)
-    if (admission.hasRoom(count)) return ready
-    reply.header('retry-after', admission.retryAfterSec(ready.stats().engine.workers))
-    const { maxInFlight, inFlight } = admission
-    const message = `at most ${maxInFlight} rankings run at once, got ${count} more to ${inFlight()}`
-    throw new RankError('OVERLOADED', message)
+  const asked = new WeakMap<FastifyRequest, Job>()
+  const jobOf = (request: FastifyRequest, { workMs, deadlineMs, partial, signal }: Ask): Job => {
+    const job = asked.get(request)
+    if (job === undefined) throw new Error('a request that did not pass the door')
+    const shortest = Math.min(
+      deadlineMs ?? Number.POSITIVE_INFINITY,
+      job.deadlineMs ?? Number.POSITIVE_INFINITY,
+    )
+    const own = shortest === Number.POSITIVE_INFINITY ? undefined : shortest
+    return { ...job, workMs, deadlineMs: own, partial, signal }
   }
   return {
     loaded,
-    open,
-    async admit(reply, count, work) {
-      const ready = open(reply, count)
-      const startMs = performance.now()
-      admission.enter(count)
-      try {
-        return await work(ready)
-      } finally {
-        admission.leave(count, performance.now() - startMs)
+    open(request, reply, priority) {
+      loaded()
+      const { headers, outcome } = request
+      const job: Job = {
+        caller: callerOf(request),
+        priority: priority ?? priorityOf(headers[PRIORITY_HEADER]),
+        deadlineMs: deadlineOf(headers[DEADLINE_HEADER]),
+        startMs: outcome.startMs,
+      }
+      admission.check(job, false)
+      const room = bodies.reserve(request, reply)
+      if (room !== undefined) throw admission.refuse('memory', job, room.message, room.retryAfterMs)
+      asked.set(request, job)
+    },
+    admit(request, asks) {
+      bodies.settle(request)
+      const [first] = asks
+      if (first !== undefined) {
+        const workMs = asks.every((ask) => ask.workMs !== undefined)
+          ? asks.reduce((sum, ask) => sum + (ask.workMs ?? 0), 0)
+          : undefined
+        // Several have a deadline each: they are held to it when their turn comes.
+        const whole = asks.length === 1 ? first : { workMs, signal: first.signal }
+        admission.check(jobOf(request, whole), true)
+      }
+      return (ask, work) => {
+        const job = jobOf(request, ask)
+        const { deadlineMs } = job
+        const own = deadlineMs !== undefined && { deadlineMs }
+        return admission.run(job, (waitedMs) => work({ waitedMs, ...own }))
       }
     },
   }
+}
+
+/** @throws {RankError} INVALID_REQUEST */
+function priorityOf(header: string | string[] | undefined): Priority {
+  if (header === undefined) return 'normal'
+  const found = PRIORITIES.find((name) => name === header)
+  if (found !== undefined) return found
+  const expected = `${PRIORITY_HEADER} must be one of ${PRIORITIES.join(', ')}`
+  throw new RankError('INVALID_REQUEST', `${expected}, got ${shown(header)}`)
+}
+
+/** @throws {RankError} INVALID_REQUEST */
+function deadlineOf(header: string | string[] | undefined): number | undefined {
+  if (header === undefined) return undefined
+  const ms = typeof header === 'string' && /^\d{1,5}(\.\d{1,6})?$/.test(header) ? Number(header) : 0
+  if (ms >= 1 && ms <= MAX_DEADLINE_MS) return ms
+  const expected = `${DEADLINE_HEADER} must be a number from 1 to ${MAX_DEADLINE_MS}`
+  throw new RankError('INVALID_REQUEST', `${expected}, got ${shown(header)}`)
+}
+
+function shown(header: string | string[]): string {
+  return show(String(header).slice(0, 100))
 }
 
 /** Aborted when the client is gone before its reply is. */

@@ -34,7 +34,12 @@ export const STATUS = {
 } as const satisfies Record<HttpCode, number>
 
 /** The body of every reply that is no answer. */
-export type Problem = { readonly code: HttpCode; readonly message: string; readonly path?: string }
+export type Problem = {
+  readonly code: HttpCode
+  readonly message: string
+  readonly path?: string
+  readonly retryAfterMs?: number
+}
 
 const MAX_PATH_CHARS = 512 // a path holds the client's own key names, which may be long
 const RETRY_AFTER_SEC = 1
@@ -44,10 +49,12 @@ export function problemOf(error: unknown): Problem {
   if (!(error instanceof RankError) || error.code === 'INTERNAL') {
     return { code: 'INTERNAL', message: 'internal error' }
   }
-  const { code, message, path } = error
-  return path === undefined
-    ? { code, message }
-    : { code, message, path: path.slice(0, MAX_PATH_CHARS) }
+  const { code, message, path, retryAfterMs } = error
+  return {
+    ...{ code, message },
+    ...(path !== undefined && { path: path.slice(0, MAX_PATH_CHARS) }),
+    ...(retryAfterMs !== undefined && { retryAfterMs }),
+  }
 }
 
 /** True for faults of the service itself, which are logged with their stack. */
@@ -68,7 +75,9 @@ export function refuse(error: unknown, request: FastifyRequest, reply: FastifyRe
   const [status, problem] = fromFastify(error, request) ?? fromService(error)
   if (status === 500) request.log.error({ err: error }, 'request failed')
   if ((status === 429 || status === 503) && !reply.hasHeader('retry-after')) {
-    reply.header('retry-after', RETRY_AFTER_SEC)
+    // Whole seconds, as HTTP has it; the body says it in milliseconds.
+    const { retryAfterMs = 1000 * RETRY_AFTER_SEC } = problem
+    reply.header('retry-after', Math.max(1, Math.ceil(retryAfterMs / 1000)))
   }
   request.outcome.code = problem.code
   reply.code(status)

@@ -16,6 +16,8 @@ export type StoredKey = {
   readonly scopes: readonly Scope[]
   /** Most requests per second, of each replica; absent = no limit of its own. */
   readonly requestsPerSec?: number
+  /** Most predicted milliseconds of compute that it may ask for per second; absent = no limit of its own. */
+  readonly workMsPerSec?: number
   /** Weight against the other keys where work has to wait; 1 where the file has none. */
   readonly share: number
   /** SHA-256 of the secret, 32 bytes. */
@@ -33,6 +35,7 @@ const EntrySchema = Type.Object(
       minItems: 1,
     }),
     requestsPerSec: Type.Optional(Type.Number({ minimum: 0.001, maximum: 1e6 })),
+    workMsPerSec: Type.Optional(Type.Number({ minimum: 0.001, maximum: 1e9 })),
     share: Type.Optional(Type.Number({ minimum: 0.001, maximum: 1e6 })),
   },
   { additionalProperties: false },
@@ -45,7 +48,7 @@ const KeyFile = Compile(
 export const Entry = Compile(EntrySchema)
 
 /**
- * The keys of a file `{"keys": [{name, sha256, scopes, requestsPerSec?, share?}, …]}`.
+ * The keys of a file `{"keys": [{name, sha256, scopes, requestsPerSec?, workMsPerSec?, share?}, …]}`.
  * @throws {RankError} CONFIG_INVALID naming the file and its fault
  */
 export function readKeyFile(file: string): readonly StoredKey[] {

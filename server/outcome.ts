@@ -2,7 +2,11 @@ import type { HttpCode } from './errors.js'
 
 /** What one HTTP request came to: filled on its way, written as its log line and its metrics. */
 export type Outcome = {
+  /** When its headers were read, by performance.now(). */
+  readonly startMs: number
   parseMs: number
+  /** Of the body, once it is read. */
+  bodyBytes: number | undefined
   /** Rankings asked for: 1, or those of a batch. */
   requests: number
   candidates: number
@@ -25,7 +29,9 @@ declare module 'fastify' {
 
 export function newOutcome(): Outcome {
   return {
+    startMs: performance.now(),
     parseMs: 0,
+    bodyBytes: undefined,
     requests: 0,
     candidates: 0,
     historyTokens: 0,

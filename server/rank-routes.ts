@@ -3,12 +3,12 @@ import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
 import { toAnswer } from './answer.js'
 import { inAllFormats, ref, refusals } from './docs.js'
-import { clientOf, type Door } from './door.js'
+import { clientOf, type Door, HEADERS, type Turn } from './door.js'
 import { isFault, problemOf } from './errors.js'
 import type { Metrics } from './metrics.js'
 import { MSGPACK, toMsgpack, wantsMsgpack } from './msgpack.js'
 import { type Limits, type Parsed, parseBatch, parseRank } from './parse.js'
-import { rankCounted } from './rank.js'
+import { askOf, checkAsked, rankCounted } from './rank.js'
 
 export type RankRoutes = {
   readonly door: Door
@@ -25,6 +25,7 @@ const PACKED_ANSWER =
 const rankSchema = {
   tags: ['ranking'],
   summary: 'Rank candidates for one user',
+  headers: HEADERS,
   body: inAllFormats('RankRequest', PACKED_REQUEST),
   response: {
     200: { description: 'The ranking.', ...inAllFormats('RankAnswer', PACKED_ANSWER) },
@@ -37,6 +38,7 @@ const batchSchema = {
   summary: 'Rank several requests at once',
   description:
     'Answers in the order of the requests. One that fails is an `error` in its place and loses no other.',
+  headers: HEADERS,
   body: Type.Object(
     { requests: Type.Array(ref('RankRequest'), { minItems: 1 }) },
     { additionalProperties: false },
@@ -73,12 +75,12 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     request: FastifyRequest,
     ready: Ranker,
     parsed: Parsed,
-    signal: AbortSignal,
+    turn: Turn & { readonly signal: AbortSignal },
   ) {
     const { outcome, isPacked } = request
-    const { result, retries } = await rankCounted(request, metrics, ready, parsed, signal)
+    const { result, retries } = await rankCounted(request, metrics, ready, parsed, turn)
     const run = parsed.explain ? { parseMs: outcome.parseMs, retries } : undefined
-    return toAnswer(ready.model, result, run, isPacked)
+    return toAnswer(ready.model, result, turn.waitedMs, run, isPacked)
   }
 
   /** An entry of a batch that failed, in place of its answer. */
@@ -113,8 +115,8 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     }
 
   // Refuses before the body is read.
-  const onRequest = async (_: FastifyRequest, reply: FastifyReply) => {
-    door.open(reply, 1)
+  const onRequest = async (request: FastifyRequest, reply: FastifyReply) => {
+    door.open(request, reply)
   }
 
   app.post(
@@ -123,9 +125,15 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     async (request, reply) => {
       const parsed = timed(request, () => parseRank(request.body, limits, nowSec()))
       request.outcome.requests = 1
-      return door.admit(reply, 1, async (ready) =>
-        written(request, reply, await answer(request, ready, parsed, clientOf(reply))),
+      const ready = door.loaded()
+      checkAsked(ready, parsed)
+      const signal = clientOf(reply)
+      const ask = askOf(ready, parsed, signal)
+      const admitted = door.admit(request, [ask])
+      const answered = await admitted(ask, (turn) =>
+        answer(request, ready, parsed, { ...turn, signal }),
       )
+      return written(request, reply, answered)
     },
   )
 
@@ -133,26 +141,30 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     '/v1/rank/batch',
     { schema: batchSchema, serializerCompiler, onRequest },
     async (request, reply) => {
+      const ready = door.loaded()
+      const signal = clientOf(reply)
       const entries = timed(request, () =>
         parseBatch(request.body, limits).map((body) => {
           try {
-            return { kind: 'parsed', parsed: parseRank(body, limits, nowSec()) } as const
+            const parsed = parseRank(body, limits, nowSec())
+            checkAsked(ready, parsed)
+            return { kind: 'parsed', parsed, ask: askOf(ready, parsed, signal) } as const
           } catch (error) {
             return { kind: 'refused', error } as const
           }
         }),
       )
       request.outcome.requests = entries.length
-      return door.admit(reply, entries.length, async (ready) => {
-        const signal = clientOf(reply)
-        const results = entries.map(async (entry) => {
-          if (entry.kind === 'refused') return failure(request, entry.error)
-          return answer(request, ready, entry.parsed, signal).catch((error) =>
-            failure(request, error),
-          )
-        })
-        return written(request, reply, { results: await Promise.all(results) })
+      const asks = entries.flatMap((entry) => (entry.kind === 'parsed' ? [entry.ask] : []))
+      const admitted = door.admit(request, asks)
+      const results = entries.map((entry) => {
+        if (entry.kind === 'refused') return failure(request, entry.error)
+        const { ask, parsed } = entry
+        return admitted(ask, (turn) => answer(request, ready, parsed, { ...turn, signal })).catch(
+          (error) => failure(request, error),
+        )
       })
+      return written(request, reply, { results: await Promise.all(results) })
     },
   )
 }

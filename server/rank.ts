@@ -1,9 +1,10 @@
 import type { FastifyRequest } from 'fastify'
-import type { Ranker, RankResult } from '../falcon/types.js'
+import type { Ranker, RankOptions, RankResult } from '../falcon/types.js'
 import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
 import { taskWeights } from '../model/heads.js'
 import { modelId } from './answer.js'
+import type { Ask, Turn } from './door.js'
 import type { Metrics } from './metrics.js'
 import type { Parsed } from './parse.js'
 
@@ -11,37 +12,48 @@ import type { Parsed } from './parse.js'
 export type Ranked = { readonly result: RankResult; readonly retries: 0 | 1 }
 
 /**
- * Ranks one request; a run lost to a crashed worker is tried once more, within the same deadline and
- * as long as its client waits (`signal`).
+ * Ranks one request that `checkAsked` has passed; a run lost to a crashed worker is tried once more,
+ * within the same deadline and as long as its client waits (the turn's `signal`).
  * @throws {RankError} with paths as the client wrote the request
  */
 export async function rankOnce(
   ranker: Ranker,
   parsed: Parsed,
-  signal?: AbortSignal,
+  turn: Pick<RankOptions, 'waitedMs' | 'deadlineMs' | 'signal'>,
 ): Promise<Ranked> {
-  checkModel(ranker, parsed.model)
-  // Before any work, and not left to the ranker: a bad name must not cost a prefill.
-  taskWeights(ranker.model.tasks, undefined, parsed.options.weights)
   const { input, mainHistories } = parsed
-  const options = signal === undefined ? parsed.options : { ...parsed.options, signal }
+  const options: RankOptions = { ...parsed.options, ...turn }
   const startMs = performance.now()
   try {
     return { result: await ranker.rank(input, options), retries: 0 }
   } catch (error) {
     if (!isCrash(error)) throw asWritten(error, mainHistories)
   }
-  const { deadlineMs } = options
-  const leftMs = deadlineMs && deadlineMs - (performance.now() - startMs)
-  if (leftMs !== undefined && leftMs <= 0) {
+  const { deadlineMs = Number.POSITIVE_INFINITY } = options
+  const waitedMs = (options.waitedMs ?? 0) + performance.now() - startMs
+  if (waitedMs >= deadlineMs) {
     throw new RankError('DEADLINE_EXCEEDED', `a worker crashed and the ${deadlineMs} ms are over`)
   }
-  const retry = leftMs === undefined ? options : { ...options, deadlineMs: leftMs }
   try {
-    return { result: await ranker.rank(input, retry), retries: 1 }
+    return { result: await ranker.rank(input, { ...options, waitedMs }), retries: 1 }
   } catch (error) {
     throw asWritten(error, mainHistories)
   }
+}
+
+/**
+ * What can be said against a request before any work: a bad name must not wait, nor cost a prefill.
+ * @throws {RankError} MODEL_NOT_FOUND, INVALID_REQUEST for a weight of no task
+ */
+export function checkAsked(ranker: Ranker, { model, options }: Parsed): void {
+  checkModel(ranker, model)
+  taskWeights(ranker.model.tasks, undefined, options.weights)
+}
+
+/** What the door is asked for a ranking. */
+export function askOf(ranker: Ranker, { input, options }: Parsed, signal: AbortSignal): Ask {
+  const { deadlineMs, partial } = options
+  return { workMs: ranker.predictMs(input, options), deadlineMs, partial, signal }
 }
 
 /** `rankOnce`, counted in the request's outcome and in the metrics. */
@@ -50,9 +62,9 @@ export async function rankCounted(
   metrics: Metrics,
   ranker: Ranker,
   parsed: Parsed,
-  signal: AbortSignal,
+  turn: Turn & { readonly signal: AbortSignal },
 ): Promise<Ranked> {
-  const ranked = await rankOnce(ranker, parsed, signal)
+  const ranked = await rankOnce(ranker, parsed, turn)
   const { result, retries } = ranked
   metrics.ranked(result, retries)
   outcome.candidates += result.candidates

@@ -12,7 +12,7 @@ const MAX_SERIES = 64
 export const MAX_ACTIONS = 64
 /** Keeps the value formula finite. */
 const MAX_WEIGHT = 1e9
-const MAX_DEADLINE_MS = 60_000
+export const MAX_DEADLINE_MS = 60_000
 const MAX_OFFSET = 1e9
 
 const closed = { additionalProperties: false }

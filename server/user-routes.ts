@@ -77,28 +77,29 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
   })
 
   // Refuses before the body is read.
-  const isLoaded = async (_: FastifyRequest, reply: FastifyReply) => {
-    door.loaded(reply)
+  const isLoaded = async () => {
+    door.loaded()
   }
-  const hasRoom = async (_: FastifyRequest, reply: FastifyReply) => {
-    door.open(reply, 1)
+  // Never in the way of a ranking: what is made ahead can wait.
+  const hasRoom = async (request: FastifyRequest, reply: FastifyReply) => {
+    door.open(request, reply, 'low')
   }
 
   app.post(
     '/v1/users/:id/events',
     { schema: eventsSchema, onRequest: isLoaded },
-    async (request, reply) => {
+    async (request) => {
       const id = parseUserId(request.params)
       const header = request.headers['idempotency-key']
       const { events, idempotencyKey } = parseEvents(request.body, header, limits)
-      const appended = await door.loaded(reply).appendEvents(id, events, idempotencyKey)
+      const appended = await door.loaded().appendEvents(id, events, idempotencyKey)
       metrics.appended(appended)
       return appended
     },
   )
 
-  app.get('/v1/users/:id', { schema: stateSchema }, async (request, reply) => {
-    const ranker = door.loaded(reply)
+  app.get('/v1/users/:id', { schema: stateSchema }, async (request) => {
+    const ranker = door.loaded()
     const id = parseUserId(request.params)
     const [events, kvTokens] = await Promise.all([ranker.eventsOf(id), ranker.kvOf(id)])
     const [first, last] = [events[0], events.at(-1)]
@@ -113,7 +114,7 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
   })
 
   app.delete('/v1/users/:id', { schema: forgetSchema }, async (request, reply) => {
-    const ranker = door.loaded(reply)
+    const ranker = door.loaded()
     await ranker.forget(parseUserId(request.params))
     return reply.code(204).send()
   })
@@ -137,18 +138,22 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
     { schema: prefetchSchema, onRequest: hasRoom },
     async (request, reply) => {
       const parsed = parsePrefetch(request.body, limits, nowSec())
-      checkModel(door.loaded(reply), parsed.model)
+      const ranker = door.loaded()
+      checkModel(ranker, parsed.model)
+      const signal = parsed.wait ? clientOf(reply) : closing.signal
+      const ask = { workMs: ranker.predictPrefetchMs(parsed.input, parsed), signal }
+      const admitted = door.admit(request, [ask])
       if (parsed.wait) {
-        return door.admit(reply, 1, async (ranker) => {
-          const prefetch = await start(ranker, parsed, clientOf(reply))
+        return admitted(ask, async () => {
+          const prefetch = await start(ranker, parsed, signal)
           const kv = await finish(prefetch)
           return { model: modelId(ranker.model), kv, warnings: prefetch.warnings }
         })
       }
       return await new Promise((resolve, reject) => {
         let isAnswered = false
-        const work = door.admit(reply, 1, async (ranker) => {
-          const prefetch = await start(ranker, parsed, closing.signal)
+        const work = admitted(ask, async () => {
+          const prefetch = await start(ranker, parsed, signal)
           isAnswered = true
           reply.code(202)
           resolve({ model: modelId(ranker.model), warnings: prefetch.warnings })

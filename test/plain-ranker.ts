@@ -14,7 +14,8 @@ export const LIMITS = {
   maxHistoryEvents: 20,
   maxCandidates: 10,
   maxBatchRequests: 4,
-  maxInFlight: 4,
+  maxQueueMs: 100,
+  bodyBudgetBytes: 256 * 2 ** 20,
   playground: true,
 }
 
@@ -68,6 +69,9 @@ export function rankerOf(
   return {
     model: MODEL,
     rank,
+    predictMs: () => undefined,
+    predictPrefetchMs: () => undefined,
+    depth: () => ({ runs: 2, requests: 3 }),
     prefetch: async () => ({
       kv: Promise.resolve({ state: 'miss', reusedTokens: 0, prefilledTokens: 10 }),
       warnings: [],

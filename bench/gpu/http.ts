@@ -48,7 +48,7 @@ export async function benchGpuHttp(
   flags: readonly string[],
   log: (line: string) => void,
 ): Promise<GpuHttp> {
-  const server = await startServer(['--bundle', folder, '--max-in-flight', '4096', ...flags])
+  const server = await startServer(['--bundle', folder, '--max-queue-ms', '600000', ...flags])
   const client = createClient(server.port)
   try {
     const bodies = Array.from({ length: USERS }, (_, u) => bodyOf(`user-${u}`, u))

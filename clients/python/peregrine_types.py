@@ -76,6 +76,7 @@ class RankAnswerKv(TypedDict):
 
 
 class RankAnswerTimings(TypedDict):
+    queueMs: float
     sequenceMs: float
     historyMs: float
     scoreMs: float
@@ -103,6 +104,7 @@ class RankAnswerExplainKv(TypedDict):
 
 class RankAnswerExplainTimings(TypedDict):
     parseMs: float
+    queueMs: float
     sequenceMs: float
     historyMs: float
     scoreMs: float
@@ -281,3 +283,4 @@ class Problem(TypedDict):
     code: str
     message: str
     path: NotRequired[str]
+    retryAfterMs: NotRequired[int]

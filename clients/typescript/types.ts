@@ -86,6 +86,8 @@ export type RankAnswer = {
     readonly prefilledTokens: number
   }
   readonly timings: {
+    /** Milliseconds: from the headers of the request to the beginning of its work: reading it, and the queue. */
+    readonly queueMs: number
     /** Milliseconds: reading the stored history, and all of it to tokens. */
     readonly sequenceMs: number
     /** Milliseconds: cache lookup, prefill or append, and the wait for a worker. */
@@ -124,6 +126,8 @@ export type RankAnswer = {
     readonly timings: {
       /** Milliseconds: JSON and schema. */
       readonly parseMs: number
+      /** Milliseconds: from the headers of the request to the beginning of its work: reading it, and the queue. */
+      readonly queueMs: number
       /** Milliseconds: reading the stored history, and all of it to tokens. */
       readonly sequenceMs: number
       /** Milliseconds: cache lookup, prefill or append, and the wait for a worker. */
@@ -298,4 +302,6 @@ export type Problem = {
   readonly message: string
   /** JSON pointer to the fault; inside a batch relative to that request. */
   readonly path?: string
+  /** With OVERLOADED: when what is queued now should be done; Retry-After has it in whole seconds. */
+  readonly retryAfterMs?: number
 }

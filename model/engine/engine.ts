@@ -102,6 +102,11 @@ export type EngineStats = {
   readonly pendingJobs: number
   /** Workers that crashed and were replaced. */
   readonly restarts: number
+  /**
+   * Requests under way at a time that keep it busy, and let it batch where it does: more only wait in
+   * it. One more than the workers when absent, for the event loop's part of a request.
+   */
+  readonly depth?: number
   /** Where K/V lies; absent where an engine keeps it in one place. */
   readonly kv?: {
     readonly gpuBytes: number

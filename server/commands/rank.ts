@@ -5,7 +5,7 @@ import { RankError } from '../../model/errors.js'
 import { toAnswer } from '../answer.js'
 import { KNOBS } from '../config.js'
 import { parseRank } from '../parse.js'
-import { rankOnce } from '../rank.js'
+import { checkAsked, rankOnce } from '../rank.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from './demo.js'
 import { needFolder } from './export.js'
 
@@ -38,9 +38,10 @@ export async function rankCommand(args: string[]): Promise<number> {
   const parseMs = performance.now() - start
   const ranker = await loadRanker({ bundle, kernels: values.kernels })
   try {
-    const { result, retries } = await rankOnce(ranker, parsed)
+    checkAsked(ranker, parsed)
+    const { result, retries } = await rankOnce(ranker, parsed, {})
     const run = parsed.explain ? { parseMs, retries } : undefined
-    process.stdout.write(`${JSON.stringify(toAnswer(ranker.model, result, run), null, 2)}\n`)
+    process.stdout.write(`${JSON.stringify(toAnswer(ranker.model, result, 0, run), null, 2)}\n`)
     return 0
   } finally {
     await ranker.close()

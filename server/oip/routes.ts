@@ -3,10 +3,10 @@ import Type from 'typebox'
 import type { Ranker } from '../../falcon/types.js'
 import { show } from '../../model/check.js'
 import { RankError } from '../../model/errors.js'
-import { clientOf } from '../door.js'
+import { clientOf, HEADERS } from '../door.js'
 import { refuse } from '../errors.js'
 import { parseRank } from '../parse.js'
-import { rankCounted } from '../rank.js'
+import { askOf, checkAsked, rankCounted } from '../rank.js'
 import type { RankRoutes } from '../rank-routes.js'
 import { INPUTS, outputsOf, parseInfer, toReply } from './infer.js'
 import { InferAnswer, InferRequest, ModelMetadata } from './schema.js'
@@ -49,8 +49,8 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
   const { door, limits, metrics, nowSec, isReady } = parts
 
   /** The model that a URL names. @throws {RankError} NOT_READY, MODEL_NOT_FOUND */
-  const asked = (request: FastifyRequest, reply: FastifyReply): Ranker => {
-    const ready = door.loaded(reply)
+  const asked = (request: FastifyRequest): Ranker => {
+    const ready = door.loaded()
     const { name, version } = request.params as { name: string; version?: string }
     const { model } = ready
     if (name === model.name && (version ?? model.version) === model.version) return ready
@@ -81,8 +81,8 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
           response: { 200: ModelMetadata, ...refused },
         },
       },
-      async (request, reply) => {
-        const { model } = asked(request, reply)
+      async (request) => {
+        const { model } = asked(request)
         return {
           name: model.name,
           versions: [model.version],
@@ -103,7 +103,7 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
         },
       },
       async (request, reply) => {
-        const { model } = asked(request, reply)
+        const { model } = asked(request)
         return reply.code(isReady() ? 200 : 503).send({ name: model.name, ready: isReady() })
       },
     )
@@ -111,7 +111,8 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
       `${url}/infer`,
       {
         schema: {
-          ...{ tags, summary: 'Score candidates as tensors', params, body: InferRequest },
+          ...{ tags, summary: 'Score candidates as tensors', params, headers: HEADERS },
+          body: InferRequest,
           description: DESCRIPTION,
           response: {
             200: InferAnswer,
@@ -120,25 +121,28 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
             ),
           },
         },
-        onRequest: async (_: FastifyRequest, reply: FastifyReply) => {
-          door.open(reply, 1)
+        onRequest: async (request: FastifyRequest, reply: FastifyReply) => {
+          door.open(request, reply)
         },
       },
       async (request, reply) => {
         const { outcome } = request
-        const { model } = asked(request, reply)
+        const ready = asked(request)
         const startMs = performance.now()
         const infer = parseInfer(bytesOf(request), headerLength(request))
         const parsed = parseRank(infer.body, limits, nowSec())
+        checkAsked(ready, parsed)
         outcome.parseMs = performance.now() - startMs
         metrics.stage('parse', outcome.parseMs)
         outcome.requests = 1
-        return door.admit(reply, 1, async (ready) => {
-          const { result } = await rankCounted(request, metrics, ready, parsed, clientOf(reply))
-          const { body, jsonBytes } = toReply(model, result, infer)
-          if (jsonBytes === undefined) return reply.type('application/json').send(body)
-          return reply.type('application/octet-stream').header(HEADER_LENGTH, jsonBytes).send(body)
-        })
+        const signal = clientOf(reply)
+        const ask = askOf(ready, parsed, signal)
+        const { result } = await door.admit(request, [ask])(ask, (turn) =>
+          rankCounted(request, metrics, ready, parsed, { ...turn, signal }),
+        )
+        const { body, jsonBytes } = toReply(ready.model, result, infer)
+        if (jsonBytes === undefined) return reply.type('application/json').send(body)
+        return reply.type('application/octet-stream').header(HEADER_LENGTH, jsonBytes).send(body)
       },
     )
   }

@@ -274,6 +274,8 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
         workers: closing === undefined ? workers : 0,
         pendingJobs: scheduler.pending() + (lanes?.pending() ?? 0),
         restarts: 0,
+        // Where users share runs, the next run gathers while one is under way.
+        depth: scheduler.slots + 1 + (batchLimit > 1 ? 2 * batchLimit : 0) + laneCount,
         ...(provider === 'cuda' ? { kv } : {}),
         batches,
         ...(found !== undefined && refusal === undefined ? { kernels: found } : {}),

@@ -5,6 +5,8 @@ import type { Ort, Pointer } from './ort.js'
 export type Work<T> = (options: Pointer) => Promise<T>
 
 export type Scheduler = {
+  /** Runs at a time. */
+  readonly slots: number
   /**
    * Runs `work` when a slot is free, in the order of the calls. An aborted `signal` drops it from the
    * queue or terminates its run; the promise then rejects with the signal's reason, and `drop` gets
@@ -43,6 +45,7 @@ export function createScheduler(ort: RunOptions, slots: number): Scheduler {
   }
 
   return {
+    slots,
     submit<T>(work: Work<T>, signal?: AbortSignal, drop: (result: T) => void = () => {}) {
       if (closing !== undefined) {
         return Promise.reject(new RankError('WORKER_CRASHED', 'the engine is closed'))

@@ -1,0 +1,87 @@
+// The load generator, a process of its own: closed and open loops over raw sockets. Started by bench.ts.
+import { readFileSync } from 'node:fs'
+import { createRandom } from '../../model/random.js'
+import { SEED } from '../workload.js'
+import { createRawClient, requestBytes } from './client.js'
+
+/** One phase of the load. */
+export type Phase =
+  | { readonly kind: 'closed'; readonly connections: number; readonly seconds: number }
+  | { readonly kind: 'open'; readonly perSecond: number; readonly seconds: number }
+
+export type Order = {
+  readonly port: number
+  /** Files with a request each. */
+  readonly files: readonly string[]
+  readonly deadlineMs: number
+  readonly phases: readonly Phase[]
+}
+
+/** One request: seconds into its phase when it was due, its status, and milliseconds from due and from sent. */
+export type Sample = readonly [dueSec: number, status: number, dueMs: number, sentMs: number]
+
+/** Samples by phase; a request that found no answer has status 0. */
+export type Report = { readonly phases: readonly (readonly Sample[])[]; readonly sockets: number }
+
+const REFUSED_PAUSE_MS = 20
+
+async function generate({ port, files, deadlineMs, phases }: Order): Promise<Report> {
+  const client = createRawClient(port)
+  const headers = { 'x-deadline-ms': String(deadlineMs) }
+  const requests = files.map((file) => requestBytes(readFileSync(file, 'utf8'), headers))
+  const random = createRandom(SEED)
+  const pick = () => requests[Math.floor(random() * requests.length)] ?? Buffer.alloc(0)
+  const one = async (start: number, dueAt: number): Promise<Sample> => {
+    const reply = await client.send(pick()).catch(() => ({ status: 0, ms: Number.NaN }))
+    const now = performance.now()
+    return [(dueAt - start) / 1000, reply.status, now - dueAt, reply.ms]
+  }
+
+  const closed = async (connections: number, seconds: number) => {
+    const samples: Sample[] = []
+    const start = performance.now()
+    const caller = async () => {
+      for (let now = start; now - start < 1000 * seconds; now = performance.now()) {
+        const sample = await one(start, now)
+        samples.push(sample)
+        // Else a refusal would only make the next one come sooner.
+        if (sample[1] !== 200) await new Promise((resolve) => setTimeout(resolve, REFUSED_PAUSE_MS))
+      }
+    }
+    await Promise.all(Array.from({ length: connections }, caller))
+    return samples
+  }
+
+  /** Poisson arrivals, whether or not earlier requests were answered. */
+  const open = async (perSecond: number, seconds: number) => {
+    const pending: Promise<Sample>[] = []
+    const start = performance.now()
+    for (let due = 0; ; ) {
+      due += (-Math.log(1 - random()) / perSecond) * 1000
+      if (due >= 1000 * seconds) break
+      const waitMs = start + due - performance.now()
+      if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs))
+      pending.push(one(start, start + due))
+    }
+    return pending
+  }
+
+  const done: Promise<readonly Sample[]>[] = []
+  for (const phase of phases) {
+    if (phase.kind === 'closed') {
+      const samples = await closed(phase.connections, phase.seconds)
+      done.push(Promise.resolve(samples))
+    } else {
+      // The next phase begins on time, not when the last answer of this one is there.
+      done.push(Promise.all(await open(phase.perSecond, phase.seconds)))
+    }
+  }
+  const report = { phases: await Promise.all(done), sockets: client.sockets() }
+  client.close()
+  return report
+}
+
+process.once('message', async (order: Order) => {
+  const report = await generate(order)
+  process.send?.(report, () => process.disconnect())
+})
