@@ -2,10 +2,11 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { createReference } from '../falcon/reference.js'
-import { type Block, type HstuConfig, parseConfig } from '../model/config.js'
+import { type HstuConfig, parseConfig } from '../model/config.js'
+import type { Block } from '../model/config-schema.js'
 import { type Oracle, writeBundle } from '../model/export/bundle.js'
-import { randomWeights } from '../model/export/random.js'
-import type { WeightSource } from '../model/export/weights.js'
+import type { WeightSource } from '../model/export/checkpoint.js'
+import { exportVariant } from '../model/export/variants.js'
 import {
   type Bundle,
   contentVersion,
@@ -76,6 +77,59 @@ export const SMALL = {
   ],
 } as const
 
+/** Two heads, dqk != dv; a window shorter than the position table. */
+export const SMALL_RESEARCH = {
+  variant: 'research',
+  name: 'small-research',
+  dModel: 12,
+  heads: 2,
+  dqk: 4,
+  dv: 3,
+  layers: 2,
+  items: 40,
+  maxSequenceLen: 30,
+  maxOutputLen: 5,
+} as const
+
+/** Tables shared by features, an item tower in another order, positions and time buckets that run out. */
+export const SMALL_DLRM = {
+  variant: 'dlrm-v3',
+  name: 'small-dlrm',
+  dModel: 12,
+  heads: 2,
+  dqk: 4,
+  dv: 3,
+  layers: 2,
+  tableDim: 6,
+  preprocessorHidden: 5,
+  itemHidden: 7,
+  headHidden: 9,
+  actionDim: 2,
+  positionRows: 20,
+  timeRows: 50,
+  divisor: 40,
+  itemFeature: 'id',
+  extraItemFeatures: ['author', 'maker'],
+  itemTower: ['author', 'id', 'maker'],
+  context: [
+    { name: 'country', minHistory: 0 },
+    { name: 'device', minHistory: 3 },
+  ],
+  features: [
+    { name: 'id', table: 'items', rows: 40 },
+    { name: 'author', table: 'people', rows: 9 },
+    { name: 'maker', table: 'people', rows: 9 },
+    { name: 'country', table: 'countries', rows: 5 },
+    { name: 'device', table: 'devices', rows: 3 },
+  ],
+  actionWeights: [1, 4, 2],
+  actions: ['click', 'like', 'share'],
+  tasks: [
+    { name: 'click', type: 'binary' },
+    { name: 'seconds', type: 'regression' },
+  ],
+} as const
+
 export function smallConfig(changes: object = {}): HstuConfig {
   return parseConfig({ ...SMALL, ...changes })
 }
@@ -100,7 +154,7 @@ export type ModelOptions = {
 /** Exports a model with random weights into a temporary folder and opens the bundle. */
 export function exportModel(scope: Scope, options: ModelOptions = {}): ModelFixture {
   const { config = smallConfig(), seed = 7, precision = 'fp32' } = options
-  const source = options.source ?? randomWeights(config, seed)
+  const source = options.source ?? exportVariant(config).random(seed)
   const reference = createReference(source, config)
   const { oracle = reference } = options
   const folder = tempFolder(scope)
@@ -191,9 +245,10 @@ export type Tokens = {
 }
 
 export function tokensOf(request: RankInput, vocabulary: Vocabulary, slackEvents = 0): Tokens {
+  const history = buildHistory(request, vocabulary, slackEvents)
   return {
-    history: buildHistory(request, vocabulary, slackEvents).tokens,
-    candidates: buildCandidates(request, vocabulary).rows,
+    history: history.tokens,
+    candidates: buildCandidates(request, vocabulary, history).rows,
     queryTime: request.time,
   }
 }
