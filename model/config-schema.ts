@@ -9,6 +9,15 @@ export const Name = Type.String({ minLength: 1, maxLength: 128 })
 // Printed, logged and sent back in requests.
 export const ModelName = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$' })
 
+/** Width of the model, heads and their widths, number of layers. */
+export const LAYERS = {
+  dModel: count(16_384),
+  heads: count(256),
+  dqk: count(1024),
+  dv: count(1024),
+  layers: count(256),
+}
+
 /** How a raw feature value becomes a table row; row 0 is always "unknown or missing". */
 export const Encoding = Type.Union([
   // The value is the row itself: an integer in 1 .. rows-1.

@@ -2,7 +2,16 @@ import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check, show } from '../check.js'
 import type { ConfigOf } from '../config.js'
-import { type Block, count, invalid, ModelName, Name, Task, unique } from '../config-schema.js'
+import {
+  type Block,
+  count,
+  invalid,
+  LAYERS,
+  ModelName,
+  Name,
+  Task,
+  unique,
+} from '../config-schema.js'
 import { fromHstuConfigs, isUpstream } from './upstream-config.js'
 
 const Epsilon = Type.Number({ exclusiveMinimum: 0, maximum: 1 })
@@ -18,11 +27,7 @@ const DlrmConfig = Type.Object(
   {
     variant: Type.Literal('dlrm-v3'),
     name: Type.Optional(ModelName),
-    dModel: count(16_384),
-    heads: count(256),
-    dqk: count(1024),
-    dv: count(1024),
-    layers: count(256),
+    ...LAYERS,
     tableDim: count(16_384),
     preprocessorHidden: count(65_536),
     itemHidden: count(65_536),

@@ -1,4 +1,5 @@
 import { show } from '../check.js'
+import type { EmbeddingLayout } from '../embedding.js'
 import { RankError } from '../errors.js'
 import { createRandom } from '../random.js'
 import type { Tensor } from './weight-file.js'
@@ -102,6 +103,18 @@ export function readFinite(source: WeightSource, name: string): Float32Array {
   return data
 }
 
+/** The one embedding table is built in memory: 8 GiB of float32. */
+const MAX_TABLE_ELEMENTS = 2 ** 31
+
+/** @throws {RankError} WEIGHTS_INVALID when the tables are too large */
+export function emptyTable({ rows }: EmbeddingLayout, width: number): Float32Array {
+  if (rows * width <= MAX_TABLE_ELEMENTS) return new Float32Array(rows * width)
+  throw new RankError(
+    'WEIGHTS_INVALID',
+    `embedding tables must hold at most ${MAX_TABLE_ELEMENTS} numbers, got ${rows} rows of ${width}`,
+  )
+}
+
 /** Times `factor`. */
 export function scaled(data: Float32Array, factor: number): Float32Array {
   return data.map((value) => value * factor)
@@ -118,28 +131,21 @@ export function transposed(data: Float32Array, rows: number, columns: number): F
 
 /** A checkpoint of these tensors with seeded random values. */
 export function randomCheckpoint(tensors: readonly CheckpointTensor[], seed: number): WeightSource {
-  const byName = new Map(tensors.map((tensor, i) => [tensor.name, { ...tensor, i }]))
-  const tensorOf = (name: string) => {
-    const found = byName.get(name)
-    if (found === undefined) throw new Error(`no tensor named ${name}`)
-    return found
-  }
-  return {
-    names: [...byName.keys()],
-    dims: (name) => tensorOf(name).dims,
-    read(name) {
-      const { dims, init, i } = tensorOf(name)
+  const made = tensors.map(({ name, dims, init }, i) => {
+    const read = () => {
       const random = createRandom(seed + i)
       const [centre, spread] = init === 'gain' ? [1, 100] : [0, init.spread]
       // Uniform on [-a, a] has variance a²/3.
       const a = Math.sqrt(3 / spread)
       const size = dims.reduce((product, dim) => product * dim, 1)
       return Float32Array.from({ length: size }, () => centre + a * (2 * random() - 1))
-    },
-  }
+    }
+    return [name, { dims, read }] as const
+  })
+  return sourceOf(new Map(made))
 }
 
-/** A tensor that is made of a checkpoint's when it is asked for. */
+/** A tensor that is made when it is asked for. */
 export type MadeTensor = { readonly dims: readonly number[]; readonly read: () => Float32Array }
 
 export function sourceOf(tensors: ReadonlyMap<string, MadeTensor>): WeightSource {

@@ -1,11 +1,7 @@
 import { blockOf, type HstuConfig } from '../config.js'
-import { RankError } from '../errors.js'
 import { embeddingLayout } from '../schemes.js'
-import { checkTensors, readFinite, scaled, type WeightSource } from './checkpoint.js'
+import { checkTensors, emptyTable, readFinite, scaled, type WeightSource } from './checkpoint.js'
 import type { Tensor } from './weight-file.js'
-
-/** The one embedding table is built in memory: 8 GiB of float32. */
-const MAX_TABLE_ELEMENTS = 2 ** 31
 
 /** Every weight of a `paper` model and its shape; matrices are (in, out), tables (rows, D). */
 export function weightShapes(config: HstuConfig): Map<string, readonly number[]> {
@@ -59,13 +55,7 @@ export function bundleTensors(source: WeightSource, config: HstuConfig): Map<str
   const d = config.dModel
   const scale = Math.sqrt(d)
   const layout = embeddingLayout(config)
-  if (layout.rows * d > MAX_TABLE_ELEMENTS) {
-    throw new RankError(
-      'WEIGHTS_INVALID',
-      `embedding tables must hold at most ${MAX_TABLE_ELEMENTS} numbers, got ${layout.rows} rows of ${d}`,
-    )
-  }
-  const embedding = new Float32Array(layout.rows * d)
+  const embedding = emptyTable(layout, d)
   for (const { name, offset } of layout.tables) {
     embedding.set(scaled(readFinite(source, `${name}.weight`), scale), offset * d)
   }

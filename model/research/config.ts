@@ -2,7 +2,7 @@ import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from '../check.js'
 import type { ConfigOf } from '../config.js'
-import { type Block, count, Encoding, invalid, ModelName, Name } from '../config-schema.js'
+import { type Block, count, Encoding, invalid, LAYERS, ModelName, Name } from '../config-schema.js'
 
 const Epsilon = Type.Number({ exclusiveMinimum: 0, maximum: 1 })
 
@@ -10,11 +10,7 @@ const ResearchConfig = Type.Object(
   {
     variant: Type.Literal('research'),
     name: Type.Optional(ModelName),
-    dModel: count(16_384),
-    heads: count(256),
-    dqk: count(1024),
-    dv: count(1024),
-    layers: count(256),
+    ...LAYERS,
     // Ids are 1 .. items; the table has a row 0 for padding.
     items: count(2 ** 31 - 2),
     maxSequenceLen: count(1_048_576),

@@ -4,6 +4,7 @@ import { RankError } from '../../errors.js'
 import { embeddingLayout } from '../../schemes.js'
 import {
   checkTensors,
+  emptyTable,
   type MadeTensor,
   readFinite,
   sourceOf,
@@ -39,7 +40,7 @@ export function dlrmWeights(checkpoint: WeightSource, config: ConfigOf<'dlrm-v3'
   const { tableDim, actionDim, actionWeights } = stated
   const layout = embeddingLayout(config)
   make('embedding', [layout.rows, tableDim], () => {
-    const table = new Float32Array(layout.rows * tableDim)
+    const table = emptyTable(layout, tableDim)
     for (const { name, offset } of layout.tables) {
       table.set(read(tableName(name)), (offset + 1) * tableDim)
     }

@@ -3,6 +3,7 @@ import { embeddingLayout } from '../../schemes.js'
 import {
   type CheckpointTensor,
   checkTensors,
+  emptyTable,
   type MadeTensor,
   randomCheckpoint,
   readFinite,
@@ -64,7 +65,7 @@ export function researchWeights(
   const make = (name: string, dims: readonly number[], read: () => Float32Array) =>
     made.set(name, { dims, read })
   make('embedding', [layout.rows, d], () => {
-    const table = new Float32Array(layout.rows * d)
+    const table = emptyTable(layout, d)
     const rows = readFinite(source, ITEMS).subarray(d)
     table.set(scaled(rows, Math.sqrt(d)), ((items?.offset ?? 0) + 1) * d)
     table.set(readFinite(source, POSITIONS), (places?.offset ?? 0) * d)
