@@ -10,15 +10,8 @@ import { createRandom } from '../model/random.js'
 import type { RankInput } from '../model/request.js'
 import { TOLERANCE } from '../model/vectors.js'
 import { KINDS, openEngine } from './engines.js'
-import {
-  exportModel,
-  type ModelFixture,
-  randomRequest,
-  type Scope,
-  SMALL_DLRM,
-  SMALL_RESEARCH,
-  tokensOf,
-} from './fixtures.js'
+import { exportModel, type ModelFixture, randomRequest, type Scope, tokensOf } from './fixtures.js'
+import { SMALL_DLRM, SMALL_RESEARCH } from './small-checkpoints.js'
 
 const MODELS = { research: SMALL_RESEARCH, 'dlrm-v3': SMALL_DLRM }
 const SLACK = 3

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { SMALL_DLRM } from '../../test/fixtures.js'
+import { SMALL_DLRM } from '../../test/small-checkpoints.js'
 import { parseConfig, statedOf } from '../config.js'
 import { RANDOM_MODELS } from '../export/random-models.js'
 

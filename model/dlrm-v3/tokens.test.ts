@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { SMALL_DLRM } from '../../test/fixtures.js'
+import { SMALL_DLRM } from '../../test/small-checkpoints.js'
 import { parseConfig } from '../config.js'
 import type { RankInput } from '../request.js'
 import { buildCandidates, buildHistory } from '../sequence.js'

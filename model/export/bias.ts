@@ -88,7 +88,7 @@ export function candidateBias(
   const seconds = castTo(f, f.op('Sub', [query, times]), 'float64')
   const padded = f.op('Pad', [seconds, f.ints(batched ? [0, 0, 0, 1] : [0, 1])])
   const bucketOf = (differences: string) => timeBucket(f, differences, isNext)
-  const before = selfSeconds === undefined ? bucketOf(padded) : ''
+  const withoutSelf = selfSeconds === undefined ? bucketOf(padded) : undefined
   const one = f.scalar(1, 'int32')
   const minusOne = f.scalar(-1, 'int32')
   // n, n-1, …, 0; (users, n+1) counts from each user's own length: what is below 0 counts as 0.
@@ -99,9 +99,11 @@ export function candidateBias(
       ])
     : f.op('Range', [lengthOf(f, times, 0), minusOne, minusOne])
   // The self term is where no distance is left; so is the padding, which counts for nothing.
-  const isSelf = () => f.op('LessOrEqual', [distance, f.scalar(0, 'int32')])
-  const bucket =
-    selfSeconds === undefined ? before : bucketOf(f.op('Where', [isSelf(), selfSeconds, padded]))
+  const withSelf = (self: string) => {
+    const isSelf = f.op('LessOrEqual', [distance, f.scalar(0, 'int32')])
+    return bucketOf(f.op('Where', [isSelf, self, padded]))
+  }
+  const bucket = withoutSelf ?? withSelf(selfSeconds ?? '')
   return f.op('Add', [
     f.op('Gather', [positionTable, positionRow(f, distance, config)]),
     f.op('Gather', [timeTable, bucket]),

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { SMALL_DLRM, SMALL_RESEARCH, smallConfig } from '../../test/fixtures.js'
+import { smallConfig } from '../../test/fixtures.js'
+import { SMALL_DLRM, SMALL_RESEARCH } from '../../test/small-checkpoints.js'
 import { type HstuConfig, parseConfig } from '../config.js'
 import { transposed, type WeightSource } from './checkpoint.js'
 import { dlrmTensors, randomDlrm } from './dlrm-v3/tensors.js'

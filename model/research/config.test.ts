@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { SMALL_RESEARCH } from '../../test/fixtures.js'
+import { SMALL_RESEARCH } from '../../test/small-checkpoints.js'
 import { divisorOf, parseConfig, statedOf } from '../config.js'
 import { buildCandidates, buildHistory } from '../sequence.js'
 import { createVocabulary } from '../vocabulary.js'

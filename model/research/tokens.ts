@@ -8,7 +8,7 @@ import type { Vocabulary } from '../vocabulary.js'
 
 /** What the numbers of a token are. A candidate's row has the user's last event in the first three. */
 export const SLOT = { item: 0, position: 1, secondsToNext: 2, candidate: 3 } as const
-const SLOTS = 4
+export const SLOTS = 4
 
 /** 68 years; more differ by less than one time bucket. */
 const MOST_SECONDS = 2 ** 31 - 1

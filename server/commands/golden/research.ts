@@ -2,6 +2,7 @@ import Type from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from '../../../model/check.js'
 import { type ConfigOf, readJson } from '../../../model/config.js'
+import { SLOTS } from '../../../model/research/tokens.js'
 import type { HistoryTokens } from '../../../model/tokens.js'
 import type { GoldenRequest } from './cases.js'
 
@@ -41,9 +42,8 @@ function withLastRow(
   candidates: Int32Array,
   lastTime: number,
 ): HistoryTokens {
-  const slots = 4
   return {
-    rows: Int32Array.from([...rows, ...candidates.subarray(0, slots)]),
+    rows: Int32Array.from([...rows, ...candidates.subarray(0, SLOTS)]),
     actions: new Int32Array(length + 1),
     times: Float64Array.from([...times, lastTime]),
     length: length + 1,
