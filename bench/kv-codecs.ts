@@ -207,11 +207,9 @@ function sampleRequests({ vocabulary }: Bundle, folder: string): Scored[] {
     .map((file) => {
       const body: unknown = JSON.parse(readFileSync(`${folder}/${file}`, 'utf8'))
       const { input } = parseRank(body, LIMITS, QUERY_TIME)
-      return {
-        history: buildHistory(input, vocabulary).tokens,
-        rows: buildCandidates(input, vocabulary).rows,
-        queryTime: input.time,
-      }
+      const history = buildHistory(input, vocabulary)
+      const { rows } = buildCandidates(input, vocabulary, history)
+      return { history: history.tokens, rows, queryTime: input.time }
     })
 }
 

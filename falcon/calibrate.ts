@@ -2,6 +2,7 @@ import type { Calibration } from '../cache/costs.js'
 import type { Engine, KvHandle } from '../model/engine/engine.js'
 import type { Manifest } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
+import { tokenScheme } from '../model/schemes.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 
 const SIZES = [16, 32, 64, 128, 256, 512, 1024, 2048]
@@ -160,8 +161,11 @@ export function randomHistory(
   }
 }
 
-/** (count, slots) random rows of the embedding table. */
+/** (count, slots) random numbers that tokens may have: rows of the embedding table, for the most part. */
 export function randomRows(manifest: Manifest, count: number, random: () => number): Int32Array {
-  const { rows, slots } = manifest.embedding
-  return Int32Array.from({ length: count * slots }, () => Math.floor(random() * rows))
+  const { slotRows } = tokenScheme(manifest.config)
+  const { length } = slotRows
+  return Int32Array.from({ length: count * length }, (_, i) =>
+    Math.floor(random() * (slotRows[i % length] ?? 0)),
+  )
 }

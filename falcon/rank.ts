@@ -131,7 +131,7 @@ export function createRanker(options: RankerOptions): Ranker {
     const read = useStored ? await deadline.within(users.read(user, deadline.signal)) : undefined
     const history = historyOf(input, read)
     if (useStored) prices?.observeStored(history.tokens.length)
-    const candidates = buildCandidates(input, vocabulary)
+    const candidates = buildCandidates(input, vocabulary, history)
     const sequenced = now()
     const { rows } = candidates
     const result = await score({ user, history, rows, queryTime: input.time, deadline, epoch })

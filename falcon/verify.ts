@@ -19,11 +19,11 @@ export type Verification = {
 export async function verifyBundle(engine: Engine, bundle: Bundle): Promise<Verification> {
   const { vocabulary, manifest } = bundle
   const vectors = readVectors(bundle)
-  const users = vectors.map(({ request }) => ({
-    history: buildHistory(request, vocabulary).tokens,
-    candidates: buildCandidates(request, vocabulary).rows,
-    queryTime: request.time,
-  }))
+  const users = vectors.map(({ request }) => {
+    const history = buildHistory(request, vocabulary)
+    const candidates = buildCandidates(request, vocabulary, history).rows
+    return { history: history.tokens, candidates, queryTime: request.time }
+  })
   const batched = await engine.rank(users)
   let maxDifference = 0
   for (const [i, user] of users.entries()) {

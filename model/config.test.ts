@@ -97,7 +97,7 @@ describe('parseConfig', () => {
         /maxTokens must hold the 2 context tokens, got 1/,
       ],
       [(c) => Object.assign(c, { timeBuckets: 64 }), /timeBuckets/],
-      [(c) => Object.assign(c, { variant: 'research' }), /variant/],
+      [(c) => Object.assign(c, { variant: 'other' }), /variant/],
       [(c) => Object.assign(c, { block: { alpha: 0 } }), /block\/alpha/],
       [(c) => Object.assign(c, { block: { gate: 'x' } }), /block has unknown fields: gate/],
       [

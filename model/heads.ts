@@ -1,5 +1,5 @@
 import { pointerStep } from './check.js'
-import type { Task } from './config.js'
+import type { Task } from './config-schema.js'
 import { RankError } from './errors.js'
 
 /** Prediction of a task: a probability (binary) or the logit itself (regression). */

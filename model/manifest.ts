@@ -4,8 +4,9 @@ import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check, show } from './check.js'
 import { type HstuConfig, parseConfig, readJson } from './config.js'
-import { type EmbeddingLayout, embeddingLayout } from './embedding.js'
+import type { EmbeddingLayout } from './embedding.js'
 import { RankError } from './errors.js'
+import { embeddingLayout } from './schemes.js'
 import { readVocabulary, type Vocabulary } from './vocabulary.js'
 
 export const SCHEMA_VERSION = 1

@@ -343,6 +343,7 @@ describe('buildCandidates', () => {
         ],
       }),
       vocabulary,
+      {},
     )
     const [id, author, tag] = [offset('item.id'), offset('item.author'), offset('item.tag')]
     assert.deepEqual(

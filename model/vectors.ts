@@ -1,7 +1,7 @@
 import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from './check.js'
-import { readJson } from './config.js'
+import { type ModelFeature, readJson } from './config.js'
 import type { Arithmetic, Bundle } from './manifest.js'
 import { createRandom } from './random.js'
 import type { RankInput } from './request.js'
@@ -23,6 +23,7 @@ const Vectors = Type.Array(
             item: Type.String(),
             time: Type.Integer(),
             actions: Type.Array(Type.String()),
+            features: Type.Optional(Features),
           }),
         ),
       ),
@@ -30,7 +31,9 @@ const Vectors = Type.Array(
         Type.String(),
         Type.Array(Type.Object({ value: FeatureValue, time: Type.Integer() })),
       ),
-      candidates: Type.Array(Type.Object({ item: Type.String() })),
+      candidates: Type.Array(
+        Type.Object({ item: Type.String(), features: Type.Optional(Features) }),
+      ),
       time: Type.Integer(),
     }),
     logits: Type.Array(Type.Array(Type.Number())),
@@ -54,11 +57,15 @@ const START_SECONDS = 1_700_000_000
 
 /** Seeded requests over a model's own vocabulary, within its limits. */
 export function sampleRequests(vocabulary: Vocabulary, seed: number): RankInput[] {
-  const { config } = vocabulary
+  const { config, scheme } = vocabulary
   const random = createRandom(seed)
   const items = vocabulary.knownItems()
   const pick = <T>(values: readonly T[], otherwise: T): T =>
     values[Math.floor(random() * values.length)] ?? otherwise
+  const values = (features: readonly ModelFeature[]) =>
+    Object.fromEntries(features.map(({ name, rows }) => [name, Math.floor(random() * (rows - 1))]))
+  const features = () =>
+    scheme.samplesFeatures ? { features: values(config.itemFeatures.slice(1)) } : {}
   const counts = [...new Set(EVENT_COUNTS.map((count) => Math.min(count, roomOf(config))))]
   return counts.map((events, i) => {
     let time = START_SECONDS
@@ -69,13 +76,20 @@ export function sampleRequests(vocabulary: Vocabulary, seed: number): RankInput[
         item: pick(items, 'unknown'),
         time,
         actions: config.actions.filter(() => random() < 0.4),
+        ...features(),
       }
     })
     return {
-      user: { id: `sample-${i}`, features: {} },
+      user: {
+        id: `sample-${i}`,
+        features: scheme.samplesFeatures ? values(config.context) : {},
+      },
       histories: [history],
       series: {},
-      candidates: Array.from({ length: CANDIDATES }, () => ({ item: pick(items, 'unknown') })),
+      candidates: Array.from({ length: CANDIDATES }, () => ({
+        item: pick(items, 'unknown'),
+        ...features(),
+      })),
       time: time + 60,
     }
   })

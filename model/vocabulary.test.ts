@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { type Json, smallConfig } from '../test/fixtures.js'
-import type { Encoding, HstuConfig } from './config.js'
+import type { HstuConfig } from './config.js'
+import type { Encoding } from './config-schema.js'
 import type { FeatureValue } from './request.js'
 import { createVocabulary, fnv1a } from './vocabulary.js'
 

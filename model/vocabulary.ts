@@ -1,8 +1,10 @@
 import { show } from './check.js'
-import { type Encoding, type HstuConfig, itemIdOf, readJson } from './config.js'
-import { type EmbeddingLayout, embeddingLayout } from './embedding.js'
+import { type HstuConfig, itemIdOf, type ModelFeature, readJson } from './config.js'
+import type { EmbeddingLayout } from './embedding.js'
 import { RankError } from './errors.js'
 import type { Features, FeatureValue } from './request.js'
+import type { TokenScheme } from './scheme.js'
+import { tokenScheme } from './schemes.js'
 
 /** Row of a raw value in its own table; 0 for an unknown or missing one. */
 type Encode = (value: FeatureValue | undefined) => number
@@ -13,6 +15,7 @@ type TableEncoder = { readonly offset: number; readonly encode: Encode }
 export type Vocabulary = {
   readonly config: HstuConfig
   readonly layout: EmbeddingLayout
+  readonly scheme: TokenScheme
   /** Per context slot, in token order. */
   readonly context: readonly (TableEncoder & { readonly name: string })[]
   /** Per auxiliary series, in the manifest's order. */
@@ -23,7 +26,7 @@ export type Vocabulary = {
   /** Bit of each action type. */
   readonly actionBits: ReadonlyMap<string, number>
   /**
-   * Writes the rows of an item into `out[at .. at+slots)`. A feature that the request gives wins
+   * Writes the rows of an item's features into `out` from `at` on. A feature that the request gives wins
    * over the catalogue's. False when the item id itself is unknown.
    */
   readonly writeItem: (
@@ -42,19 +45,24 @@ export type Vocabulary = {
  * @throws {RankError} CONFIG_INVALID when a vocabulary or the catalogue does not fit its table
  */
 export function createVocabulary(config: HstuConfig, read: (file: string) => unknown): Vocabulary {
-  const layout = embeddingLayout(config)
+  const scheme = tokenScheme(config)
+  const { layout } = scheme
   const offsets = new Map(layout.tables.map(({ name, offset }) => [name, offset]))
-  const encoder = (table: string, rows: number, encoding: Encoding | undefined): TableEncoder => ({
+  const encoder = (
+    table: string,
+    rows: number,
+    encoding: ModelFeature['encoding'],
+  ): TableEncoder => ({
     offset: offsets.get(table) ?? 0,
     encode: createEncode(table, rows, encoding, read),
   })
-  const items = config.itemFeatures.map(({ name, rows, encoding }) => ({
+  const items = config.itemFeatures.map(({ name, rows, encoding, table = `item.${name}` }) => ({
     name,
-    ...encoder(`item.${name}`, rows, encoding),
+    ...encoder(table, rows, encoding),
   }))
   const itemNames = new Set(items.map(({ name }) => name))
   const itemTables = new Map(items.map((feature) => [`item.${feature.name}`, feature]))
-  const slots = layout.slots
+  const slots = items.length
   const idSlot = items.findIndex(({ name }) => name === itemIdOf(config))
   const catalogue = readCatalogue(config, items, slots, read)
   const unknownItem = Int32Array.from(items, ({ offset }) => offset)
@@ -83,9 +91,10 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
   return {
     config,
     layout,
-    context: config.context.map(({ name, rows, encoding }) => ({
+    scheme,
+    context: config.context.map(({ name, rows, encoding, table = `ctx.${name}` }) => ({
       name,
-      ...encoder(`ctx.${name}`, rows, encoding),
+      ...encoder(table, rows, encoding),
     })),
     auxiliary: config.auxiliary.map(({ name, table, rows, encoding, action }) => ({
       ...(itemTables.get(table) ?? encoder(table, rows ?? 1, encoding)),
@@ -106,7 +115,7 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
 function createEncode(
   table: string,
   rows: number,
-  encoding: Encoding = { kind: 'row' },
+  encoding: NonNullable<ModelFeature['encoding']> = { kind: 'row' },
   read: (file: string) => unknown,
 ): Encode {
   switch (encoding.kind) {
@@ -114,6 +123,12 @@ function createEncode(
       return (value) => {
         const row = typeof value === 'string' ? numberOfDigits(value) : value
         return row !== undefined && Number.isInteger(row) && row >= 1 && row < rows ? row : 0
+      }
+    case 'index':
+      return (value) => {
+        const digits = (text: string) => (text === '0' ? 0 : numberOfDigits(text) || -1)
+        const row = 1 + (typeof value === 'string' ? digits(value) : (value ?? -1))
+        return Number.isInteger(row) && row >= 1 && row < rows ? row : 0
       }
     case 'vocabulary': {
       const values = read(encoding.file)

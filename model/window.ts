@@ -2,9 +2,9 @@ import { show } from './check.js'
 import type { HstuConfig } from './config.js'
 import { RankError } from './errors.js'
 
-/** The most events that a model's history holds: two tokens each, behind the context tokens. */
-export function roomOf({ maxTokens, context }: HstuConfig): number {
-  return Math.floor((maxTokens - context.length) / 2)
+/** The most events that a model's history holds, behind the context tokens. */
+export function roomOf({ maxTokens, context, tokensPerEvent = 2 }: HstuConfig): number {
+  return Math.floor((maxTokens - context.length) / tokensPerEvent)
 }
 
 /**

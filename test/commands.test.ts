@@ -122,6 +122,41 @@ describe('the commands', () => {
     assert.match(failed.stdout, /^FAIL .*tolerance 1e-12$/m)
   })
 
+  test('golden takes cases of the public code’s checkpoints, and says when they are of another variant', () => {
+    for (const [name, other] of [
+      ['research/one-head', 'dlrm-v3/months'],
+      ['dlrm-v3/months', 'research/one-head'],
+    ]) {
+      const passed = peregrine('golden', `test/golden/${name}`)
+      assert.equal(passed.status, 0, passed.stderr)
+      assert.match(passed.stdout, /^PASS /m)
+      const mixed = `${folder}/mixed`
+      cpSync(`test/golden/${name}`, mixed, { recursive: true })
+      cpSync(`test/golden/${other}/weights.safetensors`, `${mixed}/weights.safetensors`)
+      assertRefused(
+        peregrine('export', '--from', mixed, '--out', `${folder}/never`),
+        /WEIGHTS_INVALID: tensor \S+ is missing: expected shape .* is a tensor of variant/,
+      )
+    }
+  })
+
+  test('export --random writes every variant', () => {
+    const shape = ['--layers', '1', '--d-model', '16', '--heads', '2', '--max-tokens', '20']
+    for (const variant of ['research', 'dlrm-v3']) {
+      const out = `${folder}/random-${variant}`
+      const asked = ['--variant', variant, ...shape, '--items', '50', '--out', out]
+      const exported = peregrine('export', '--random', ...asked)
+      assert.equal(exported.status, 0, exported.stderr)
+      assert.match(exported.stdout, new RegExp(`^random-${variant}-l1-d16-h2-n20@`))
+      const verified = peregrine('verify', out)
+      assert.equal(verified.status, 0, verified.stderr)
+    }
+    assertRefused(
+      peregrine('export', '--random', '--variant', 'other', '--out', `${folder}/never`),
+      /--variant must be one of paper, research, dlrm-v3, got other/,
+    )
+  })
+
   test('golden fails on weights that are not the case’s own', () => {
     const wrong = `${folder}/wrong`
     cpSync(GOLDEN, wrong, { recursive: true })

@@ -2,10 +2,11 @@
 import { cpSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { createReference } from '../falcon/reference.js'
-import { type Block, type HstuConfig, parseConfig } from '../model/config.js'
+import { type HstuConfig, parseConfig } from '../model/config.js'
+import type { Block } from '../model/config-schema.js'
 import { type Oracle, writeBundle } from '../model/export/bundle.js'
-import { randomWeights } from '../model/export/random.js'
-import type { WeightSource } from '../model/export/weights.js'
+import type { WeightSource } from '../model/export/checkpoint.js'
+import { exportVariant } from '../model/export/variants.js'
 import {
   type Bundle,
   contentVersion,
@@ -100,7 +101,7 @@ export type ModelOptions = {
 /** Exports a model with random weights into a temporary folder and opens the bundle. */
 export function exportModel(scope: Scope, options: ModelOptions = {}): ModelFixture {
   const { config = smallConfig(), seed = 7, precision = 'fp32' } = options
-  const source = options.source ?? randomWeights(config, seed)
+  const source = options.source ?? exportVariant(config).random(seed)
   const reference = createReference(source, config)
   const { oracle = reference } = options
   const folder = tempFolder(scope)
@@ -191,9 +192,10 @@ export type Tokens = {
 }
 
 export function tokensOf(request: RankInput, vocabulary: Vocabulary, slackEvents = 0): Tokens {
+  const history = buildHistory(request, vocabulary, slackEvents)
   return {
-    history: buildHistory(request, vocabulary, slackEvents).tokens,
-    candidates: buildCandidates(request, vocabulary).rows,
+    history: history.tokens,
+    candidates: buildCandidates(request, vocabulary, history).rows,
     queryTime: request.time,
   }
 }

@@ -1,7 +1,7 @@
 // bucket(s) = clamp(floor(ln(max(s,1)) / 0.301), 0, 127), exact at every edge, in the oracle and in the graphs.
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
-import { bucket } from '../falcon/reference.js'
+import { bucket } from '../falcon/oracle/paper.js'
 import { largestDifference } from '../falcon/verify.js'
 import { randomWeights } from '../model/export/random.js'
 import type { HistoryTokens } from '../model/tokens.js'

@@ -1,16 +1,19 @@
 import type { HstuConfig } from '../config.js'
+import type { FunctionShape } from './functions.js'
 import type { NodeBuilder, TensorType } from './nodes.js'
 import { castTo, lengthOf } from './ops.js'
 
 /**
  * Time bucket of whole-second differences: clamp(floor(ln(max(s, 1)) / 0.301), 0, 127), in float64
- * because a float32 logarithm falls in the wrong bucket near the edges. float64 in, int32 out.
+ * because a float32 logarithm falls in the wrong bucket near the edges. Variant `research` takes |s| and
+ * has a bucket more. float64 in, int32 out.
  */
-export function timeBucket(f: NodeBuilder, seconds: string): string {
-  const s = f.op('Max', [seconds, f.scalar(1, 'float64')])
+export function timeBucket(f: NodeBuilder, seconds: string, isNext = false): string {
+  const size = isNext ? f.op('Abs', [seconds]) : seconds
+  const s = f.op('Max', [size, f.scalar(1, 'float64')])
   // Nothing is below 0 here, so that the cast's truncation is the floor.
   const bucket = f.op('Div', [f.op('Log', [s]), f.scalar(0.301, 'float64')])
-  return f.op('Min', [castTo(f, bucket, 'int32'), f.scalar(127, 'int32')])
+  return f.op('Min', [castTo(f, bucket, 'int32'), f.scalar(isNext ? 128 : 127, 'int32')])
 }
 
 /** clamp(distance, 0, P-1), the row of `pos_w`: int32 in and out. */
@@ -19,11 +22,13 @@ export function positionRow(f: NodeBuilder, distance: string, { positions }: Hst
   return f.op('Min', [past, f.scalar(positions - 1, 'int32')])
 }
 
+type BiasShape = Pick<FunctionShape, 'config' | 'batched' | 'isNext'>
+
 /** pos_w[distance] + time_w[bucket(t_i - t_j)] of the c new tokens against all: ([users, 1,] c·(p+c)). */
 export function causalBias(
   f: NodeBuilder,
   distance: string,
-  { config, batched }: { readonly config: HstuConfig; readonly batched: boolean },
+  { config, batched, isNext }: BiasShape,
 ): string {
   const seconds = f.op('Sub', [
     f.op('Unsqueeze', ['new_times', f.ints([-1])]),
@@ -33,7 +38,7 @@ export function causalBias(
   const look = (table: string, index: string) =>
     f.op('GatherElements', [table, f.op('Reshape', [index, f.ints([-1])])])
   const position = look('pos_w', positionRow(f, distance, config))
-  const buckets = timeBucket(f, castTo(f, seconds, 'float64'))
+  const buckets = timeBucket(f, castTo(f, seconds, 'float64'), isNext)
   const time = look('time_w', buckets)
   if (!batched) return f.op('Add', [time, position])
   const perUser = f.op('Reshape', [time, f.op('Shape', [buckets])])
@@ -64,6 +69,8 @@ export type Request = {
   readonly queryTimes: string
   /** (users) int64: tokens before the padding. Read where the graph is batched. */
   readonly lengths: string
+  /** (1) or (users, 1) float64: the self term's difference where it is not 0. */
+  readonly selfSeconds?: string | undefined
 }
 
 /**
@@ -72,14 +79,16 @@ export type Request = {
  */
 export function candidateBias(
   f: NodeBuilder,
-  { times, queryTimes, lengths }: Request,
+  { times, queryTimes, lengths, selfSeconds }: Request,
   [positionTable, timeTable]: readonly [string, string],
-  { config, batched }: { readonly config: HstuConfig; readonly batched: boolean },
+  { config, batched, isNext }: BiasShape,
 ): string {
   const query = batched ? f.op('Unsqueeze', [queryTimes, f.ints([1])]) : queryTimes
   // The self term's difference is the 0 behind the others. No Concat: see functions.ts, withBias.
   const seconds = castTo(f, f.op('Sub', [query, times]), 'float64')
-  const bucket = timeBucket(f, f.op('Pad', [seconds, f.ints(batched ? [0, 0, 0, 1] : [0, 1])]))
+  const padded = f.op('Pad', [seconds, f.ints(batched ? [0, 0, 0, 1] : [0, 1])])
+  const bucketOf = (differences: string) => timeBucket(f, differences, isNext)
+  const withoutSelf = selfSeconds === undefined ? bucketOf(padded) : undefined
   const one = f.scalar(1, 'int32')
   const minusOne = f.scalar(-1, 'int32')
   // n, n-1, …, 0; (users, n+1) counts from each user's own length: what is below 0 counts as 0.
@@ -89,6 +98,12 @@ export function candidateBias(
         f.op('Range', [f.scalar(0, 'int32'), f.op('Add', [lengthOf(f, times, 1), one]), one]),
       ])
     : f.op('Range', [lengthOf(f, times, 0), minusOne, minusOne])
+  // The self term is where no distance is left; so is the padding, which counts for nothing.
+  const withSelf = (self: string) => {
+    const isSelf = f.op('LessOrEqual', [distance, f.scalar(0, 'int32')])
+    return bucketOf(f.op('Where', [isSelf, self, padded]))
+  }
+  const bucket = withoutSelf ?? withSelf(selfSeconds ?? '')
   return f.op('Add', [
     f.op('Gather', [positionTable, positionRow(f, distance, config)]),
     f.op('Gather', [timeTable, bucket]),

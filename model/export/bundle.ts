@@ -10,8 +10,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { dirname, resolve } from 'node:path'
-import { type HstuConfig, readJson } from '../config.js'
-import { embeddingLayout } from '../embedding.js'
+import { type HstuConfig, readJson, statedOf } from '../config.js'
 import { RankError } from '../errors.js'
 import {
   configFiles,
@@ -25,13 +24,15 @@ import {
   SCHEMA_VERSION,
 } from '../manifest.js'
 import type { RankInput } from '../request.js'
+import { tokenScheme } from '../schemes.js'
 import { buildCandidates, buildHistory } from '../sequence.js'
 import type { HistoryTokens } from '../tokens.js'
 import { sampleRequests, TOLERANCE } from '../vectors.js'
 import { readVocabulary } from '../vocabulary.js'
+import type { WeightSource } from './checkpoint.js'
 import { buildGraphs } from './graphs.js'
+import { exportVariant } from './variants.js'
 import { writeWeightFile } from './weight-file.js'
-import { bundleTensors, type WeightSource } from './weights.js'
 
 const PRODUCER = 'peregrine 0.1.0'
 const WEIGHT_FILE = 'weights.bin'
@@ -96,14 +97,15 @@ function makeWorkFolder(out: string): string {
 function writeInto(folder: string, options: ExportOptions): Manifest {
   const { config, source, precision } = options
   const type = precision === 'fp16' ? 'float16' : 'float32'
-  const weights = writeWeightFile(folder, WEIGHT_FILE, bundleTensors(source, config), type)
+  const { tensors, graphs: parts } = exportVariant(config)
+  const weights = writeWeightFile(folder, WEIGHT_FILE, tensors(source), type)
   const files = new Map<string, { sha256: string; bytes: number }>()
   files.set(WEIGHT_FILE, { sha256: weights.sha256, bytes: weights.bytes })
   const add = (file: string) => {
     const path = `${folder}/${file}`
     files.set(file, { sha256: hashFile(path), bytes: statSync(path).size })
   }
-  const graphs = buildGraphs(config, weights, type)
+  const graphs = buildGraphs({ config, parts, weights, type })
   const write = (name: GraphName) => {
     const file = `${name}.onnx`
     writeFileSync(`${folder}/${file}`, graphs[name].bytes)
@@ -129,22 +131,24 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
   mkdirSync(dirname(`${folder}/${VECTOR_FILE}`), { recursive: true })
   writeFileSync(`${folder}/${VECTOR_FILE}`, vectorsJson(options))
   add(VECTOR_FILE)
+  const scheme = tokenScheme(config)
   const content: Omit<Manifest, 'version'> = {
     schemaVersion: SCHEMA_VERSION,
     name: config.name ?? 'model',
     producer: PRODUCER,
     precision,
-    // Positions count from the start and times are the events' own: old rows never change.
-    appendIsExact: true,
+    appendIsExact: scheme.appendIsExact,
     config,
-    embedding: embeddingLayout(config),
+    embedding: scheme.layout,
     graphs: graphEntries,
     vectors: { file: VECTOR_FILE, tolerance: TOLERANCE[precision] },
     files: Object.fromEntries([...files].sort(([a], [b]) => (a < b ? -1 : 1))),
   }
-  const manifest: Manifest = { ...content, version: contentVersion(content) }
-  writeFileSync(`${folder}/${MANIFEST_FILE}`, `${JSON.stringify(manifest, null, 2)}\n`)
-  return manifest
+  const written = { ...content, config: statedOf(config) }
+  const version = contentVersion(written)
+  const json = JSON.stringify({ ...written, version }, null, 2)
+  writeFileSync(`${folder}/${MANIFEST_FILE}`, `${json}\n`)
+  return { ...content, version }
 }
 
 function vectorsJson({ config, folder, oracle }: ExportOptions): string {
@@ -152,7 +156,7 @@ function vectorsJson({ config, folder, oracle }: ExportOptions): string {
   const tasks = config.tasks.length
   const cases = sampleRequests(vocabulary, VECTOR_SEED).map((request: RankInput) => {
     const history = buildHistory(request, vocabulary)
-    const candidates = buildCandidates(request, vocabulary)
+    const candidates = buildCandidates(request, vocabulary, history)
     const { logits } = oracle(history.tokens, candidates.rows, request.time)
     const bad = logits.find((logit) => !Number.isFinite(Math.fround(logit)))
     if (bad !== undefined) {

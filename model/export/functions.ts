@@ -1,9 +1,11 @@
 import type { FunctionProto } from 'onnx-buf'
-import type { Block, HstuConfig } from '../config.js'
+import { divisorOf, type HstuConfig } from '../config.js'
+import type { Block } from '../config-schema.js'
 import { candidateBias, causalBias, realTokens, tokenIndices } from './bias.js'
 import type { NodeBuilder, TensorType } from './nodes.js'
 import { onnxFunction } from './onnx.js'
 import { castTo, layerNorm, ones, sigmoidGate, silu } from './ops.js'
+import { biasColumns, pad, withBias } from './pad.js'
 
 /** What a call of one of the functions below carries. */
 export const FUNCTION = { domain: 'peregrine' } as const
@@ -22,6 +24,19 @@ export type FunctionShape = {
   readonly block: Block
   readonly type: TensorType
   readonly batched: boolean
+  /**
+   * A row compares times with the moment of the event after it (variant `research`): differences count by
+   * their size, and a candidate's own is not 0. Such functions have names of their own: kernels do not
+   * know them.
+   */
+  readonly isNext?: boolean
+}
+
+export function functionName(
+  name: 'Attention' | 'CausalAttention',
+  { isNext = false }: FunctionShape,
+): string {
+  return `Hstu${isNext ? 'Next' : ''}${name}`
 }
 
 /** Attributes that each call of an attention function carries, for kernels that do not read the body. */
@@ -31,7 +46,7 @@ export function attentionAttributes({ config, block }: FunctionShape) {
     head_dim_qk: BigInt(config.dqk),
     head_dim_v: BigInt(config.dv),
     alpha: block.alpha,
-    scale: 1 / config.maxTokens,
+    scale: 1 / divisorOf(config),
   }
 }
 
@@ -50,7 +65,7 @@ const SCALE = { ref: 'scale', type: 'float' } as const
  */
 export function hstuAttention(shape: FunctionShape): FunctionProto {
   return onnxFunction(
-    'HstuAttention',
+    functionName('Attention', shape),
     ['uvqk', 'k', 'v', ...candidateInputs(shape)],
     ATTENTION_ATTRIBUTES,
     (f) => attendCandidates(f, { k: 'k', v: 'v' }, shape),
@@ -68,13 +83,19 @@ export function hstuPackedAttention(shape: FunctionShape): FunctionProto {
 }
 
 /** What an attention of candidates takes behind K and V. */
-function candidateInputs({ block, type, batched }: FunctionShape): string[] {
-  if (type !== 'float16') return block.rab ? ['bias'] : []
+function candidateInputs(shape: FunctionShape): string[] {
+  const { block, batched } = shape
+  if (!hasOwnBias(shape)) return block.rab ? ['bias'] : []
   return [
     ...(batched ? ['lengths'] : []),
     ...(batched || block.rab ? ['times'] : []),
     ...(block.rab ? ['query_times', 'pos_w', 'time_w'] : []),
   ]
+}
+
+/** Bias and mask are made inside, of times and lengths. */
+function hasOwnBias({ type, isNext = false }: FunctionShape): boolean {
+  return type === 'float16' && !isNext
 }
 
 const NAMES = { times: 'times', queryTimes: 'query_times', lengths: 'lengths' }
@@ -88,7 +109,7 @@ function attendCandidates(
   const [ownV, ownQ, ownK] = splitHeads(f, 'uvqk', shape)
   let q = ownQ
   let k = heads(f, history.k, shape.config.dqk, shape)
-  const isHere = type === 'float16'
+  const isHere = hasOwnBias(shape)
   const v = batched && isHere ? realTokens(f, history.v, NAMES, type) : history.v
   let self = f.op('ReduceSum', [f.op('Mul', [ownQ, ownK]), f.ints([-1])])
   if (block.rab) {
@@ -128,7 +149,7 @@ export function hstuCausalAttention(shape: FunctionShape): FunctionProto {
     ...['times', 'new_times'],
     ...(block.rab ? ['pos_w', 'time_w'] : []),
   ]
-  return onnxFunction('HstuCausalAttention', inputs, ATTENTION_ATTRIBUTES, (f) => {
+  return onnxFunction(functionName('CausalAttention', shape), inputs, ATTENTION_ATTRIBUTES, (f) => {
     const [newV, q, newK] = splitHeads(f, 'uvqk', shape)
     const withPast = (past: string, own: string, width: number) =>
       batched
@@ -258,42 +279,4 @@ function attributeScalar(
   type: TensorType,
 ): string {
   return castTo(f, f.op('Constant', [], { attributes: { value_float: ref } }), type, 'float32')
-}
-
-/** Columns that the bias takes beside a head's own: tensor cores want rows of 16 bytes' multiples. */
-function biasColumns(type: TensorType): number {
-  return type === 'float16' ? 8 : 1
-}
-
-/**
- * The bias in the first column behind x (tokens, [users,] H, d), zeros in the others; `bias` is
- * (tokens, [users,] 1, 1). In float16, which is for GPUs, by padding and a sum: ONNX Runtime's CUDA
- * kernel for a Concat of unequal parts reads its pointers from host memory at every launch, which a
- * replayed CUDA graph finds overwritten.
- */
-function withBias(f: NodeBuilder, x: string, bias: string, shape: FunctionShape): string {
-  const { config, type, batched } = shape
-  if (type !== 'float16') {
-    const perHead = f.ints([1, ...(batched ? [1] : []), config.heads, 1])
-    return f.op('Concat', [x, f.op('Expand', [bias, perHead])], { attributes: { axis: -1n } })
-  }
-  const columns = biasColumns(type)
-  return f.op('Add', [
-    pad(f, x, { before: 0, after: columns, value: 0 }, shape),
-    pad(f, bias, { before: config.dqk, after: columns - 1, value: 0 }, shape),
-  ])
-}
-
-type Padding = { readonly before: number; readonly after: number; readonly value: number }
-
-/** Columns of one value around x (tokens, [users,] heads, width). */
-function pad(
-  f: NodeBuilder,
-  x: string,
-  { before, after, value }: Padding,
-  { type, batched }: FunctionShape,
-): string {
-  const others = Array.from({ length: batched ? 3 : 2 }, () => 0)
-  const pads = f.ints([...others, before, ...others, after])
-  return f.op('Pad', [x, pads, castTo(f, f.scalar(value, 'float32'), type, 'float32')])
 }

@@ -1,34 +1,40 @@
 import type { FunctionProto } from 'onnx-buf'
 import { blockOf, type HstuConfig } from '../config.js'
-import { embeddingLayout } from '../embedding.js'
 import type { GraphName } from '../manifest.js'
+import { embeddingLayout } from '../schemes.js'
 import { candidateBias, type Request, realTokens } from './bias.js'
 import {
   attentionAttributes,
   FUNCTION,
   type FunctionShape,
+  functionName,
   hstuAttention,
   hstuCausalAttention,
   hstuGate,
   hstuPackedAttention,
   splitUvqk,
 } from './functions.js'
-import { enterLayer, finishLayer, project, projectKv, type Tokens, taskHead } from './layer.js'
+import { enterLayer, finishLayer, project, projectKv, type Tokens } from './layer.js'
 import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
-import { embedActions, embedItems, hstuEmbedItems, hstuEmbedTokens, hstuNorm } from './rows.js'
+import { hstuNorm } from './rows.js'
+import type { GraphParts } from './variant.js'
 import type { WeightFile, WeightType } from './weight-file.js'
 
-/** The three graphs of a bundle; weight names are those of export/weights.ts. */
-export function buildGraphs(
-  config: HstuConfig,
-  weights: WeightFile,
-  type: WeightType,
-): Record<GraphName, OnnxGraph> {
-  return {
-    prefill: buildPrefill(config, weights, type),
-    score: buildScore(config, weights, type),
-    rank: buildRank(config, weights, type),
-  }
+type GraphOptions = {
+  readonly config: HstuConfig
+  /** The variant's own ends of the graphs. */
+  readonly parts: GraphParts
+  readonly weights: WeightFile
+  readonly type: WeightType
+}
+
+/** The three graphs of a bundle; weight names are those that the variant's exporter gives. */
+export function buildGraphs(options: GraphOptions): Record<GraphName, OnnxGraph> {
+  return { prefill: buildPrefill(options), score: buildScore(options), rank: buildRank(options) }
+}
+
+function shapeOf({ config, parts, type }: GraphOptions, batched: boolean): FunctionShape {
+  return { config, block: blockOf(config), type, batched, isNext: parts.next !== undefined }
 }
 
 /**
@@ -36,12 +42,13 @@ export function buildGraphs(
  * rows (n, slots) int32, actions (n) int32, times (p+n) int64, past_k.i (p, H·dqk), past_v.i
  * (p, H·dv) -> k.i (n, H·dqk), v.i (n, H·dv). The last layer ends at its K and V: nothing reads more.
  */
-function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType): OnnxGraph {
-  const shape = { config, block: blockOf(config), type, batched: false }
+function buildPrefill(options: GraphOptions): OnnxGraph {
+  const { config, parts, weights, type } = options
+  const shape = shapeOf(options, false)
   const { slots } = embeddingLayout(config)
   const functions = [
     ...(config.layers > 1 ? [hstuCausalAttention(shape), hstuGate(shape)] : []),
-    ...rowFunctions(shape, [hstuEmbedTokens(slots, shape)]),
+    ...rowFunctions(shape, parts.functions(shape).history),
   ]
   return onnxGraph('prefill', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['n', slots])
@@ -56,7 +63,8 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
       g.op('Neg', [g.op('Shape', [actions])]),
       g.ints([Number.MAX_SAFE_INTEGER]),
     ])
-    let x: Tokens = { x: embedTokens(g, rows, actions, shape) }
+    const moments = parts.next?.ofHistory(g, newTimes, rows) ?? newTimes
+    let x: Tokens = { x: parts.history(g, rows, actions, shape) }
     const outputKv = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
       g.output(`k.${layer}`, k, type, ['n', config.heads * config.dqk])
       g.output(`v.${layer}`, v, type, ['n', config.heads * config.dv])
@@ -66,8 +74,8 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
       const uvqk = project(g, entered.norm, i, shape)
       outputKv(i, splitUvqk(g, uvqk, config))
       const attended = g.op(
-        'HstuCausalAttention',
-        [uvqk, k, v, times, newTimes, ...(shape.block.rab ? biasTables(g, i) : [])],
+        functionName('CausalAttention', shape),
+        [uvqk, k, v, times, moments, ...(shape.block.rab ? biasTables(g, i) : [])],
         { ...FUNCTION, attributes: attentionAttributes(shape) },
       )
       x = finishLayer(g, entered.x, uvqk, attended, i, shape)
@@ -81,19 +89,21 @@ function buildPrefill(config: HstuConfig, weights: WeightFile, type: WeightType)
  * rows (m, slots) int32, times (n) int64, query_time (1) int64, k.i (n, H·dqk), v.i (n, H·dv)
  * -> logits (m, tasks) float32.
  */
-function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): OnnxGraph {
-  const shape = { config, block: blockOf(config), type, batched: false }
+function buildScore(options: GraphOptions): OnnxGraph {
+  const { config, parts, weights, type } = options
+  const shape = shapeOf(options, false)
   const { slots } = embeddingLayout(config)
   const functions = [
     ...[hstuAttention(shape), hstuGate(shape)],
-    ...rowFunctions(shape, [hstuEmbedItems(slots)]),
+    ...rowFunctions(shape, parts.functions(shape).queries),
   ]
   return onnxGraph('score', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['m', slots])
     const times = g.input('times', 'int64', ['n'])
     const queryTimes = g.input('query_time', 'int64', [1])
-    const attend = candidateAttention(g, { times, queryTimes, lengths: '' }, shape)
-    let x: Tokens = { x: embedCandidates(g, rows, shape) }
+    const selfSeconds = parts.next?.ofQueries(g, rows, shape)
+    const attend = candidateAttention(g, { times, queryTimes, lengths: '', selfSeconds }, shape)
+    let x: Tokens = { x: parts.queries(g, rows, shape) }
     for (let i = 0; i < config.layers; i++) {
       const k = g.input(`k.${i}`, type, ['n', config.heads * config.dqk])
       const v = g.input(`v.${i}`, type, ['n', config.heads * config.dv])
@@ -102,7 +112,8 @@ function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): 
       const attended = attend(i, uvqk, { k, v })
       x = finishLayer(g, entered.x, uvqk, attended, i, shape)
     }
-    g.output('logits', taskHead(g, x, shape), 'float32', ['m', config.tasks.length])
+    const logits = parts.head(g, x, { rows, queryTimes }, shape)
+    g.output('logits', logits, 'float32', ['m', config.tasks.length])
   })
 }
 
@@ -113,15 +124,17 @@ function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): 
  * Padding stands behind the real tokens: causality hides it from them, and its V is zeroed, so a
  * candidate adds exact zeros for it.
  */
-function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): OnnxGraph {
-  const shape = { config, block: blockOf(config), type, batched: true }
+function buildRank(options: GraphOptions): OnnxGraph {
+  const { config, parts, weights, type } = options
+  const shape = shapeOf(options, true)
   const { slots } = embeddingLayout(config)
-  const isPacked = type === 'float16'
+  const isPacked = type === 'float16' && !shape.isNext
+  const own = parts.functions(shape)
   const functions = [
     ...[hstuAttention(shape), hstuGate(shape)],
     ...(config.layers > 1 ? [hstuCausalAttention(shape)] : []),
     ...(config.layers > 1 && isPacked ? [hstuPackedAttention(shape)] : []),
-    ...rowFunctions(shape, [hstuEmbedItems(slots), hstuEmbedTokens(slots, shape)]),
+    ...rowFunctions(shape, [...own.queries, ...own.history]),
   ]
   return onnxGraph('rank', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['users', 'n', slots])
@@ -133,11 +146,13 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
     const tokensFirst = (x: string, perm: bigint[]) =>
       g.op('Transpose', [x], { attributes: { perm } })
 
-    const attend = candidateAttention(g, { times, queryTimes, lengths }, shape)
-    let x: Tokens = {
-      x: embedTokens(g, tokensFirst(rows, [1n, 0n, 2n]), tokensFirst(actions, [1n, 0n]), shape),
-    }
-    let y: Tokens = { x: embedCandidates(g, tokensFirst(candidateRows, [1n, 0n, 2n]), shape) }
+    const moments = parts.next?.ofHistory(g, times, rows) ?? times
+    const selfSeconds = parts.next?.ofQueries(g, candidateRows, shape)
+    const attend = candidateAttention(g, { times, queryTimes, lengths, selfSeconds }, shape)
+    const [historyRows, masks] = [tokensFirst(rows, [1n, 0n, 2n]), tokensFirst(actions, [1n, 0n])]
+    let x: Tokens = { x: parts.history(g, historyRows, masks, shape) }
+    const ownRows = tokensFirst(candidateRows, [1n, 0n, 2n])
+    let y: Tokens = { x: parts.queries(g, ownRows, shape) }
     const attributes = attentionAttributes(shape)
     const scoreLayer = (layer: number, history: History) => {
       const entered = enterLayer(g, y, layer, shape)
@@ -149,14 +164,15 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
       const uvqk = project(g, entered.norm, i, shape)
       scoreLayer(i, isPacked ? { uvqk } : splitUvqk(g, uvqk, config))
       const attended = g.op(
-        'HstuCausalAttention',
-        [uvqk, times, times, ...(shape.block.rab ? biasTables(g, i) : [])],
+        functionName('CausalAttention', shape),
+        [uvqk, times, moments, ...(shape.block.rab ? biasTables(g, i) : [])],
         { ...FUNCTION, attributes },
       )
       x = finishLayer(g, entered.x, uvqk, attended, i, shape)
     }
     scoreLayer(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
-    const logits = tokensFirst(taskHead(g, y, shape), [1n, 0n, 2n])
+    const head = parts.head(g, y, { rows: ownRows, queryTimes }, shape)
+    const logits = tokensFirst(head, [1n, 0n, 2n])
     g.output('logits', logits, 'float32', ['users', 'm', config.tasks.length])
   })
 }
@@ -171,24 +187,6 @@ function rowFunctions(shape: FunctionShape, tokens: readonly FunctionProto[]): F
   ]
 }
 
-/** (…, slots) rows -> (…, D) */
-function embedCandidates(g: GraphBuilder, rows: string, { config, type }: FunctionShape): string {
-  const inputs = [g.weight('embedding'), rows] as const
-  if (type === 'float16') return g.op('HstuEmbedItems', inputs, FUNCTION)
-  return embedItems(g, ...inputs, embeddingLayout(config).slots)
-}
-
-/** (…, slots) rows and (…) action masks -> (…, D) */
-function embedTokens(g: GraphBuilder, rows: string, masks: string, shape: FunctionShape): string {
-  const inputs = [g.weight('embedding'), rows] as const
-  const action = g.weight('action')
-  if (shape.type === 'float16') {
-    return g.op('HstuEmbedTokens', [...inputs, action, masks], FUNCTION)
-  }
-  const { slots } = embeddingLayout(shape.config)
-  return embedItems(g, ...inputs, slots, embedActions(g, masks, action, shape))
-}
-
 /** K and V of a history by themselves, or in its uvqk. */
 type History = { readonly k: string; readonly v: string } | { readonly uvqk: string }
 
@@ -198,12 +196,12 @@ function candidateAttention(
   request: Request,
   shape: FunctionShape,
 ): (layer: number, uvqk: string, history: History) => string {
-  const { block, type, batched } = shape
+  const { block, type, batched, isNext } = shape
   const { times, queryTimes, lengths } = request
   const options = { ...FUNCTION, attributes: attentionAttributes(shape) }
   return (layer, uvqk, history) => {
     const tables = block.rab ? biasTables(g, layer) : undefined
-    if (type === 'float16') {
+    if (type === 'float16' && !isNext) {
       const rest = [
         ...(batched ? [lengths] : []),
         ...(batched || tables ? [times] : []),
@@ -216,7 +214,7 @@ function candidateAttention(
     if ('uvqk' in history) throw new Error('a packed history is for float16')
     const v = batched ? realTokens(g, history.v, request, type) : history.v
     const bias = tables ? [candidateBias(g, request, tables, shape)] : []
-    return g.op('HstuAttention', [uvqk, history.k, v, ...bias], options)
+    return g.op(functionName('Attention', shape), [uvqk, history.k, v, ...bias], options)
   }
 }
 

@@ -91,6 +91,11 @@ export function taskHead(g: GraphBuilder, y: Tokens, shape: FunctionShape): stri
   return castTo(g, logits, 'float32', shape.type)
 }
 
+/** The tokens themselves, added up. */
+export function sumOf(g: GraphBuilder, { x, update, bias = [] }: Tokens): string {
+  return update === undefined ? x : g.op('Sum', [x, update, ...bias])
+}
+
 /** LN of the tokens, and the tokens added up; `affine`: gamma, and beta where there is one. */
 function normOf(
   g: GraphBuilder,

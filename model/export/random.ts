@@ -1,6 +1,7 @@
 import { type HstuConfig, parseConfig } from '../config.js'
 import { createRandom } from '../random.js'
-import { type WeightSource, weightShapes } from './weights.js'
+import type { WeightSource } from './checkpoint.js'
+import { weightShapes } from './weights.js'
 
 /** The shape of a model with random weights; the defaults are the ranking model of the HSTU paper. */
 export type RandomShape = {

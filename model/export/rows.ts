@@ -60,9 +60,14 @@ export function embedActions(
   action: string,
   { config, type }: FunctionShape,
 ): string {
+  const bits = actionBits(f, masks, config.actions.length + 1)
+  return f.op('MatMul', [castTo(f, bits, type), action])
+}
+
+/** (…) masks -> (…, count) int64, 0 or 1. */
+export function actionBits(f: NodeBuilder, masks: string, count: number): string {
   // int64: ONNX Runtime's CUDA provider divides int64 and int32, but takes Mod of int64 only.
   const column = castTo(f, f.op('Unsqueeze', [masks, f.ints([-1])]), 'int64')
-  const powers = f.ints(Array.from({ length: config.actions.length + 1 }, (_, a) => 2 ** a))
-  const bits = f.op('Mod', [f.op('Div', [column, powers]), f.scalar(2, 'int64')])
-  return f.op('MatMul', [castTo(f, bits, type), action])
+  const powers = f.ints(Array.from({ length: count }, (_, a) => 2 ** a))
+  return f.op('Mod', [f.op('Div', [column, powers]), f.scalar(2, 'int64')])
 }

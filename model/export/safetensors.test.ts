@@ -86,6 +86,12 @@ describe('openSafetensors: what is right', () => {
     assert.deepEqual(open(safetensorsFile('{}')).names, [])
   })
 
+  test('reads whole numbers, which buffers of state dicts are', () => {
+    const data = new Uint8Array(BigInt64Array.of(1n, -3n, 2n ** 30n).buffer)
+    const read = readAll(safetensorsBytes({ masks: { dtype: 'I64', shape: [3], data } }))
+    assert.deepEqual([...(read.get('masks') ?? [])], [1, -3, 2 ** 30])
+  })
+
   test('lists tensors of other types and refuses to read them', () => {
     for (const dtype of ['F64', 'I8', 'BOOL', 'f32', 'constructor', '__proto__', '']) {
       const opened = open(oneTensor({ dtype, shape: [3] }))

@@ -13,7 +13,7 @@ const MAX_DIMS = 8
 /** 2^32: beyond any table; keeps products of dimensions exact while they are checked. */
 const MAX_DIM = 2 ** 32
 
-const WIDTH = { F32: 4, F16: 2, BF16: 2 } as const
+const WIDTH = { F32: 4, F16: 2, BF16: 2, I64: 8 } as const
 
 type Dtype = keyof typeof WIDTH
 type Entry = {
@@ -28,7 +28,7 @@ export type Safetensors = {
   /** Tensor names in the order of their data. */
   readonly names: readonly string[]
   dims(name: string): readonly number[]
-  /** The tensor's values as float32, copied. @throws {RankError} WEIGHTS_INVALID for a type other than F32, F16, BF16 */
+  /** The tensor's values as float32, copied. @throws {RankError} WEIGHTS_INVALID for a type other than F32, F16, BF16, I64 */
   read(name: string): Float32Array
   close(): void
 }
@@ -66,7 +66,7 @@ export function openSafetensors(file: string): Safetensors {
         if (!isDtype(dtype)) {
           throw new RankError(
             'WEIGHTS_INVALID',
-            `${file}: tensor ${show(name)} must be F32, F16 or BF16, got ${show(dtype)}`,
+            `${file}: tensor ${show(name)} must be F32, F16, BF16 or I64, got ${show(dtype)}`,
           )
         }
         return toFloat32(readExactly(fd, dataStart + start, end - start, file), dtype)
@@ -176,6 +176,7 @@ function readExactly(
 function toFloat32(bytes: Uint8Array<ArrayBuffer>, dtype: Dtype): Float32Array {
   if (dtype === 'F32') return new Float32Array(bytes.buffer)
   const view = new DataView(bytes.buffer)
+  if (dtype === 'I64') return Float32Array.from(new BigInt64Array(bytes.buffer), Number)
   const out = new Float32Array(bytes.length / 2)
   if (dtype === 'F16') {
     for (let i = 0; i < out.length; i++) out[i] = getFloat16(view, i * 2, true)

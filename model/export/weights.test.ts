@@ -8,15 +8,11 @@ import {
   smallConfig,
   tempFolder,
 } from '../../test/fixtures.js'
+import type { WeightSource } from './checkpoint.js'
 import { randomWeights } from './random.js'
+import { openWeights } from './variants.js'
 import { writeWeightFile } from './weight-file.js'
-import {
-  bundleTensors,
-  checkWeights,
-  openWeights,
-  type WeightSource,
-  weightShapes,
-} from './weights.js'
+import { bundleTensors, checkWeights, weightShapes } from './weights.js'
 
 const config = smallConfig()
 const source = randomWeights(config, 1)

@@ -1,22 +1,9 @@
-import { show } from '../check.js'
 import { blockOf, type HstuConfig } from '../config.js'
-import { embeddingLayout } from '../embedding.js'
-import { RankError } from '../errors.js'
-import { openSafetensors } from './safetensors.js'
+import { embeddingLayout } from '../schemes.js'
+import { checkTensors, emptyTable, readFinite, scaled, type WeightSource } from './checkpoint.js'
 import type { Tensor } from './weight-file.js'
 
-/** The one embedding table is built in memory: 8 GiB of float32. */
-const MAX_TABLE_ELEMENTS = 2 ** 31
-
-/** Where weights come from: a safetensors file, or a random generator. */
-export type WeightSource = {
-  readonly names: readonly string[]
-  dims(name: string): readonly number[]
-  /** Values, row-major, float32. */
-  read(name: string): Float32Array
-}
-
-/** Every weight of a model and its shape; matrices are (in, out), tables (rows, D). */
+/** Every weight of a `paper` model and its shape; matrices are (in, out), tables (rows, D). */
 export function weightShapes(config: HstuConfig): Map<string, readonly number[]> {
   const { dModel: d, heads, dqk, dv, headHidden } = config
   const block = blockOf(config)
@@ -54,42 +41,7 @@ export function weightShapes(config: HstuConfig): Map<string, readonly number[]>
  * @throws {RankError} WEIGHTS_INVALID naming the tensor that is missing, too many or misshaped
  */
 export function checkWeights(source: WeightSource, config: HstuConfig): WeightSource {
-  const shapes = weightShapes(config)
-  const given = new Set(source.names)
-  for (const [name, dims] of shapes) {
-    if (!given.has(name)) {
-      throw new RankError(
-        'WEIGHTS_INVALID',
-        `tensor ${name} is missing: expected shape ${show(dims)}`,
-      )
-    }
-    const got = source.dims(name)
-    if (got.length !== dims.length || got.some((dim, i) => dim !== dims[i])) {
-      throw new RankError(
-        'WEIGHTS_INVALID',
-        `tensor ${name} must have shape ${show(dims)}, got ${show(got)}`,
-      )
-    }
-  }
-  const extra = source.names.filter((name) => !shapes.has(name))
-  if (extra.length > 0) {
-    throw new RankError(
-      'WEIGHTS_INVALID',
-      `${extra.length} tensors have no place in this model: ${show(extra)}`,
-    )
-  }
-  return source
-}
-
-/** Opens a model's safetensors and checks it against its config. The caller closes it. */
-export function openWeights(file: string, config: HstuConfig): WeightSource & { close(): void } {
-  const source = openSafetensors(file)
-  try {
-    checkWeights(source, config)
-  } catch (error) {
-    source.close()
-    throw error
-  }
+  checkTensors(source, weightShapes(config))
   return source
 }
 
@@ -103,13 +55,7 @@ export function bundleTensors(source: WeightSource, config: HstuConfig): Map<str
   const d = config.dModel
   const scale = Math.sqrt(d)
   const layout = embeddingLayout(config)
-  if (layout.rows * d > MAX_TABLE_ELEMENTS) {
-    throw new RankError(
-      'WEIGHTS_INVALID',
-      `embedding tables must hold at most ${MAX_TABLE_ELEMENTS} numbers, got ${layout.rows} rows of ${d}`,
-    )
-  }
-  const embedding = new Float32Array(layout.rows * d)
+  const embedding = emptyTable(layout, d)
   for (const { name, offset } of layout.tables) {
     embedding.set(scaled(readFinite(source, `${name}.weight`), scale), offset * d)
   }
@@ -124,20 +70,4 @@ export function bundleTensors(source: WeightSource, config: HstuConfig): Map<str
     if (/^(layers|head)\./.test(name)) tensors.set(name, { dims, data: readFinite(source, name) })
   }
   return tensors
-}
-
-function readFinite(source: WeightSource, name: string): Float32Array {
-  const data = source.read(name)
-  const bad = data.findIndex((value) => !Number.isFinite(value))
-  if (bad !== -1) {
-    throw new RankError(
-      'WEIGHTS_INVALID',
-      `tensor ${name} must be finite, got ${data[bad]} at ${bad}`,
-    )
-  }
-  return data
-}
-
-function scaled(data: Float32Array, factor: number): Float32Array {
-  return data.map((value) => value * factor)
 }

@@ -1,20 +1,21 @@
 import { existsSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { createReference } from '../../falcon/reference.js'
-import { readConfig } from '../../model/config.js'
+import { isVariant, readConfig } from '../../model/config.js'
 import { RankError } from '../../model/errors.js'
 import { writeBundle } from '../../model/export/bundle.js'
-import { PAPER_SHAPE, randomConfig, randomWeights } from '../../model/export/random.js'
-import { openWeights } from '../../model/export/weights.js'
+import { RANDOM_MODELS } from '../../model/export/random-models.js'
+import { exportVariant, openWeights } from '../../model/export/variants.js'
 import type { Manifest, Precision } from '../../model/manifest.js'
 import { openBundle } from '../../model/manifest.js'
 import { integer } from './flags.js'
 
 export const EXPORT_HELP = `peregrine export --from DIR --out DIR [--precision fp32|fp16]
     DIR holds config.json, weights.safetensors and the vocabularies that the config names
-peregrine export --random --out DIR [--layers ${PAPER_SHAPE.layers}] [--d-model ${PAPER_SHAPE.dModel}] [--heads ${PAPER_SHAPE.heads}]
-                 [--max-tokens ${PAPER_SHAPE.maxTokens}] [--items ${PAPER_SHAPE.items}] [--seed 1] [--precision fp32|fp16]
-    seeded random weights at any shape, for benches; the defaults are the HSTU paper's ranking model`
+peregrine export --random --out DIR [--variant paper|research|dlrm-v3] [--layers L] [--d-model D] [--heads H]
+                 [--max-tokens N] [--items ROWS] [--seed 1] [--precision fp32|fp16]
+    seeded random weights at any shape, for benches; the defaults are the HSTU paper's ranking model, the research
+    code's large model for ML-1M, MLPerf's DLRM-v3 with 7,000 events`
 
 /** Writes a bundle from a trained model's folder, or with random weights. */
 export function exportCommand(args: string[]): number {
@@ -25,11 +26,12 @@ export function exportCommand(args: string[]): number {
       out: { type: 'string' },
       precision: { type: 'string', default: 'fp32' },
       random: { type: 'boolean', default: false },
-      layers: { type: 'string', default: String(PAPER_SHAPE.layers) },
-      'd-model': { type: 'string', default: String(PAPER_SHAPE.dModel) },
-      heads: { type: 'string', default: String(PAPER_SHAPE.heads) },
-      'max-tokens': { type: 'string', default: String(PAPER_SHAPE.maxTokens) },
-      items: { type: 'string', default: String(PAPER_SHAPE.items) },
+      variant: { type: 'string', default: 'paper' },
+      layers: { type: 'string' },
+      'd-model': { type: 'string' },
+      heads: { type: 'string' },
+      'max-tokens': { type: 'string' },
+      items: { type: 'string' },
       seed: { type: 'string', default: '1' },
     },
   })
@@ -71,25 +73,36 @@ export function exportBundle(from: string, out: string, precision: Precision): M
   }
 }
 
-type RandomFlags = Record<'layers' | 'd-model' | 'heads' | 'max-tokens' | 'items' | 'seed', string>
+type RandomFlags = { readonly variant: string; readonly seed: string } & {
+  readonly [F in 'layers' | 'd-model' | 'heads' | 'max-tokens' | 'items']?: string
+}
 
 function exportRandom(flags: RandomFlags, out: string, precision: Precision): Manifest {
-  const dModel = integer('--d-model', flags['d-model'], 1, 16_384)
-  const heads = integer('--heads', flags.heads, 1, 256)
+  const { variant } = flags
+  if (!isVariant(variant)) {
+    const known = Object.keys(RANDOM_MODELS).join(', ')
+    throw new RankError('INVALID_REQUEST', `--variant must be one of ${known}, got ${variant}`)
+  }
+  const { shape, config: configOf } = RANDOM_MODELS[variant]
+  const count = (name: keyof typeof flags, otherwise: number, most: number, least = 1) =>
+    integer(`--${name}`, flags[name] ?? String(otherwise), least, most)
+  const dModel = count('d-model', shape.dModel, 16_384)
+  const heads = count('heads', shape.heads, 256)
   if (dModel % heads !== 0) {
     throw new RankError(
       'INVALID_REQUEST',
       `--d-model must be a multiple of --heads, got ${dModel} and ${heads}`,
     )
   }
-  const config = randomConfig({
-    layers: integer('--layers', flags.layers, 1, 256),
+  const config = configOf({
+    layers: count('layers', shape.layers, 256),
     dModel,
     heads,
-    maxTokens: integer('--max-tokens', flags['max-tokens'], 1, 1_048_576),
-    items: integer('--items', flags.items, 2, 2 ** 31 - 1),
+    maxTokens: count('max-tokens', shape.maxTokens, 1_048_576),
+    items: count('items', shape.items, 2 ** 31 - 1, 2),
   })
-  const source = randomWeights(config, integer('--seed', flags.seed, 0, 2 ** 31 - 1))
+  const seed = integer('--seed', flags.seed, 0, 2 ** 31 - 1)
+  const source = exportVariant(config).random(seed)
   return writeBundle({
     config,
     source,

@@ -7,33 +7,17 @@ import { createReference } from '../../falcon/reference.js'
 import { largestDifference } from '../../falcon/verify.js'
 import { createEngine } from '../../model/engine/create.js'
 import type { Engine, KvPages } from '../../model/engine/engine.js'
-import { RankError } from '../../model/errors.js'
-import { openSafetensors } from '../../model/export/safetensors.js'
-import { openWeights } from '../../model/export/weights.js'
+import { openWeights } from '../../model/export/variants.js'
 import { type Bundle, openBundle, type Precision } from '../../model/manifest.js'
-import { buildCandidates, buildHistory } from '../../model/sequence.js'
-import { type HistoryTokens, sliceTokens } from '../../model/tokens.js'
+import { sliceTokens } from '../../model/tokens.js'
 import { TOLERANCE } from '../../model/vectors.js'
 import { exportBundle, needFolder, parsePrecision } from './export.js'
 import { engineFlag, positive, providerFlag } from './flags.js'
-import { type GoldenRequest, readGolden, tokensDifference, toRankInput } from './golden-case.js'
+import { type Case, readCases } from './golden/cases.js'
 
 export const GOLDEN_HELP = `peregrine golden DIR [--precision fp32|fp16] [--provider cpu|cuda] [--engine auto|capi|node]
                      [--kernels off|auto|DIR] [--tolerance X]
     exports a golden case, runs its requests through every route of the engine, compares with expected.safetensors`
-
-/** K/V and logits that a case expects of one request. */
-type Expected = {
-  readonly logits: Float32Array
-  readonly k: readonly Float32Array[]
-  readonly v: readonly Float32Array[]
-}
-
-type Case = GoldenRequest & {
-  readonly history: HistoryTokens
-  readonly rows: Int32Array
-  readonly expected: Expected
-}
 
 /** Exit code 0 when every difference is within the tolerance, else 1. */
 export async function goldenCommand(args: string[]): Promise<number> {
@@ -79,33 +63,6 @@ export async function goldenCommand(args: string[]): Promise<number> {
   }
 }
 
-function readCases(folder: string, bundle: Bundle): Case[] {
-  const { config } = bundle.manifest
-  const expected = openSafetensors(`${folder}/expected.safetensors`)
-  try {
-    return readGolden(`${folder}/inputs.json`).map((request) => {
-      const input = toRankInput(request, config)
-      const history = buildHistory(input, bundle.vocabulary).tokens
-      const { rows } = buildCandidates(input, bundle.vocabulary)
-      const difference = tokensDifference(request, history, rows, bundle.manifest)
-      if (difference !== undefined) {
-        throw new RankError(
-          'MODEL_CONTRACT',
-          `request ${request.name}: sequence building gave ${difference}`,
-        )
-      }
-      const perLayer = (letter: string) =>
-        Array.from({ length: config.layers }, (_, i) =>
-          expected.read(`${request.name}.${letter}.${i}`),
-        )
-      const logits = expected.read(`${request.name}.logits`)
-      return { ...request, history, rows, expected: { logits, k: perLayer('k'), v: perLayer('v') } }
-    })
-  } finally {
-    expected.close()
-  }
-}
-
 function compareOracle(
   folder: string,
   bundle: Bundle,
@@ -116,8 +73,8 @@ function compareOracle(
   const source = openWeights(`${folder}/weights.safetensors`, config)
   try {
     const reference = createReference(source, config)
-    const differences = cases.map(({ history, rows, queryTime, expected }) =>
-      largestDifference(reference(history, rows, queryTime).logits, expected.logits),
+    const differences = cases.map(({ history, candidates, queryTime, logits }) =>
+      largestDifference(reference(history, candidates, queryTime).logits, logits),
     )
     const worst = Math.max(...differences)
     report(
@@ -130,34 +87,32 @@ function compareOracle(
 }
 
 /** Every route to the logits, and K/V itself. */
-async function compareEngine(
+export async function compareEngine(
   engine: Engine,
   cases: readonly Case[],
   precision: Precision,
   report: (line: string) => void,
 ): Promise<number> {
   let worst = 0
-  const batched = await engine.rank(
-    cases.map(({ history, rows, queryTime }) => ({ history, candidates: rows, queryTime })),
-  )
+  const batched = await engine.rank(cases)
   for (const [i, request] of cases.entries()) {
-    const { history, expected } = request
+    const { history, stated, logits, m } = request
     const whole = await engine.prefill(history)
     const half = await engine.prefill(sliceTokens(history, 0, history.length >> 1))
     const appended = await engine.prefill(sliceTokens(history, half.tokens, history.length), {
       handle: half,
       tokens: half.tokens,
     })
-    const m = request.candidates.length
+    const withAll = stated === history ? whole : await engine.prefill(stated)
     const differences = {
-      score: largestDifference(await scoreIn(engine, whole, request, m), expected.logits),
-      'b=1': largestDifference(await scoreIn(engine, whole, request, 1), expected.logits),
-      'b=4': largestDifference(await scoreIn(engine, whole, request, 4), expected.logits),
-      append: largestDifference(await scoreIn(engine, appended, request, m), expected.logits),
-      rank: largestDifference(batched[i] ?? [], expected.logits),
-      kv: kvDifference(await engine.exportKv(whole), expected, precision),
+      score: largestDifference(await scoreIn(engine, whole, request, m), logits),
+      'b=1': largestDifference(await scoreIn(engine, whole, request, 1), logits),
+      'b=4': largestDifference(await scoreIn(engine, whole, request, 4), logits),
+      append: largestDifference(await scoreIn(engine, appended, request, m), logits),
+      rank: largestDifference(batched[i] ?? [], logits),
+      kv: kvDifference(await engine.exportKv(withAll), request, precision),
     }
-    for (const handle of [whole, half, appended]) engine.release(handle)
+    for (const handle of new Set([whole, half, appended, withAll])) engine.release(handle)
     worst = Math.max(worst, ...Object.values(differences))
     const list = Object.entries(differences).map(([name, x]) => `${name} ${x.toExponential(1)}`)
     report(
@@ -171,19 +126,19 @@ async function compareEngine(
 async function scoreIn(
   engine: Engine,
   handle: Awaited<ReturnType<Engine['prefill']>>,
-  { rows, queryTime, candidates }: Case,
+  { candidates, queryTime, m }: Case,
   b: number,
 ): Promise<number[]> {
-  const slots = rows.length / candidates.length
+  const slots = candidates.length / m
   const logits: number[] = []
-  for (const { start, end } of planMicroBatches(candidates.length, b)) {
-    const batch = rows.subarray(start * slots, end * slots)
+  for (const { start, end } of planMicroBatches(m, b)) {
+    const batch = candidates.subarray(start * slots, end * slots)
     logits.push(...(await engine.score(handle, batch, queryTime)))
   }
   return logits
 }
 
-function kvDifference(pages: KvPages, expected: Expected, precision: Precision): number {
+function kvDifference(pages: KvPages, expected: Case, precision: Precision): number {
   return Math.max(
     ...pages.layers.flatMap(({ k, v }, i) => [
       largestDifference(decode(k, precision), expected.k[i] ?? []),

@@ -1,10 +1,11 @@
 import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
-import { check } from '../../model/check.js'
-import { type HstuConfig, itemIdOf, readJson } from '../../model/config.js'
-import type { Manifest } from '../../model/manifest.js'
-import type { FeatureValue, RankInput } from '../../model/request.js'
-import type { HistoryTokens } from '../../model/tokens.js'
+import { check } from '../../../model/check.js'
+import { type HstuConfig, itemIdOf, readJson } from '../../../model/config.js'
+import type { Manifest } from '../../../model/manifest.js'
+import type { FeatureValue, RankInput } from '../../../model/request.js'
+import type { HistoryTokens } from '../../../model/tokens.js'
+import type { GoldenRequest } from './cases.js'
 
 const Ids = Type.Record(Type.String(), Type.Union([Type.Integer(), Type.Null()]))
 const Request = Type.Object({
@@ -38,14 +39,23 @@ const Request = Type.Object({
 const compiled = Compile(Type.Object({ requests: Type.Array(Request, { minItems: 1 }) }))
 
 /** One request of a golden case's inputs.json: table rows for ids, bit masks for actions. */
-export type GoldenRequest = Static<typeof Request>
+export type PaperRequest = Static<typeof Request>
 
-export function readGolden(file: string): GoldenRequest[] {
+export function paperRequests(file: string, config: HstuConfig): GoldenRequest[] {
+  return readGolden(file).map((request) => ({
+    name: request.name,
+    input: toRankInput(request, config),
+    logits: `${request.name}.logits`,
+    difference: (tokens, rows, { manifest }) => tokensDifference(request, tokens, rows, manifest),
+  }))
+}
+
+export function readGolden(file: string): PaperRequest[] {
   return check(compiled, readJson(file, 'CONFIG_INVALID'), 'CONFIG_INVALID', file).requests
 }
 
 /** The same request as a client would send it: ids as strings, actions by name. */
-export function toRankInput(request: GoldenRequest, config: HstuConfig): RankInput {
+export function toRankInput(request: PaperRequest, config: HstuConfig): RankInput {
   const idFeature = itemIdOf(config)
   const item = (ids: Static<typeof Ids>) => ({
     item: String(ids[idFeature] ?? ''),
@@ -73,7 +83,7 @@ export function toRankInput(request: GoldenRequest, config: HstuConfig): RankInp
 
 /** What differs first between built tokens and the case's `built`; undefined when nothing does. */
 export function tokensDifference(
-  { built }: GoldenRequest,
+  { built }: PaperRequest,
   history: HistoryTokens,
   candidates: Int32Array,
   { embedding, config }: Manifest,

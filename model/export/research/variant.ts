@@ -1,0 +1,61 @@
+import type { ConfigOf } from '../../config.js'
+import { SLOT } from '../../research/tokens.js'
+import { tensorsOf } from '../checkpoint.js'
+import { sumOf } from '../layer.js'
+import type { GraphBuilder } from '../onnx.js'
+import { castTo } from '../ops.js'
+import { embedItems } from '../rows.js'
+import type { ExportVariant, GraphParts } from '../variant.js'
+import { randomResearch, researchWeights } from './weights.js'
+
+/** The next-item model of the public research code. */
+export function researchVariant(config: ConfigOf<'research'>): ExportVariant {
+  return {
+    checkpoint: (source) => researchWeights(source, config),
+    tensors: tensorsOf,
+    random: (seed) => researchWeights(randomResearch(config, seed), config),
+    graphs: graphParts(config),
+  }
+}
+
+function graphParts(config: ConfigOf<'research'>): GraphParts {
+  // Item and position, both rows of the one table; padding's are zero rows.
+  const embed = (g: GraphBuilder, rows: string) =>
+    embedItems(g, g.weight('embedding'), rows, SLOT.position + 1)
+  const secondsToNext = (g: GraphBuilder, rows: string) =>
+    g.op('Gather', [rows, g.scalar(SLOT.secondsToNext, 'int64')], { attributes: { axis: -1n } })
+  return {
+    history: (g, rows) => embed(g, rows),
+    queries: (g, rows) => embed(g, firstAlong(g, rows, 0)),
+    head(g, y, { rows }, shape) {
+      const { dModel, stated } = config
+      const eps = stated.outputNormEps ?? 1e-6
+      const ids = g.op('Gather', [rows, g.scalar(SLOT.candidate, 'int64')], {
+        attributes: { axis: -1n },
+      })
+      const items = castTo(g, g.op('Gather', [g.weight('embedding'), ids]), 'float32', shape.type)
+      const user = normalized(g, castTo(g, sumOf(g, y), 'float32', shape.type), eps)
+      // Stored times sqrt(D), which the norm takes out again.
+      const scaled = normalized(g, items, eps * Math.sqrt(dModel))
+      return g.op('ReduceSum', [g.op('Mul', [user, scaled]), g.ints([-1])])
+    },
+    next: {
+      ofHistory: (g, times, rows) =>
+        g.op('Add', [times, castTo(g, secondsToNext(g, rows), 'int64')]),
+      ofQueries: (g, rows, { batched }) =>
+        castTo(g, secondsToNext(g, firstAlong(g, rows, batched ? 1 : 0)), 'float64'),
+    },
+    functions: () => ({ history: [], queries: [] }),
+  }
+}
+
+/** The first along an axis, which stays: all candidates' rows begin with the same event of the user. */
+function firstAlong(g: GraphBuilder, rows: string, axis: number): string {
+  return g.op('Slice', [rows, g.ints([0]), g.ints([1]), g.ints([axis])])
+}
+
+/** x / max(‖x‖, eps) along the last axis. */
+function normalized(g: GraphBuilder, x: string, eps: number): string {
+  const norm = g.op('ReduceL2', [x, g.ints([-1])])
+  return g.op('Div', [x, g.op('Max', [norm, g.scalar(eps, 'float32')])])
+}
