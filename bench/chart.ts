@@ -15,6 +15,8 @@ export type Chart = {
   readonly x: { readonly label: string; readonly log?: boolean }
   readonly y: { readonly label: string; readonly log?: boolean }
   readonly series: readonly Series[]
+  /** Upright lines at moments on x. */
+  readonly moments?: readonly { readonly name: string; readonly x: number }[]
 }
 
 const WIDTH = 760
@@ -28,7 +30,7 @@ const decades = {
 }
 
 /** A line chart as a standalone SVG. */
-export function lineChart({ title, subtitle, x, y, series }: Chart): string {
+export function lineChart({ title, subtitle, x, y, series, moments = [] }: Chart): string {
   const axis = ({ label, log = false }: Chart['x']) => ({
     type: log ? ('log' as const) : ('value' as const),
     ...(log ? { logBase: 2 } : {}),
@@ -44,16 +46,26 @@ export function lineChart({ title, subtitle, x, y, series }: Chart): string {
     {
       xAxis: axis(x),
       yAxis: { ...axis(y), ...(y.log ? decades : {}), nameGap: 54 },
-      series: series.map(({ name, points, dashed = false, marked = false }) => ({
+      series: series.map(({ name, points, dashed = false, marked = false }, i) => ({
         type: 'line' as const,
         name,
         data: points.map((point) => [...point]),
         symbol: marked ? 'diamond' : 'emptyCircle',
         symbolSize: marked ? 16 : 6,
         lineStyle: { type: dashed ? ('dashed' as const) : ('solid' as const) },
+        ...(i === 0 && moments.length > 0 ? { markLine: upright(moments) } : {}),
       })),
     },
   )
+}
+
+function upright(moments: NonNullable<Chart['moments']>) {
+  return {
+    symbol: 'none',
+    lineStyle: { color: '#888888', type: 'dotted' as const },
+    label: { position: 'insideEndTop' as const, fontSize: 9, color: '#444444' },
+    data: moments.map(({ name, x }) => ({ xAxis: x, label: { formatter: name } })),
+  }
 }
 
 export type BarChart = Pick<Chart, 'title' | 'subtitle'> & {

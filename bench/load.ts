@@ -1,9 +1,10 @@
 // Load over loopback: a real server in its own process, one client, closed and open loops.
 import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { Agent, request } from 'node:http'
-import { createServer } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { createRandom } from '../model/random.js'
+import { freePort } from '../test/redis.js'
 import { callsPerSecond, quantile } from './stats.js'
 
 const SEED = 7
@@ -17,7 +18,14 @@ export type Latencies = {
 }
 
 export type Client = { post(body: string): Promise<number>; close(): void }
-export type Server = { readonly port: number; readonly pid: number; stop(): Promise<void> }
+export type Server = {
+  readonly port: number
+  readonly pid: number
+  /** SIGTERM. @throws when it does not end with code 0 */
+  stop(): Promise<void>
+  /** SIGKILL. */
+  kill(): Promise<void>
+}
 
 /** Requests per second that a few connections reach when each waits for its answer. */
 export async function capacity(
@@ -98,12 +106,19 @@ export function postRank(
   agent: Agent,
   port: number,
   body: string,
-  onData?: (part: Buffer) => void,
+  {
+    headers: further = {},
+    onData,
+  }: {
+    readonly headers?: { readonly [name: string]: string }
+    readonly onData?: (part: Buffer) => void
+  } = {},
 ): Promise<number> {
   return new Promise((resolve, reject) => {
     const headers = {
       'content-type': 'application/json',
       'content-length': Buffer.byteLength(body),
+      ...further,
     }
     const call = request(
       { host: '127.0.0.1', port, path: '/v1/rank', method: 'POST', agent, headers },
@@ -118,10 +133,10 @@ export function postRank(
   })
 }
 
-/** Starts `peregrine serve` with these flags on a free port and waits until it is ready. */
-export async function startServer(flags: readonly string[]): Promise<Server> {
+/** Starts `peregrine serve` with these flags, on a free port when none is given, and waits until it is ready. */
+export async function startServer(flags: readonly string[], givenPort?: number): Promise<Server> {
   const cli = fileURLToPath(new URL('../server/cli.js', import.meta.url))
-  const port = await freePort()
+  const port = givenPort ?? (await freePort())
   const args = [cli, 'serve', '--port', String(port), '--log-level', 'warn', ...flags]
   const server: ChildProcess = spawn(process.execPath, args, {
     stdio: ['ignore', 'inherit', 'inherit'],
@@ -137,15 +152,25 @@ export async function startServer(flags: readonly string[]): Promise<Server> {
         port,
         pid: server.pid ?? 0,
         async stop() {
-          server.kill('SIGTERM')
-          await new Promise((resolve) => server.once('exit', resolve))
+          await end(server, 'SIGTERM')
+          const { exitCode } = server
+          if (exitCode !== null && exitCode !== 0)
+            throw new Error(`the server ended with ${exitCode}`)
         },
+        kill: () => end(server, 'SIGKILL'),
       }
     }
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
   server.kill('SIGKILL')
   throw new Error(`the server did not get ready in ${READY_TRIES / 10} s`)
+}
+
+async function end(server: ChildProcess, signal: NodeJS.Signals): Promise<void> {
+  if (server.exitCode !== null || server.signalCode !== null) return
+  const exit = once(server, 'exit')
+  server.kill(signal)
+  await exit
 }
 
 /** The server's metrics; reading them also starts its event-loop figures afresh. */
@@ -157,15 +182,4 @@ export async function scrape(port: number): Promise<string> {
 export function eventLoopP99Ms(metrics: string): number {
   const line = /^nodejs_eventloop_lag_p99_seconds (\S+)/m.exec(metrics)
   return 1000 * Number(line?.[1] ?? Number.NaN)
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer().on('error', reject)
-    probe.listen(0, '127.0.0.1', () => {
-      const address = probe.address()
-      const port = typeof address === 'object' && address !== null ? address.port : 0
-      probe.close(() => resolve(port))
-    })
-  })
 }

@@ -57,6 +57,7 @@ describe('parseServerConfig', () => {
       windowSlack: 0,
       maxStoredEvents: 4096,
       eventsTtlSec: 2_592_000,
+      drainDelayMs: 0,
       shutdownTimeoutMs: 10_000,
     })
     assert.match(

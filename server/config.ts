@@ -112,6 +112,12 @@ export const KNOBS = {
     0,
     1_048_576,
   ),
+  drainDelayMs: integer(
+    'How long a stop still takes new connections, /readyz at 503, until load balancers know',
+    0,
+    0,
+    600_000,
+  ),
   shutdownTimeoutMs: integer('How long a stop waits for requests in flight', 10_000, 0, 600_000),
 }
 
@@ -196,6 +202,7 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
     maxStoredEvents: pick('maxStoredEvents', KNOBS.maxStoredEvents),
     eventsTtlSec: pick('eventsTtlSec', KNOBS.eventsTtlSec),
     windowSlack: pick('windowSlack', KNOBS.windowSlack),
+    drainDelayMs: pick('drainDelayMs', KNOBS.drainDelayMs),
     shutdownTimeoutMs: pick('shutdownTimeoutMs', KNOBS.shutdownTimeoutMs),
   }
   if (config.bodyLimitBytes > config.bodyBudgetBytes) {

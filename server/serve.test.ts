@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { EventEmitter, once } from 'node:events'
-import { request as httpRequest } from 'node:http'
+import { Agent, request as httpRequest } from 'node:http'
 import { text } from 'node:stream/consumers'
 import { describe, test } from 'node:test'
 import type { Ranker } from '../falcon/types.js'
@@ -30,12 +30,16 @@ async function served(loadRanker: () => Promise<Ranker>, ...flags: string[]) {
   return { ...server, lines, exits, kills, signals }
 }
 
-async function rank(url: string): Promise<{ status: number; body: string }> {
+async function rank(
+  url: string,
+  agent?: Agent,
+): Promise<{ status: number; connection: string; body: string }> {
   const headers = { 'content-type': 'application/json' }
-  const request = httpRequest(`${url}/v1/rank`, { method: 'POST', headers })
+  const request = httpRequest(`${url}/v1/rank`, { method: 'POST', headers, agent })
   request.end(JSON.stringify(GOOD))
   const [response] = await once(request, 'response')
-  return { status: response.statusCode, body: await text(response) }
+  const { statusCode, headers: got } = response
+  return { status: statusCode, connection: got.connection, body: await text(response) }
 }
 
 async function status(url: string): Promise<number> {
@@ -94,6 +98,37 @@ describe('serve', () => {
     assert.deepEqual(exits, [0])
     assert.deepEqual(kills, [])
     assert.equal(signals.listenerCount('SIGTERM') + signals.listenerCount('SIGINT'), 0)
+  })
+
+  test('with a drain delay it still takes connections while /readyz is 503, and sends them away', async (t) => {
+    const { url, loaded, stopped, signals } = await served(
+      async () => rankerOf(),
+      '--drain-delay-ms=5000',
+    )
+    await loaded
+    t.mock.timers.enable({ apis: ['setTimeout'] })
+    const agent = new Agent({ keepAlive: true })
+    t.after(() => agent.destroy())
+    assert.equal((await rank(url, agent)).connection, 'keep-alive')
+    signals.emit('SIGTERM', 'SIGTERM')
+    t.mock.timers.tick(4999)
+    assert.equal(await status(`${url}/readyz`), 503)
+    assert.equal(await status(`${url}/livez`), 200)
+    for (const connection of [agent, undefined]) {
+      const answer = await rank(url, connection)
+      assert.deepEqual([answer.status, answer.connection], [200, 'close'])
+    }
+    t.mock.timers.tick(1)
+    await stopped
+    await assert.rejects(rank(url), { code: 'ECONNREFUSED' })
+  })
+
+  test('a drain delay is not waited for before the model is there', async () => {
+    const gate = deferred<Ranker>()
+    const { stopped, signals } = await served(() => gate.promise, '--drain-delay-ms=600000')
+    signals.emit('SIGTERM', 'SIGTERM')
+    gate.resolve(rankerOf())
+    await stopped
   })
 
   test('a drain that takes too long closes the connections', async () => {

@@ -41,8 +41,9 @@ export type Served = {
 }
 
 /**
- * Listens at once, then loads the model, then is ready. The first SIGTERM or SIGINT drains and
- * closes, the second kills. SIGHUP reads API keys and certificates again.
+ * Listens at once, then loads the model, then is ready. The first SIGTERM or SIGINT drains (not
+ * ready, still listening for `drainDelayMs`, then what is in flight) and closes, the second kills.
+ * SIGHUP reads API keys and certificates again.
  * @throws {RankError} CONFIG_INVALID when the address cannot be listened on, or a file not be used
  */
 export async function serve(options: ServeOptions): Promise<Served> {
@@ -95,7 +96,11 @@ export async function serve(options: ServeOptions): Promise<Served> {
 
   /** Never rejects: a fault while closing is logged and ends the process with code 1. */
   async function drain(why: string): Promise<void> {
-    log.info({ why }, 'draining')
+    const { drainDelayMs } = config
+    log.info({ why, drainDelayMs }, 'draining')
+    // /readyz says so from now on; whoever asks it sends requests until it has asked again. While the
+    // model was loading nobody sent any.
+    if (ranker !== undefined) await new Promise((resolve) => setTimeout(resolve, drainDelayMs))
     const timer = setTimeout(() => {
       log.warn({ shutdownTimeoutMs: config.shutdownTimeoutMs }, 'drain timed out: closing anyway')
       app.server.closeAllConnections()

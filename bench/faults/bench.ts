@@ -9,15 +9,15 @@ import { startCluster, startRedis } from '../../test/redis.js'
 import { capacity, type Server, startServer } from '../load.js'
 import { createScope } from '../scope.js'
 import { quantile } from '../stats.js'
+import { createTraffic, merged, type Outcome, type Traffic } from '../traffic.js'
 import { type Bed, FAULTS } from './faults.js'
-import { createTraffic, merged, type Outcome, type Traffic } from './traffic.js'
 
 const SEED = 3
 const CALM_MS = 1000
 const FAULT_MS = 5000
-const RUN_SECONDS = (CALM_MS + FAULT_MS + 1000) / 1000
+const RUN_MS = CALM_MS + FAULT_MS + 1000
 const ROUNDS = 3
-const REPLICAS_SECONDS = 60
+const REPLICAS_MS = 60_000
 /** Until K/V is found again, at most. */
 const BACK_MS = 30_000
 /** Of what a server that computes everything can do. */
@@ -96,7 +96,7 @@ export async function benchFaults(
       for (let round = 0; round < ROUNDS; round++) {
         await untilFromRedis(traffic, port)
         const [outcome, endedAt] = await Promise.all([
-          traffic.openLoop([plain.port, port], perSecond, RUN_SECONDS),
+          traffic.openLoop([plain.port, port], perSecond, (ms) => ms >= RUN_MS),
           delay(CALM_MS)
             .then(inject)
             .then(() => performance.now()),
@@ -135,7 +135,9 @@ export async function benchFaults(
     const second = await serve('--redis-url', url)
     log('two replicas')
     const ports = [server.port, second.port]
-    const replicas = summary(merged(await traffic.openLoop(ports, perSecond, REPLICAS_SECONDS)))
+    const replicas = summary(
+      merged(await traffic.openLoop(ports, perSecond, (ms) => ms >= REPLICAS_MS)),
+    )
     await untilFromRedis(traffic, server.port)
     const anew = await serve('--redis-url', url)
     const restart = summary(await traffic.visit([anew.port]))
@@ -163,8 +165,8 @@ async function untilFromRedis(traffic: Traffic, port: number): Promise<number | 
   while (performance.now() < end) {
     const { samples, failed, wrong } = await traffic.visit([port])
     if (failed + wrong > 0) throw new Error(`after a fault ${failed} failed, ${wrong} were wrong`)
-    for (const { user, isFromRedis } of samples) {
-      if (isFromRedis) found.add(user)
+    for (const { user, tier } of samples) {
+      if (tier === 2) found.add(user)
     }
     if (found.size === samples.length) return performance.now()
   }
@@ -177,8 +179,8 @@ function summary({ samples, failed, wrong, largestDifference }: Outcome): Run {
   return {
     answers: samples.length,
     ...{ failed, wrong, largestDifference },
-    fromRedis: samples.filter(({ isFromRedis }) => isFromRedis).length,
-    whole: samples.filter((one) => one.isFromRedis && one.prefilledTokens === 0).length,
+    fromRedis: samples.filter(({ tier }) => tier === 2).length,
+    whole: samples.filter((one) => one.tier === 2 && one.prefilledTokens === 0).length,
     p50: quantile(ms, 0.5),
     p99: quantile(ms, 0.99),
     seconds: Array.from({ length: last + 1 }, (_, second) =>

@@ -1,8 +1,8 @@
 import { lineChart } from '../chart.js'
 import type { Machine } from '../machine.js'
 import { count, figure, table } from '../markdown.js'
+import { LIMIT } from '../traffic.js'
 import { type FaultsResult, PATIENCE_MS, type Run } from './bench.js'
-import { LIMIT } from './traffic.js'
 
 /** p99 without Redis may grow by this, and by the least that a lookup in vain may take. */
 const FACTOR = 1.2

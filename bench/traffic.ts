@@ -1,14 +1,12 @@
 // Users whose histories grow, an open loop of their requests, and every answer held to one without a cache.
 import { Agent } from 'node:http'
-import type { RankResult } from '../../falcon/types.js'
-import { createRandom } from '../../model/random.js'
-import type { RankInput } from '../../model/request.js'
-import { postRank } from '../load.js'
-import { randomRequest } from '../workload.js'
+import type { RankResult } from '../falcon/types.js'
+import { createRandom } from '../model/random.js'
+import type { RankInput } from '../model/request.js'
+import { postRank } from './load.js'
+import { randomRequest } from './workload.js'
 
-const USERS = 6
-const LEAST_EVENTS = 380
-const MOST_EVENTS = 430
+const SIZE = { users: 6, leastEvents: 380, mostEvents: 430 }
 const CANDIDATES = 20
 /** Logits: what fp16 K/V may differ by. */
 export const LIMIT = 1e-2
@@ -17,8 +15,8 @@ export type Sample = {
   readonly user: string
   readonly dueMs: number
   readonly ms: number
-  /** All of the history's K/V, or its beginning, came from Redis. */
-  readonly isFromRedis: boolean
+  /** Where all of the history's K/V, or its beginning, came from: memory or Redis; none computed it. */
+  readonly tier: 1 | 2 | undefined
   readonly prefilledTokens: number
 }
 
@@ -32,12 +30,18 @@ export type Outcome = {
 export type Traffic = ReturnType<typeof createTraffic>
 
 /** `rank` is the oracle. */
-export function createTraffic(rank: (input: RankInput) => Promise<RankResult>, seed: number) {
+export function createTraffic(
+  rank: (input: RankInput) => Promise<RankResult>,
+  seed: number,
+  size: Partial<typeof SIZE> = {},
+) {
+  const { users: count, leastEvents, mostEvents } = { ...SIZE, ...size }
   const random = createRandom(seed)
-  const users = Array.from({ length: USERS }, (_, u) => ({
-    whole: randomRequest(`u${u}`, MOST_EVENTS, CANDIDATES, u + 1),
-    events: LEAST_EVENTS + Math.floor(random() * (MOST_EVENTS - LEAST_EVENTS)),
+  const users = Array.from({ length: count }, (_, u) => ({
+    whole: randomRequest(`u${u}`, mostEvents, CANDIDATES, u + 1),
+    events: leastEvents + Math.floor(random() * (mostEvents - leastEvents)),
   }))
+  let answers = 0
   const known = new Map<string, Promise<Map<string, readonly number[]>>>()
   const inputOf = ({ whole, events }: (typeof users)[number]): RankInput => {
     const history = whole.histories[0]?.slice(0, events) ?? []
@@ -53,10 +57,10 @@ export function createTraffic(rank: (input: RankInput) => Promise<RankResult>, s
   }
   /** Everybody's request as it is now; at the end of the events a user starts again. */
   const next = (): RankInput => {
-    const user = users[Math.floor(random() * USERS)] ?? users[0]
+    const user = users[Math.floor(random() * count)] ?? users[0]
     if (user === undefined) throw new Error('no users')
     if (random() < 0.3) user.events++
-    if (user.events > MOST_EVENTS) user.events = LEAST_EVENTS
+    if (user.events > mostEvents) user.events = leastEvents
     return inputOf(user)
   }
 
@@ -64,7 +68,7 @@ export function createTraffic(rank: (input: RankInput) => Promise<RankResult>, s
     /** Computes all answers that can be asked for, so that the oracle does not run beside the load. */
     async prepare(): Promise<void> {
       for (const { whole } of users) {
-        for (let events = LEAST_EVENTS; events <= MOST_EVENTS; events++) {
+        for (let events = leastEvents; events <= mostEvents; events++) {
           await expected(inputOf({ whole, events }))
         }
       }
@@ -85,23 +89,28 @@ export function createTraffic(rank: (input: RankInput) => Promise<RankResult>, s
       }
       return outcome.end()
     },
-    /** Poisson arrivals, by turns at the ports; latency counts from when a request was due. An outcome per port. */
+    /** Answers to the open loops up to now. */
+    answers: () => answers,
+    /**
+     * Poisson arrivals, by turns at the ports, until `isOver` is true of the milliseconds since the start;
+     * latency counts from when a request was due. An outcome per port.
+     */
     async openLoop(
       ports: readonly number[],
       perSecond: number,
-      seconds: number,
+      isOver: (ms: number) => boolean,
     ): Promise<readonly Outcome[]> {
       const outcomes = ports.map(collector)
       const pending: Promise<void>[] = []
       const start = performance.now()
       let due = 0
-      for (let i = 0; due < 1000 * seconds; i++) {
+      for (let i = 0; !isOver(due); i++) {
         due += (-Math.log(1 - random()) / perSecond) * 1000
         const wait = start + due - performance.now()
         if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait))
         const turn = i % ports.length
         const asked = outcomes[turn]?.ask(ports[turn] ?? 0, next(), expected, start + due, start)
-        if (asked !== undefined) pending.push(asked)
+        if (asked !== undefined) pending.push(asked.then(() => void answers++))
       }
       await Promise.all(pending)
       return outcomes.map((outcome) => outcome.end())
@@ -137,7 +146,11 @@ function collector() {
       const { histories, series: _, ...rest } = input
       const body = JSON.stringify({ ...rest, history: histories[0], explain: true })
       const parts: Buffer[] = []
-      const status = await postRank(agent, port, body, (part) => parts.push(part)).catch(() => 0)
+      const status = await postRank(agent, port, body, {
+        // Load balancers choose the replica by it.
+        headers: { 'x-user-id': input.user.id },
+        onData: (part) => parts.push(part),
+      }).catch(() => 0)
       const ms = performance.now() - dueAt
       if (status !== 200) {
         failed++
@@ -148,7 +161,7 @@ function collector() {
         user: input.user.id,
         dueMs: dueAt - start,
         ms,
-        isFromRedis: kv.tier === 2,
+        tier: kv.tier,
         prefilledTokens: kv.prefilledTokens,
       })
       const right = await expected(input)
