@@ -11,6 +11,7 @@ import type {
   Warning,
 } from './request.js'
 import type { HistoryTokens } from './tokens.js'
+import { createUnknownItems, type UnknownItems } from './unknown-items.js'
 import type { Vocabulary } from './vocabulary.js'
 import { droppedEvents, roomOf } from './window.js'
 
@@ -20,6 +21,14 @@ export type History = {
   readonly events: number
   readonly truncatedEvents: number
   readonly warnings: readonly Warning[]
+  readonly unknownItems: UnknownItems
+}
+
+/** The items to rank, as rows (m, slots) of the embedding table, in request order. */
+export type Candidates = {
+  readonly rows: Int32Array
+  readonly warnings: readonly Warning[]
+  readonly unknownItems: UnknownItems
 }
 
 /** An event of any source, before it is known whether it is kept. */
@@ -84,7 +93,7 @@ export function buildHistory(
     times: new Float64Array(length),
     length,
   }
-  writeEvents(kept, vocabulary, tokens, notes)
+  const unknownItems = writeEvents(kept, vocabulary, tokens, notes)
   const late = kept.filter(({ time }) => time > input.time).length
   if (late > 0)
     notes.add('EVENT_AFTER_QUERY', 'events later than the query time count as simultaneous', late)
@@ -95,30 +104,28 @@ export function buildHistory(
     events: kept.length,
     truncatedEvents,
     warnings: notes.list(),
+    unknownItems,
   }
 }
 
-/** Candidates as rows (m, slots) of the embedding table, in request order. */
-export function buildCandidates(
-  input: RankInput,
-  vocabulary: Vocabulary,
-): { readonly rows: Int32Array; readonly warnings: readonly Warning[] } {
+export function buildCandidates(input: RankInput, vocabulary: Vocabulary): Candidates {
   const { slots } = vocabulary.layout
   const notes = new Notes()
   const rows = new Int32Array(input.candidates.length * slots)
-  let unknown = 0
+  const unknown = createUnknownItems()
   input.candidates.forEach(({ item, features }, i) => {
-    if (!vocabulary.writeItem(item, features, rows, i * slots)) unknown++
+    if (!vocabulary.writeItem(item, features, rows, i * slots)) unknown.add(item)
     if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'candidates', notes)
   })
-  if (unknown > 0) {
+  const unknownItems = unknown.found()
+  if (unknownItems.count > 0) {
     notes.add(
       'UNKNOWN_ITEM',
       'candidates not in the vocabulary are scored by their other features',
-      unknown,
+      unknownItems.count,
     )
   }
-  return { rows, warnings: notes.list() }
+  return { rows, warnings: notes.list(), unknownItems }
 }
 
 function mainEntries({ stored, histories }: HistoryInput): Entry[] {
@@ -157,10 +164,10 @@ function writeEvents(
   vocabulary: Vocabulary,
   { rows, actions, times }: HistoryTokens,
   notes: Notes,
-): void {
+): UnknownItems {
   const { config, layout } = vocabulary
   const isAction = 1 << config.actions.length
-  let unknown = 0
+  const unknown = createUnknownItems()
   let at = config.context.length
   for (const entry of entries) {
     const { time } = entry
@@ -173,19 +180,21 @@ function writeEvents(
       actions[at + 1] = (1 << series.actionBit) | isAction
     } else {
       const { item, features } = entry.event
-      if (!vocabulary.writeItem(item, features, rows, at * layout.slots)) unknown++
+      if (!vocabulary.writeItem(item, features, rows, at * layout.slots)) unknown.add(item)
       if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'history', notes)
       actions[at + 1] = actionMask(entry, vocabulary, notes) | isAction
     }
     at += 2
   }
-  if (unknown > 0) {
+  const unknownItems = unknown.found()
+  if (unknownItems.count > 0) {
     notes.add(
       'UNKNOWN_ITEM',
       'history items not in the vocabulary count by their other features',
-      unknown,
+      unknownItems.count,
     )
   }
+  return unknownItems
 }
 
 function writeContext(
