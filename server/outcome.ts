@@ -3,6 +3,7 @@ import type { HttpCode } from './errors.js'
 /** What one HTTP request came to: filled on its way, written as its log line and its metrics. */
 export type Outcome = {
   parseMs: number
+  serializeStartMs: number | undefined
   /** Rankings asked for: 1, or those of a batch. */
   requests: number
   candidates: number
@@ -24,6 +25,7 @@ declare module 'fastify' {
 export function newOutcome(): Outcome {
   return {
     parseMs: 0,
+    serializeStartMs: undefined,
     requests: 0,
     candidates: 0,
     historyTokens: 0,

@@ -2,6 +2,7 @@ import type { Ranker, RankResult } from '../falcon/types.js'
 import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
 import { taskWeights } from '../model/heads.js'
+import type { OnStep } from '../model/step.js'
 import { modelId } from './answer.js'
 import type { Parsed } from './parse.js'
 
@@ -17,12 +18,17 @@ export async function rankOnce(
   ranker: Ranker,
   parsed: Parsed,
   signal?: AbortSignal,
+  onStep?: OnStep,
 ): Promise<Ranked> {
   checkModel(ranker, parsed.model)
   // Before any work, and not left to the ranker: a bad name must not cost a prefill.
   taskWeights(ranker.model.tasks, undefined, parsed.options.weights)
   const { input, mainHistories } = parsed
-  const options = signal === undefined ? parsed.options : { ...parsed.options, signal }
+  const options = {
+    ...parsed.options,
+    ...(signal !== undefined && { signal }),
+    ...(onStep !== undefined && { onStep }),
+  }
   const startMs = performance.now()
   try {
     return { result: await ranker.rank(input, options), retries: 0 }

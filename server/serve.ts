@@ -3,8 +3,11 @@ import { collectDefaultMetrics, Registry } from 'prom-client'
 import type { Ranker } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
 import { buildApp } from './app.js'
+import { readBuild } from './build.js'
 import { type ConfigSources, printConfig, type ServerConfig } from './config.js'
 import { createLogger } from './log.js'
+import { addBuildInfo } from './metrics.js'
+import { openTracing } from './tracing.js'
 
 type Signal = 'SIGTERM' | 'SIGINT'
 
@@ -53,9 +56,12 @@ export async function serve(options: ServeOptions): Promise<Served> {
       process.exitCode = code
     })
 
-  log.info({ config: printConfig(config, sources) }, 'configuration')
+  const build = readBuild()
+  log.info({ config: printConfig(config, sources), build }, 'configuration')
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
+  addBuildInfo(registry, build)
+  const tracing = await openTracing(build, log)
   let ranker: Ranker | undefined
   let stopping: Promise<void> | undefined
   let finish = () => {}
@@ -67,6 +73,7 @@ export async function serve(options: ServeOptions): Promise<Served> {
     isDraining: () => stopping !== undefined,
     config,
     registry,
+    ...(tracing !== undefined && { tracing }),
     logger: log,
   })
   const { host, port } = config
@@ -93,6 +100,7 @@ export async function serve(options: ServeOptions): Promise<Served> {
       clearTimeout(timer)
       await loaded
       await ranker?.close()
+      await tracing?.close()
       log.info('stopped')
     } catch (error) {
       log.error({ err: error }, 'closing failed')

@@ -118,9 +118,18 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
     return reply.code(204).send()
   })
 
-  async function start(ranker: Ranker, parsed: ParsedPrefetch, signal: AbortSignal) {
+  async function start(
+    { trace }: FastifyRequest,
+    ranker: Ranker,
+    parsed: ParsedPrefetch,
+    signal: AbortSignal,
+  ) {
+    const onStep = trace?.onStep
     try {
-      return await ranker.prefetch(parsed.input, { signal, useStored: parsed.useStored })
+      return await ranker.prefetch(parsed.input, {
+        ...{ signal, useStored: parsed.useStored },
+        ...(onStep !== undefined && { onStep }),
+      })
     } catch (error) {
       throw asWritten(error, parsed.mainHistories)
     }
@@ -140,7 +149,7 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
       checkModel(door.loaded(reply), parsed.model)
       if (parsed.wait) {
         return door.admit(reply, 1, async (ranker) => {
-          const prefetch = await start(ranker, parsed, clientOf(reply))
+          const prefetch = await start(request, ranker, parsed, clientOf(reply))
           const kv = await finish(prefetch)
           return { model: modelId(ranker.model), kv, warnings: prefetch.warnings }
         })
@@ -148,7 +157,7 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
       return await new Promise((resolve, reject) => {
         let isAnswered = false
         const work = door.admit(reply, 1, async (ranker) => {
-          const prefetch = await start(ranker, parsed, closing.signal)
+          const prefetch = await start(request, ranker, parsed, closing.signal)
           isAnswered = true
           reply.code(202)
           resolve({ model: modelId(ranker.model), warnings: prefetch.warnings })
