@@ -29,13 +29,21 @@ export type OnStep = (
  * Does `work` and tells what it took; where nobody listens it only does it.
  * @param attributes - of what came of it; of work that failed only `error`
  */
-export async function timed<T>(
+export function timed<T>(
   onStep: OnStep | undefined,
   name: StepName,
   work: () => Promise<T>,
   attributes: (result: T) => StepAttributes,
 ): Promise<T> {
-  if (onStep === undefined) return work()
+  return onStep === undefined ? work() : told(onStep, name, work, attributes)
+}
+
+async function told<T>(
+  onStep: OnStep,
+  name: StepName,
+  work: () => Promise<T>,
+  attributes: (result: T) => StepAttributes,
+): Promise<T> {
   const startMs = performance.now()
   try {
     const result = await work()

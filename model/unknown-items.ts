@@ -9,14 +9,17 @@ export type UnknownItems = {
 /** Enough to see what kind of ids they are. */
 const MAX_LISTED = 20
 
+const NONE: UnknownItems = { count: 0, items: [] }
+
 export function createUnknownItems() {
   let count = 0
-  const items = new Set<string>()
+  let items: Set<string> | undefined
   return {
     add(item: string): void {
       count++
+      items ??= new Set()
       if (items.size < MAX_LISTED) items.add(item)
     },
-    found: (): UnknownItems => ({ count, items: [...items] }),
+    found: (): UnknownItems => (items === undefined ? NONE : { count, items: [...items] }),
   }
 }

@@ -29,7 +29,7 @@ import { type HttpCode, STATUS } from './errors.js'
 import type { Ranked } from './rank.js'
 import type { RankingTrace, RequestToTrace, RequestTrace, Tracing } from './tracing.js'
 
-/** What a stop waits for the collector. */
+/** What a stop waits for the collector: the SDK's 10 s of retries would keep a stopped process alive. */
 const CLOSE_MS = 2000
 /** A collector that is away is told of once in so long, not for every batch. */
 const COMPLAIN_EVERY_MS = 60_000
@@ -48,7 +48,7 @@ export function createTracing(build: Build, log: Logger): Tracing {
     .merge(detectResources({ detectors: [serviceInstanceIdDetector, envDetector] }))
   const provider = new BasicTracerProvider({
     resource,
-    spanProcessors: [new BatchSpanProcessor(new OTLPTraceExporter())],
+    spanProcessors: [new BatchSpanProcessor(new OTLPTraceExporter(exporterOptions()))],
   })
   const tracer = provider.getTracer('peregrine', build.version)
   const propagator = new W3CTraceContextPropagator()
@@ -118,8 +118,15 @@ export function createTracing(build: Build, log: Logger): Tracing {
         () => {},
       )
       diag.disable()
+      setGlobalErrorHandler(() => {})
     },
   }
+}
+
+function exporterOptions() {
+  const { OTEL_EXPORTER_OTLP_TIMEOUT, OTEL_EXPORTER_OTLP_TRACES_TIMEOUT } = process.env
+  const isSet = [OTEL_EXPORTER_OTLP_TIMEOUT, OTEL_EXPORTER_OTLP_TRACES_TIMEOUT].some(Boolean)
+  return isSet ? {} : { timeoutMillis: CLOSE_MS }
 }
 
 /** The SDK's own complaints. */

@@ -233,7 +233,7 @@ export async function until(what: string, isSo: () => Promise<boolean> | boolean
 }
 
 /** A port that is free now; below 55,535, for a cluster node also listens 10,000 above. */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   for (;;) {
     const server = createServer().listen(0, '127.0.0.1')
     await once(server, 'listening')
