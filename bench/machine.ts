@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { arch, availableParallelism, cpus, loadavg, platform, totalmem } from 'node:os'
+import { onnxRuntimeVersion } from '../model/engine/version.js'
 
 /** Where and on what a result was measured; written on every result. */
 export type Machine = {
@@ -17,15 +18,13 @@ export type Machine = {
 }
 
 export function describeMachine(): Machine {
-  const packageFile = new URL('../../node_modules/onnxruntime-node/package.json', import.meta.url)
-  const { version }: { version: string } = JSON.parse(readFileSync(packageFile, 'utf8'))
   return {
     cpu: `${cpus()[0]?.model ?? 'unknown'}${features()}`,
     cores: availableParallelism(),
     memoryGiB: Math.round(totalmem() / 2 ** 30),
     platform: `${platform()} ${arch()}`,
     node: process.version,
-    onnxruntime: version,
+    onnxruntime: onnxRuntimeVersion(),
     commit: commit(),
     date: new Date().toISOString().slice(0, 10),
     loadBefore: Number((loadavg()[0] ?? 0).toFixed(2)),

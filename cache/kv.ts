@@ -1,5 +1,6 @@
 import { unlessAborted } from '../model/deferred.js'
-import type { Engine, KvHandle } from '../model/engine/engine.js'
+import type { Engine, KvHandle, KvPast } from '../model/engine/engine.js'
+import { type OnStep, timed } from '../model/step.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 import { coveredTokens, type DigestChain, digestChain, PAGE_TOKENS } from './digest.js'
 import { createEpochs, type Epoch } from './epochs.js'
@@ -33,9 +34,10 @@ export type KvCache = {
     tokens: HistoryTokens,
     signal?: AbortSignal,
     epoch?: Epoch,
+    onStep?: OnStep,
   ): Promise<KvResult>
   /** K/V that is neither looked up nor kept. The caller ends the lease. */
-  prefill(tokens: HistoryTokens, signal?: AbortSignal): Promise<KvResult>
+  prefill(tokens: HistoryTokens, signal?: AbortSignal, onStep?: OnStep): Promise<KvResult>
   /** For whoever reads a history to obtain its K/V: a `forget` in between must hold for it. */
   begin(user: UserHash): Epoch
   /** Drops what tier 1 keeps, and keeps nothing of what began before. Leases stay valid. */
@@ -77,22 +79,38 @@ export function createKvCache(options: KvCacheOptions): KvCache {
     }
   }
 
+  const prefill = (
+    tokens: HistoryTokens,
+    past: KvPast | undefined,
+    signal: AbortSignal | undefined,
+    onStep: OnStep | undefined,
+  ) =>
+    timed(
+      onStep,
+      'kv.prefill',
+      () => engine.prefill(tokens, past, signal),
+      () => ({ tokens: tokens.length, past_tokens: past?.tokens ?? 0 }),
+    )
+
   const build = async (
     user: UserHash,
     tokens: HistoryTokens,
     chain: DigestChain,
     signal: AbortSignal | undefined,
     epoch: Epoch,
+    onStep: OnStep | undefined,
   ): Promise<KvResult> => {
+    const startMs = performance.now()
     const cached = memory.lookup(user)
     const found = cached === undefined ? 0 : coveredTokens(cached.chain, tokens, chain)
+    onStep?.('kv.lookup', startMs, performance.now(), { tokens: tokens.length, found })
     const isWhole = found === tokens.length && found === cached?.handle.tokens
     if (cached !== undefined && isWhole) return { ...reused(tokens, found, 1), lease: cached }
     // Where append is not exact, a prefix's K/V is not the shorter history's either.
     const here = appendIsExact ? found : 0
     let fetched: KvHandle | undefined
     try {
-      const more = await remote?.(user, tokens, chain, here, signal)
+      const more = await remote?.(user, tokens, chain, here, signal, onStep)
       fetched = more?.handle
       const past: Past | undefined =
         more !== undefined
@@ -101,7 +119,7 @@ export function createKvCache(options: KvCacheOptions): KvCache {
             ? { handle: cached.handle, tokens: here, tier: 1 }
             : undefined
       const rest = sliceTokens(tokens, past?.tokens ?? 0, tokens.length)
-      const handle = await engine.prefill(rest, past, signal)
+      const handle = await prefill(rest, past, signal, onStep)
       // A late request, its history a beginning of the entry's as far as whole pages tell, must
       // not cost the next full one its K/V: the longer entry stays.
       const isLate =
@@ -126,14 +144,17 @@ export function createKvCache(options: KvCacheOptions): KvCache {
     tokens: HistoryTokens,
     signal: AbortSignal | undefined,
     epoch: Epoch,
+    onStep: OnStep | undefined,
   ): Promise<KvResult> => {
     const chain = digestChain(tokens)
     const flight = `${user} ${chain.whole}`
     // Whoever comes second waits, then finds the entry (or, if the first failed or was cancelled, builds it).
     for (let other = flights.get(flight); other !== undefined; other = flights.get(flight)) {
-      await unlessAborted(other, signal)
+      const settled = other
+      const wait = () => unlessAborted(settled, signal)
+      await timed(onStep, 'kv.wait', wait, () => ({ tokens: tokens.length }))
     }
-    const result = build(user, tokens, chain, signal, epoch)
+    const result = build(user, tokens, chain, signal, epoch, onStep)
     const settled = result.then(
       () => {},
       () => {},
@@ -147,14 +168,14 @@ export function createKvCache(options: KvCacheOptions): KvCache {
   }
 
   return {
-    async prefill(tokens, signal) {
-      const handle = await engine.prefill(tokens, undefined, signal)
+    async prefill(tokens, signal, onStep) {
+      const handle = await prefill(tokens, undefined, signal, onStep)
       return { ...reused(tokens, 0), lease: ownLease(engine, handle, digestChain(tokens)) }
     },
-    async obtain(user, tokens, signal, since) {
+    async obtain(user, tokens, signal, since, onStep) {
       const epoch = since ?? epochs.begin(user)
       try {
-        return await obtain(user, tokens, signal, epoch)
+        return await obtain(user, tokens, signal, epoch, onStep)
       } finally {
         if (since === undefined) epoch.end()
       }

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { KvHandle } from '../model/engine/engine.js'
+import type { OnStep } from '../model/step.js'
 import { sliceTokens } from '../model/tokens.js'
 import { edited, plainTokens } from '../test/counting-engine.js'
 import { createFakeRedisKv } from '../test/fake-redis-kv.js'
@@ -69,12 +70,15 @@ async function open(setup: Setup = {}) {
     tokenBytes: TOKEN_BYTES,
     always,
   })
-  const ask = async (tokens = first(180), here = 0) =>
-    (await remote(USER, tokens, digestChain(tokens), here))?.covered
+  const told: unknown[] = []
+  const ask = async (tokens = first(180), here = 0) => {
+    const onStep: OnStep = (name, _start, _end, attributes) => told.push([name, attributes])
+    return (await remote(USER, tokens, digestChain(tokens), here, undefined, onStep))?.covered
+  }
   const pass = (ms: number) => {
     clock += ms
   }
-  return { kv, ask, observed, budgets, pass }
+  return { kv, ask, observed, budgets, pass, told }
 }
 
 describe('createRemote', () => {
@@ -85,8 +89,9 @@ describe('createRemote', () => {
   })
 
   test('fetches the longest verified beginning and says what it was', async () => {
-    const { ask, kv, observed } = await open()
+    const { ask, kv, observed, told } = await open()
     assert.equal(await ask(first(180)), 150)
+    assert.deepEqual(told, [['kv.fetch', { tokens: 180, fetched: 150 }]])
     assert.equal(await ask(first(150)), 150)
     assert.equal(await ask(first(140)), 128)
     assert.equal(await ask(edited(first(180), 130)), 128)
@@ -102,9 +107,10 @@ describe('createRemote', () => {
   })
 
   test('does not even ask where computing is cheaper', async () => {
-    const { ask, kv } = await open({ roundTripMs: 200 })
+    const { ask, kv, told } = await open({ roundTripMs: 200 })
     assert.equal(await ask(first(180)), undefined)
     assert.equal(kv.calls.head, 0)
+    assert.deepEqual(told, [], 'a step that nobody took')
     const slow = await open({ msPerByte: 0.2 })
     assert.equal(await slow.ask(first(180)), undefined)
     assert.equal(slow.kv.calls.head, 0)

@@ -1,4 +1,5 @@
 import type { EncodedKv, Engine, KvHandle } from '../model/engine/engine.js'
+import { type OnStep, timed } from '../model/step.js'
 import type { HistoryTokens } from '../model/tokens.js'
 import type { Costs } from './costs.js'
 import { coveredTokens, type DigestChain } from './digest.js'
@@ -54,15 +55,14 @@ export function createRemote(options: RemoteOptions) {
     costs.prefillMs(tokens - covered, covered) -
     fetchMs(covered * tokenBytes)
 
-  return async (
+  const fetch = async (
     user: UserHash,
     tokens: HistoryTokens,
     chain: DigestChain,
     here: number,
-    signal?: AbortSignal,
+    signal: AbortSignal | undefined,
   ): Promise<RemotePast | undefined> => {
     const n = tokens.length
-    if (!always && gainMs(n, here, n) <= 0) return undefined
     const budgetMs = PATIENCE_MS + costs.prefillMs(n - here, here)
     const start = now()
     const head = await tier2.head(user, budgetMs, signal)
@@ -85,5 +85,23 @@ export function createRemote(options: RemoteOptions) {
     } finally {
       fetched.done()
     }
+  }
+
+  return async (
+    user: UserHash,
+    tokens: HistoryTokens,
+    chain: DigestChain,
+    here: number,
+    signal?: AbortSignal,
+    onStep?: OnStep,
+  ): Promise<RemotePast | undefined> => {
+    const n = tokens.length
+    if (!always && gainMs(n, here, n) <= 0) return undefined
+    return timed(
+      onStep,
+      'kv.fetch',
+      () => fetch(user, tokens, chain, here, signal),
+      (past) => ({ tokens: n, fetched: past?.covered ?? 0 }),
+    )
   }
 }

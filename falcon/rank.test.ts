@@ -5,6 +5,7 @@ import { createNodeEngine } from '../model/engine/node/pool.js'
 import { predict } from '../model/heads.js'
 import { createRandom } from '../model/random.js'
 import type { RankInput } from '../model/request.js'
+import type { OnStep } from '../model/step.js'
 import { exportModel, randomRequest, tokensOf } from '../test/fixtures.js'
 import { slowEngine } from '../test/slow-engine.js'
 import { createRanker, type RankerOptions } from './rank.js'
@@ -306,8 +307,10 @@ describe('rank and its clock', () => {
       // Checked at 1, 6, 11, 16 and 21 ms, before each of the five runs.
       const ran = [1, 6, 11, 16, 21].filter((ms) => ms <= deadlineMs).length
       const { rank } = slowRanker()
-      const { items, scored, microBatches } = await rank(input, { deadlineMs, partial: true })
+      const result = await rank(input, { deadlineMs, partial: true })
+      const { items, scored, microBatches, microBatchMs } = result
       assert.deepEqual([scored, microBatches, items.length], [2 * ran, ran, 2 * ran])
+      assert.deepEqual(microBatchMs, Array(ran).fill(5))
       assert.deepEqual(
         items.map(({ index }) => index).sort((a, b) => a - b),
         [...Array(2 * ran).keys()],
@@ -324,6 +327,48 @@ describe('rank and its clock', () => {
       }
       assert.equal(strict.runs(), ran)
     }
+  })
+
+  test('tells of each part when it has ended, and of the one that failed', async () => {
+    const told: unknown[] = []
+    const onStep: OnStep = (name, startMs, endMs, attributes) => {
+      assert.ok(startMs <= endMs)
+      told.push([name, attributes])
+    }
+    const input = request(3, 3)
+    let fails = 0
+    const { rank, prefetch } = ranker({
+      engine: {
+        ...engine,
+        score: async (...args) => {
+          if (fails++ === 0) throw new Error('as asked')
+          return engine.score(...args)
+        },
+      },
+    })
+    await assert.rejects(rank(input, { onStep }), { message: 'as asked' })
+    const { historyTokens: tokens } = await rank(input, { onStep })
+    assert.deepEqual(told.splice(0), [
+      ['sequence', { tokens }],
+      ['kv.lookup', { tokens, found: 0 }],
+      ['kv.prefill', { tokens, past_tokens: 0 }],
+      ['score', { error: true }],
+      ['sequence', { tokens }],
+      ['kv.lookup', { tokens, found: tokens }],
+      ['score', { candidates: 1 }],
+      ['score', { candidates: 2 }],
+      ['heads', { items: 3 }],
+    ])
+    const nobody = { ...input, user: { id: 'nobody' } }
+    const made = [prefetch(nobody, { onStep }), prefetch(nobody, { onStep, useStored: true })]
+    for (const { kv } of await Promise.all(made)) await kv
+    assert.deepEqual(told.toSorted(), [
+      ['history.read', { events: 0 }],
+      ['kv.lookup', { tokens, found: 0 }],
+      ['kv.lookup', { tokens, found: tokens }],
+      ['kv.prefill', { tokens, past_tokens: 0 }],
+      ['kv.wait', { tokens }],
+    ])
   })
 
   test('keeps the K/V that a late request built for the next one', async (t) => {

@@ -12,6 +12,7 @@ import { predict, taskWeights, topK, valueScores } from '../model/heads.js'
 import type { Bundle } from '../model/manifest.js'
 import type { HistoryInput, RankInput } from '../model/request.js'
 import { buildCandidates, buildHistory, type History } from '../model/sequence.js'
+import { type OnStep, timed } from '../model/step.js'
 import type { HistoryTokens } from '../model/tokens.js'
 import { checkSlack } from '../model/window.js'
 import { createDeadline, type Deadline } from './deadline.js'
@@ -47,6 +48,8 @@ export type RankerOptions = {
 const EXAMPLE_ITEMS = 100
 
 const NO_KV: KvUse = { state: 'none', reusedTokens: 0, prefilledTokens: 0 }
+
+const eventsRead = ({ stored }: ReadHistory) => ({ events: stored.events.length })
 
 /**
  * The pipeline: tokens, K/V of the history, micro-batches of candidates, heads, value formula, top-k.
@@ -115,8 +118,9 @@ export function createRanker(options: RankerOptions): Ranker {
     tokens: HistoryTokens,
     signal: AbortSignal | undefined,
     epoch: Epoch,
+    onStep: OnStep | undefined,
   ): Promise<KvUse> => {
-    const { lease, ...use } = await kv.obtain(user, tokens, signal, epoch)
+    const { lease, ...use } = await kv.obtain(user, tokens, signal, epoch, onStep)
     lease.done()
     return use
   }
@@ -124,17 +128,23 @@ export function createRanker(options: RankerOptions): Ranker {
   const sequenceAndScore = async (
     input: RankInput,
     user: UserHash,
-    { useStored = false }: RankOptions,
+    { useStored = false, onStep }: RankOptions,
     deadline: Deadline,
     epoch: Epoch,
   ) => {
-    const read = useStored ? await deadline.within(users.read(user, deadline.signal)) : undefined
+    const stored = () => users.read(user, deadline.signal)
+    const read = useStored
+      ? await deadline.within(timed(onStep, 'history.read', stored, eventsRead))
+      : undefined
+    const tokensStart = now()
     const history = historyOf(input, read)
     if (useStored) prices?.observeStored(history.tokens.length)
     const candidates = buildCandidates(input, vocabulary, history)
     const sequenced = now()
-    const { rows } = candidates
-    const result = await score({ user, history, rows, queryTime: input.time, deadline, epoch })
+    onStep?.('sequence', tokensStart, sequenced, { tokens: history.tokens.length })
+    const result = await score({
+      ...{ user, history, rows: candidates.rows, queryTime: input.time, deadline, epoch, onStep },
+    })
     return { history, candidates, sequenced, result }
   }
 
@@ -184,6 +194,7 @@ export function createRanker(options: RankerOptions): Ranker {
         return { item, index, score: scores[index] ?? 0, tasks: predictions, logits }
       })
       const end = now()
+      rankOptions.onStep?.('heads', scoredAt, end, { items: items.length })
       return {
         items,
         kv:
@@ -200,20 +211,23 @@ export function createRanker(options: RankerOptions): Ranker {
         warnings: [...history.warnings, ...candidates.warnings],
         historyTokens: history.tokens.length,
         truncatedEvents: history.truncatedEvents,
+        unknownItems: { history: history.unknownItems, candidates: candidates.unknownItems },
         candidates: m,
         scored: result.scored,
-        microBatches: result.microBatches,
+        microBatches: result.microBatchMs.length,
+        microBatchMs: result.microBatchMs,
         microBatchSize,
       } satisfies RankResult
     },
-    async prefetch(input, { useStored = false, signal }) {
+    async prefetch(input, { useStored = false, signal, onStep }) {
       const user = userHash(input.user.id)
       const epoch = kv.begin(user)
       try {
-        const read = useStored ? await users.read(user, signal) : undefined
+        const stored = () => users.read(user, signal)
+        const read = useStored ? await timed(onStep, 'history.read', stored, eventsRead) : undefined
         const history = historyOf(input, read)
         const made = routes.isWorthMaking(history)
-          ? prefill(user, history.tokens, signal, epoch)
+          ? prefill(user, history.tokens, signal, epoch, onStep)
           : Promise.resolve(NO_KV)
         return { kv: made.finally(epoch.end), warnings: history.warnings }
       } catch (error) {
@@ -243,6 +257,7 @@ export function createRanker(options: RankerOptions): Ranker {
       events: events.stats(),
       ...(forgets !== undefined && { forgets: forgets.stats() }),
     }),
+    ...(engine.gpuMemory !== undefined && { gpuMemory: engine.gpuMemory }),
     async close() {
       await forgets?.close()
       users.stop()

@@ -3,7 +3,9 @@ import type { UserHash } from '../cache/key.js'
 import type { KvCache } from '../cache/kv.js'
 import type { Engine } from '../model/engine/engine.js'
 import type { History } from '../model/sequence.js'
+import { type OnStep, timed } from '../model/step.js'
 import type { Deadline } from './deadline.js'
+import { micros } from './numbers.js'
 import { planMicroBatches } from './plan.js'
 import { decisionOf, type Routes } from './routes.js'
 import type { KvUse } from './types.js'
@@ -31,6 +33,7 @@ export type ToScore = {
   readonly queryTime: number
   readonly deadline: Deadline
   readonly epoch: Epoch
+  readonly onStep: OnStep | undefined
 }
 
 export type Scored = {
@@ -39,7 +42,8 @@ export type Scored = {
   readonly logits: Float32Array
   /** Fewer than m only for a partial answer at the deadline. */
   readonly scored: number
-  readonly microBatches: number
+  /** Of each micro-batch. */
+  readonly microBatchMs: readonly number[]
   readonly historyMs: number
 }
 
@@ -48,7 +52,7 @@ const NOTHING: Scored = {
   kv: { state: 'none', reusedTokens: 0, prefilledTokens: 0 },
   logits: new Float32Array(0),
   scored: 0,
-  microBatches: 0,
+  microBatchMs: [],
   historyMs: 0,
 }
 
@@ -61,26 +65,31 @@ export function createScorer(options: ScorerOptions) {
   const { engine, kv, routes, microBatchSize, slots, tasks, now } = options
 
   /** Everything in one run: for histories whose K/V could not be reused. */
-  const onePass = async ({ history, rows, queryTime, deadline }: ToScore): Promise<Scored> => {
+  const onePass = async (request: ToScore): Promise<Scored> => {
+    const { history, rows, queryTime, deadline, onStep } = request
     const { tokens } = history
     const m = rows.length / slots
     const use: KvUse = { state: 'none', reusedTokens: 0, prefilledTokens: tokens.length }
     const kvUse = routes.priced('onePass', use, tokens.length, m)
     const user = { history: tokens, candidates: rows, queryTime }
-    const ranked = await deadline.within(engine.rank([user], deadline.signal))
+    const start = now()
+    const run = () => engine.rank([user], deadline.signal)
+    const ranked = await deadline.within(
+      timed(onStep, 'onePass', run, () => ({ candidates: m, tokens: tokens.length })),
+    )
     if (ranked === undefined) return NOTHING
     const [logits = new Float32Array(0)] = ranked
-    return { kv: kvUse, logits, scored: m, microBatches: 1, historyMs: 0 }
+    return { kv: kvUse, logits, scored: m, microBatchMs: [micros(now() - start)], historyMs: 0 }
   }
 
   const cached = async (request: ToScore): Promise<Scored> => {
-    const { user, history, rows, queryTime, deadline, epoch } = request
+    const { user, history, rows, queryTime, deadline, epoch, onStep } = request
     const { signal } = deadline
     const start = now()
     const obtained = await deadline.within(
       routes.isUnkept(history)
-        ? kv.prefill(history.tokens, signal)
-        : kv.obtain(user, history.tokens, signal, epoch),
+        ? kv.prefill(history.tokens, signal, onStep)
+        : kv.obtain(user, history.tokens, signal, epoch, onStep),
     )
     if (obtained === undefined) return NOTHING
     const { lease, ...use } = obtained
@@ -90,18 +99,22 @@ export function createScorer(options: ScorerOptions) {
       const kvUse = routes.priced(decisionOf(use), use, history.tokens.length, m)
       const logits = new Float32Array(m * tasks)
       let scored = 0
-      let microBatches = 0
+      const microBatchMs: number[] = []
       for (const { start: from, end } of planMicroBatches(m, microBatchSize)) {
         if (deadline.isOver(scored)) break
         const batch = rows.subarray(from * slots, end * slots)
-        const some = await deadline.within(engine.score(lease.handle, batch, queryTime, signal))
+        const batchStart = now()
+        const run = () => engine.score(lease.handle, batch, queryTime, signal)
+        const some = await deadline.within(
+          timed(onStep, 'score', run, () => ({ candidates: end - from })),
+        )
         if (some === undefined) break
         logits.set(some, from * tasks)
         scored = end
-        microBatches++
+        microBatchMs.push(micros(now() - batchStart))
       }
       const done = logits.subarray(0, scored * tasks)
-      return { kv: kvUse, logits: done, scored, microBatches, historyMs }
+      return { kv: kvUse, logits: done, scored, microBatchMs, historyMs }
     } finally {
       lease.done()
     }

@@ -2,8 +2,10 @@ import type { CostStats } from '../cache/costs.js'
 import type { KvDecision } from '../cache/decide.js'
 import type { Appended, EventStoreStats } from '../cache/events.js'
 import type { OpenTier2Stats as Tier2Stats } from '../cache/open-tier2.js'
-import type { EngineStats } from '../model/engine/engine.js'
+import type { Engine, EngineStats } from '../model/engine/engine.js'
 import type { HistoryEvent, HistoryInput, RankInput, Warning } from '../model/request.js'
+import type { OnStep } from '../model/step.js'
+import type { UnknownItems } from '../model/unknown-items.js'
 
 export type RankOptions = {
   /** How many items to answer, best first; all of them when absent. */
@@ -20,9 +22,11 @@ export type RankOptions = {
   readonly signal?: AbortSignal
   /** Read the user's stored history: the first source, in place of the input's `stored`. */
   readonly useStored?: boolean
+  /** For a trace; nothing is measured for it when absent. */
+  readonly onStep?: OnStep
 }
 
-export type PrefetchOptions = Pick<RankOptions, 'signal' | 'useStored'>
+export type PrefetchOptions = Pick<RankOptions, 'signal' | 'useStored' | 'onStep'>
 
 export type RankedItem = {
   readonly item: string
@@ -80,10 +84,14 @@ export type RankResult = {
   readonly warnings: readonly Warning[]
   readonly historyTokens: number
   readonly truncatedEvents: number
+  /** Of the events that were kept, and of the candidates. */
+  readonly unknownItems: { readonly history: UnknownItems; readonly candidates: UnknownItems }
   readonly candidates: number
   /** Fewer than `candidates` only for a partial answer at the deadline. */
   readonly scored: number
   readonly microBatches: number
+  /** Of each micro-batch, its wait for a worker included. */
+  readonly microBatchMs: readonly number[]
   /** b: the most candidates in one micro-batch. */
   readonly microBatchSize: number
 }
@@ -169,5 +177,7 @@ export type Ranker = {
    */
   forget(userId: string): Promise<void>
   stats(): RankerStats
+  /** See `Engine.gpuMemory`. Not part of the stats: it asks the driver. */
+  readonly gpuMemory?: NonNullable<Engine['gpuMemory']>
   close(): Promise<void>
 }

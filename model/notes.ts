@@ -1,5 +1,6 @@
 import { show } from './check.js'
 import type { Features, Warning } from './request.js'
+import { createUnknownItems, type UnknownItems } from './unknown-items.js'
 import type { Vocabulary } from './vocabulary.js'
 
 /** A request may misname a thousand features; the first few say it. */
@@ -8,10 +9,25 @@ const MAX_WARNINGS = 20
 /** Warnings of one request, merged by text. */
 export class Notes {
   readonly #counts = new Map<string, Warning>()
+  readonly #unknown = createUnknownItems()
 
   add(code: Warning['code'], message: string, count: number): void {
     const key = `${code} ${message}`
     this.#counts.set(key, { code, message, count: count + (this.#counts.get(key)?.count ?? 0) })
+  }
+
+  unknownItem(item: string): void {
+    this.#unknown.add(item)
+  }
+
+  /** Warns, where there were unknown items, of what became of them. */
+  warnOfUnknownItems(message: string): void {
+    const { count } = this.#unknown.found()
+    if (count > 0) this.add('UNKNOWN_ITEM', message, count)
+  }
+
+  unknownItems(): UnknownItems {
+    return this.#unknown.found()
   }
 
   unknownFeature(where: string, name: string, value: unknown): void {

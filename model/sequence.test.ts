@@ -252,6 +252,14 @@ describe('buildHistory', () => {
       got.warnings.map(({ code, count }) => [code, count]),
       [['UNKNOWN_ITEM', 2]],
     )
+    assert.deepEqual(got.unknownItems, { count: 2, items: ['99', 'x'] })
+  })
+
+  test('counts every unknown id and names the first 20 different ones', () => {
+    const ids = Array.from({ length: 50 }, (_, i) => `new-${i % 25}`)
+    const candidates = ids.map((item) => ({ item }))
+    const { unknownItems } = buildCandidates(input({ candidates }), vocabulary, {})
+    assert.deepEqual(unknownItems, { count: 50, items: ids.slice(0, 20) })
   })
 
   test('says why dense features are dropped, once per place and name with a count', () => {

@@ -3,6 +3,7 @@ import { type Entry, own, STORED } from './events.js'
 import { Notes, noteUnknownFeatures } from './notes.js'
 import type { HistoryInput, RankInput, SeriesEntry, Warning } from './request.js'
 import type { BuiltTokens } from './scheme.js'
+import type { UnknownItems } from './unknown-items.js'
 import type { Vocabulary } from './vocabulary.js'
 import { droppedEvents, roomOf } from './window.js'
 
@@ -11,6 +12,14 @@ export type History = BuiltTokens & {
   readonly events: number
   readonly truncatedEvents: number
   readonly warnings: readonly Warning[]
+  readonly unknownItems: UnknownItems
+}
+
+/** The items to rank, as rows (m, slots) of the embedding table, in request order. */
+export type Candidates = {
+  readonly rows: Int32Array
+  readonly warnings: readonly Warning[]
+  readonly unknownItems: UnknownItems
 }
 
 /**
@@ -59,34 +68,29 @@ export function buildHistory(
     events: kept.length,
     truncatedEvents,
     warnings: notes.list(),
+    unknownItems: notes.unknownItems(),
   }
 }
 
-/** Candidates as rows (m, slots), in request order, to be scored against `history`. */
+/** The items to rank, to be scored against `history`. */
 export function buildCandidates(
   input: RankInput,
   vocabulary: Vocabulary,
   { candidate }: Pick<History, 'candidate'>,
-): { readonly rows: Int32Array; readonly warnings: readonly Warning[] } {
+): Candidates {
   const { layout, scheme } = vocabulary
   const { slots } = layout
   const notes = new Notes()
   const rows = new Int32Array(input.candidates.length * slots)
-  let unknown = 0
   input.candidates.forEach(({ item, features }, i) => {
     const at = i * slots
     if (candidate !== undefined) rows.set(candidate, at)
-    if (!vocabulary.writeItem(item, features, rows, at + scheme.candidateSlot)) unknown++
+    if (!vocabulary.writeItem(item, features, rows, at + scheme.candidateSlot))
+      notes.unknownItem(item)
     if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'candidates', notes)
   })
-  if (unknown > 0) {
-    notes.add(
-      'UNKNOWN_ITEM',
-      'candidates not in the vocabulary are scored by their other features',
-      unknown,
-    )
-  }
-  return { rows, warnings: notes.list() }
+  notes.warnOfUnknownItems('candidates not in the vocabulary are scored by their other features')
+  return { rows, warnings: notes.list(), unknownItems: notes.unknownItems() }
 }
 
 function mainEntries({ stored, histories }: HistoryInput): Entry[] {

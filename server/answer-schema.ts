@@ -79,6 +79,11 @@ const stages = {
   totalMs: ms('all of it'),
 }
 
+const UnknownItems = Type.Object({
+  count: Type.Integer({ description: 'With repetitions.' }),
+  items: Type.Array(Type.String(), { description: 'The first few different ones.' }),
+})
+
 const Item = Type.Object({
   item: Type.String(),
   score: Type.Number({ description: 'Sum over tasks of weight x prediction.' }),
@@ -110,9 +115,16 @@ export const RankAnswer = Type.Object(
         timings: Type.Object({ parseMs: ms('JSON and schema'), ...stages }),
         historyTokens: Type.Integer(),
         truncatedEvents: Type.Integer(),
+        unknownItems: Type.Object(
+          { history: UnknownItems, candidates: UnknownItems },
+          {
+            description: 'Items that the model does not know: they count by their other features.',
+          },
+        ),
         candidates: Type.Integer(),
         scored: Type.Integer(),
         microBatches: Type.Integer(),
+        microBatchMs: Type.Array(ms('each micro-batch, its wait for a worker included')),
         microBatchSize: Type.Integer(),
         retries: Type.Integer({ description: 'Runs lost to a crashed worker.' }),
       }),

@@ -1,9 +1,11 @@
-import { basename } from 'node:path'
-import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import { Counter, Histogram, type Registry } from 'prom-client'
 import type { Appended } from '../cache/events.js'
-import type { KvUse, Ranker, RankerStats, RankResult } from '../falcon/types.js'
+import type { KvUse, Ranker, RankResult } from '../falcon/types.js'
+import type { Build } from './build.js'
 import type { HttpCode } from './errors.js'
-import { addRedisMetrics } from './redis-metrics.js'
+import { addRankerMetrics } from './ranker-metrics.js'
+import { addScraped } from './scraped.js'
+import type { Exemplar } from './tracing.js'
 
 export type Stage = 'parse' | 'sequence' | 'history' | 'score' | 'heads' | 'serialize'
 
@@ -24,12 +26,13 @@ export function createMetrics(
   inFlight: () => number,
 ) {
   const registers = [registry]
-  const stage = new Histogram({
+  const stages = new Histogram<string>({
     name: 'peregrine_stage_seconds',
     help: 'Time per stage of a request',
     labelNames: ['stage'],
     buckets: LATENCY_SEC,
-    registers,
+    enableExemplars: true,
+    registers: [],
   })
   const lookups = counter('kv_lookups_total', 'K/V cache lookups by result; tier 2 is Redis', [
     'state',
@@ -65,182 +68,47 @@ export function createMetrics(
     'state',
   ])
   const events = counter('events_total', 'Events posted to stored histories, by result', ['result'])
-  const seconds = new Histogram({
+  const seconds = new Histogram<string>({
     name: 'peregrine_request_seconds',
     help: 'Time from the headers of a request to its answer',
     labelNames: ['route'],
     buckets: LATENCY_SEC,
-    registers,
+    enableExemplars: true,
+    registers: [],
   })
 
-  gauge('inflight_requests', 'Rankings admitted and not yet answered', inFlight)
-  gauge('engine_pending_jobs', 'Engine jobs accepted and not yet answered', () => {
-    return ranker()?.stats().engine.pendingJobs
+  // As an option `registers` refuses exemplars, which only one of the formats that we answer has.
+  for (const metric of [stages, seconds]) registry.registerMetric(metric)
+  addScraped(registry, {
+    kind: 'gauge',
+    name: 'inflight_requests',
+    help: 'Rankings admitted and not yet answered',
+    read: inFlight,
   })
-  gauge('engine_workers', 'Engine workers', () => ranker()?.stats().engine.workers)
-  gauge('kv_entries', 'Users in the K/V cache', () => ranker()?.stats().cache.entries)
-  gauge('kv_bytes', 'Bytes in the K/V cache', () => ranker()?.stats().cache.kvBytes)
-  gauge('kv_max_bytes', 'Budget of the K/V cache', () => ranker()?.stats().cache.maxKvBytes)
-  mirror('engine_restarts_total', 'Workers that crashed and were replaced', () => {
-    return ranker()?.stats().engine.restarts
-  })
-  mirror('kv_evictions_total', 'K/V entries evicted', () => ranker()?.stats().cache.evictions)
-  optional(
-    Gauge,
-    'kv_break_even_tokens',
-    'History length from which K/V is fetched from tier 2 sooner than computed',
-    ({ costs }) => costs?.breakEvenTokens,
-  )
-  optional(
-    Gauge,
-    'kv_fetch_bytes_per_second',
-    'Predicted throughput of tier 2',
-    ({ costs }) => costs?.fetchBytesPerSec,
-  )
-  optional(
-    Gauge,
-    'prefill_tokens_per_second',
-    'Predicted throughput of a prefill of the longest history',
-    ({ costs }) => costs?.prefillTokensPerSec,
-  )
-  optional(Gauge, 'kv_gpu_bytes', 'Bytes of K/V on the GPU', ({ engine }) => engine.kv?.gpuBytes)
-  optional(
-    Gauge,
-    'kv_host_bytes',
-    'Bytes of K/V in pinned host memory, behind the GPU’s budget',
-    ({ engine }) => engine.kv?.hostBytes,
-  )
-  optional(
-    Counter,
-    'kv_spills_total',
-    'K/V blocks moved from the GPU to the host',
-    ({ engine }) => engine.kv?.spills,
-  )
-  optional(
-    Counter,
-    'kv_restores_total',
-    'K/V blocks moved back',
-    ({ engine }) => engine.kv?.restores,
-  )
-  optional(
-    Counter,
-    'one_pass_runs_total',
-    'Runs of one-pass ranking',
-    ({ engine }) => engine.batches?.runs,
-  )
-  optional(
-    Counter,
-    'one_pass_users_total',
-    'Users ranked in one pass, several of them in one run',
-    ({ engine }) => engine.batches?.users,
-  )
-  addRedisMetrics(registry, () => ranker()?.stats().tier2)
-  optional(Gauge, 'redis_connected', '1 while Redis can be asked for stored histories', (stats) => {
-    return stats.events.kind === 'redis' ? Number(stats.events.isConnected) : undefined
-  })
-  optional(Gauge, 'events_users', 'Users with a stored history in this process', ({ events }) => {
-    return events.kind === 'memory' ? events.users : undefined
-  })
-  optional(Gauge, 'events_bytes', 'Bytes of the stored histories in this process', ({ events }) => {
-    return events.kind === 'memory' ? events.bytes : undefined
-  })
-  optional(
-    Counter,
-    'events_evictions_total',
-    'Users whose stored history went for lack of memory',
-    ({ events }) => (events.kind === 'memory' ? events.evictions : undefined),
-  )
-  optional(Counter, 'forgets_total', 'Users forgotten by any replica', ({ forgets }) => {
-    return forgets?.received
-  })
-  optional(
-    Counter,
-    'forget_gaps_total',
-    'Times that forgets may have been missed, so that all K/V of this process was dropped',
-    ({ forgets }) => forgets?.gaps,
-  )
-  new Gauge({
-    name: 'peregrine_model_info',
-    help: 'The model that serves',
-    labelNames: ['name', 'version', 'precision', 'engine'],
-    registers,
-    collect() {
-      this.reset()
-      const model = ranker()?.model
-      if (model === undefined) return
-      const { name, version, precision, engine } = model
-      this.set({ name, version, precision, engine }, 1)
-    },
-  })
-
-  new Gauge({
-    name: 'peregrine_kernels_info',
-    help: 'The kernel library in use, and what it multiplies in; none where the graphs’ functions run',
-    labelNames: ['library', 'arithmetic'],
-    registers,
-    collect() {
-      this.reset()
-      const kernels = ranker()?.stats().engine.kernels
-      if (kernels === undefined) return
-      this.set({ library: basename(kernels.library), arithmetic: kernels.arithmetic }, 1)
-    },
-  })
+  addRankerMetrics(registry, ranker)
 
   function counter<T extends string = never>(name: string, help: string, labelNames: T[] = []) {
     return new Counter({ name: `peregrine_${name}`, help, labelNames, registers })
   }
 
-  function gauge(name: string, help: string, read: () => number | undefined): void {
-    new Gauge({
-      name: `peregrine_${name}`,
-      help,
-      registers,
-      collect() {
-        this.set(read() ?? 0)
-      },
+  const stage = (name: Stage, tookMs: number, exemplar?: Exemplar) =>
+    stages.observe({
+      labels: { stage: name },
+      value: tookMs / 1000,
+      ...(exemplar !== undefined && { exemplarLabels: exemplar }),
     })
-  }
-
-  /** A counter that lives elsewhere. */
-  function mirror(name: string, help: string, read: () => number | undefined): void {
-    new Counter({
-      name: `peregrine_${name}`,
-      help,
-      registers,
-      collect() {
-        this.reset()
-        this.inc(read() ?? 0)
-      },
-    })
-  }
-
-  /** What not every ranker has: no sample where it has none. */
-  function optional(
-    Kind: typeof Gauge | typeof Counter,
-    name: string,
-    help: string,
-    read: (stats: RankerStats) => number | undefined,
-  ): void {
-    const metric = new Kind({
-      name: `peregrine_${name}`,
-      help,
-      registers,
-      collect() {
-        metric.remove()
-        const stats = ranker()?.stats()
-        const value = stats === undefined ? undefined : read(stats)
-        if (value !== undefined) metric.inc(value)
-      },
-    })
-  }
 
   return {
-    stage(name: Stage, tookMs: number): void {
-      stage.observe({ stage: name }, tookMs / 1000)
-    },
-    request(route: string, status: number, tookMs: number | undefined): void {
+    stage,
+    /** `exemplar` names the trace of the request, where somebody will see it. */
+    request(route: string, status: number, tookMs: number | undefined, exemplar?: Exemplar): void {
       requests.inc({ route, status })
-      if (tookMs !== undefined) seconds.observe({ route }, tookMs / 1000)
+      if (tookMs === undefined) return
+      seconds.observe({
+        labels: { route },
+        value: tookMs / 1000,
+        ...(exemplar !== undefined && { exemplarLabels: exemplar }),
+      })
     },
     error(code: HttpCode): void {
       errors.inc({ code })
@@ -255,7 +123,7 @@ export function createMetrics(
       events.inc({ result: 'duplicate' }, duplicates)
       events.inc({ result: 'trimmed' }, trimmed)
     },
-    ranked(result: RankResult, retried: number): void {
+    ranked(result: RankResult, retried: number, exemplar?: Exemplar): void {
       const { kv, timings } = result
       lookups.inc({ state: kv.state, tier: String(kv.tier ?? 'none') })
       const { decision, predictedMs = 0, measuredMs = 0 } = kv
@@ -271,10 +139,21 @@ export function createMetrics(
       microBatches.inc(result.microBatches)
       retries.inc(retried)
       for (const { code, count } of result.warnings) warnings.inc({ code }, count)
-      stage.observe({ stage: 'sequence' }, timings.sequenceMs / 1000)
-      stage.observe({ stage: 'history' }, timings.historyMs / 1000)
-      stage.observe({ stage: 'score' }, timings.scoreMs / 1000)
-      stage.observe({ stage: 'heads' }, timings.headsMs / 1000)
+      stage('sequence', timings.sequenceMs, exemplar)
+      stage('history', timings.historyMs, exemplar)
+      stage('score', timings.scoreMs, exemplar)
+      stage('heads', timings.headsMs, exemplar)
     },
   }
+}
+
+/** What runs here, for whoever compares versions in one dashboard. */
+export function addBuildInfo(registry: Registry, build: Build): void {
+  addScraped(registry, {
+    kind: 'gauge',
+    name: 'build_info',
+    help: 'What runs here: version and commit of the server, Node, ONNX Runtime',
+    labelNames: Object.keys(build),
+    read: () => [{ labels: build, value: 1 }],
+  })
 }

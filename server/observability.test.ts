@@ -4,7 +4,7 @@ import { describe, test } from 'node:test'
 import { Registry } from 'prom-client'
 import type { RankerStats } from '../falcon/types.js'
 import { deferred } from '../model/deferred.js'
-import type { EngineStats } from '../model/engine/engine.js'
+import type { Engine, EngineStats } from '../model/engine/engine.js'
 import { RankError } from '../model/errors.js'
 import { appOf, client, rankerOf, resultOf } from '../test/plain-ranker.js'
 import { createLogger } from './log.js'
@@ -226,12 +226,16 @@ test('/metrics has what only some engines count, where they do', async (t) => {
   const kernels = { library: '/some/where/libk.so', arithmetic: 'bf16' } as const
   let more: Partial<EngineStats> = { kv, batches: { runs: 55, users: 66 }, kernels }
   const stats = () => ({ ...others, engine: { ...engine, ...more } })
-  const app = await appOf(undefined, { ranker: () => ({ ...ranker, stats }) })
+  let memory: ReturnType<Engine['gpuMemory'] & {}> = { usedBytes: 77, totalBytes: 88 }
+  const gpuMemory = () => memory
+  const app = await appOf(undefined, { ranker: () => ({ ...ranker, stats, gpuMemory }) })
   t.after(() => app.close())
   const samples = async () =>
     (await app.inject('/metrics')).body
       .split('\n')
-      .filter((line) => /^peregrine_(kv_(gpu|host|spills|restores)|one_pass|kernels)/.test(line))
+      .filter((line) =>
+        /^peregrine_(kv_(gpu|host|spills|restores)|one_pass|kernels|gpu)/.test(line),
+      )
   const all = [
     'peregrine_kv_gpu_bytes 11',
     'peregrine_kv_host_bytes 22',
@@ -240,9 +244,12 @@ test('/metrics has what only some engines count, where they do', async (t) => {
     'peregrine_one_pass_runs_total 55',
     'peregrine_one_pass_users_total 66',
     'peregrine_kernels_info{library="libk.so",arithmetic="bf16"} 1',
+    'peregrine_gpu_memory_used_bytes 77',
+    'peregrine_gpu_memory_total_bytes 88',
   ]
   assert.deepEqual(await samples(), all)
   assert.deepEqual(await samples(), all, 'read, not added up')
+  memory = undefined
   more = { batches: { runs: 0, users: 0 } }
   assert.deepEqual(await samples(), [
     'peregrine_one_pass_runs_total 0',

@@ -7,6 +7,7 @@ export type Outcome = {
   parseMs: number
   /** Of the body, once it is read. */
   bodyBytes: number | undefined
+  serializeStartMs: number | undefined
   /** Rankings asked for: 1, or those of a batch. */
   requests: number
   candidates: number
@@ -32,6 +33,7 @@ export function newOutcome(): Outcome {
     startMs: performance.now(),
     parseMs: 0,
     bodyBytes: undefined,
+    serializeStartMs: undefined,
     requests: 0,
     candidates: 0,
     historyTokens: 0,

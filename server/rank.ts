@@ -3,10 +3,12 @@ import type { Ranker, RankOptions, RankResult } from '../falcon/types.js'
 import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
 import { taskWeights } from '../model/heads.js'
+import type { OnStep } from '../model/step.js'
 import { modelId } from './answer.js'
 import type { Ask, Turn } from './door.js'
 import type { Metrics } from './metrics.js'
 import type { Parsed } from './parse.js'
+import { tracedRanking } from './tracing.js'
 
 /** A ranking, and how many runs a crashed worker cost it. */
 export type Ranked = { readonly result: RankResult; readonly retries: 0 | 1 }
@@ -20,9 +22,14 @@ export async function rankOnce(
   ranker: Ranker,
   parsed: Parsed,
   turn: Pick<RankOptions, 'waitedMs' | 'deadlineMs' | 'signal'>,
+  onStep?: OnStep,
 ): Promise<Ranked> {
   const { input, mainHistories } = parsed
-  const options: RankOptions = { ...parsed.options, ...turn }
+  const options: RankOptions = {
+    ...parsed.options,
+    ...turn,
+    ...(onStep !== undefined && { onStep }),
+  }
   const startMs = performance.now()
   try {
     return { result: await ranker.rank(input, options), retries: 0 }
@@ -58,15 +65,15 @@ export function askOf(ranker: Ranker, { input, options }: Parsed, signal: AbortS
 
 /** `rankOnce`, counted in the request's outcome and in the metrics. */
 export async function rankCounted(
-  { outcome }: FastifyRequest,
+  { outcome, trace }: FastifyRequest,
   metrics: Metrics,
   ranker: Ranker,
   parsed: Parsed,
   turn: Turn & { readonly signal: AbortSignal },
 ): Promise<Ranked> {
-  const ranked = await rankOnce(ranker, parsed, turn)
+  const ranked = await tracedRanking(trace, (onStep) => rankOnce(ranker, parsed, turn, onStep))
   const { result, retries } = ranked
-  metrics.ranked(result, retries)
+  metrics.ranked(result, retries, trace?.exemplar)
   outcome.candidates += result.candidates
   outcome.historyTokens += result.historyTokens
   outcome.kv = outcome.requests === 1 ? result.kv.state : undefined

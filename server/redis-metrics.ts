@@ -1,72 +1,72 @@
-import { Counter, Gauge, type Registry } from 'prom-client'
+import type { Registry } from 'prom-client'
 import type { Tier2Stats } from '../falcon/types.js'
+import { addScraped, type Scraped } from './scraped.js'
 
-/** Metrics of tier 2, read at scrape time; without Redis they have no samples. */
-export function addRedisMetrics(registry: Registry, read: () => Tier2Stats | undefined): void {
-  const registers = [registry]
-
-  function counters(name: string, help: string, values: (stats: Tier2Stats) => Counts): void {
-    new Counter({
-      name: `peregrine_kv_redis_${name}_total`,
-      help,
-      labelNames: ['outcome'],
-      registers,
-      collect() {
-        this.reset()
-        const stats = read()
-        if (stats === undefined) return
-        for (const [outcome, count] of Object.entries(values(stats))) this.inc({ outcome }, count)
-      },
-    })
-  }
-
-  function single(
-    Kind: typeof Gauge | typeof Counter,
-    name: string,
-    help: string,
-    value: (stats: Tier2Stats) => number,
-  ): void {
-    const metric = new Kind({
-      name: `peregrine_kv_redis_${name}`,
-      help,
-      registers,
-      collect() {
-        metric.remove()
-        const stats = read()
-        if (stats !== undefined) metric.inc(value(stats))
-      },
-    })
-  }
-
-  counters(
-    'lookups',
-    'Calls to Redis for K/V by outcome; open: not tried, for the circuit is',
-    ({ lookups }) => lookups,
-  )
-  counters('writes', 'K/V offered to Redis by what became of it', ({ writes }) => {
-    const { queued, queuedBytes, bytes, ...outcomes } = writes
-    return outcomes
-  })
-  single(Gauge, 'circuit_open', '1 while Redis is not asked', ({ isOpen }) => Number(isOpen))
-  single(Counter, 'circuit_opened_total', 'Times the circuit went open', ({ opened }) => opened)
-  single(
-    Counter,
-    'read_bytes_total',
-    "K/V fetched, in bytes of the bundle's precision",
-    ({ readBytes }) => readBytes,
-  )
-  single(
-    Counter,
-    'written_bytes_total',
-    "K/V written, in bytes of the bundle's precision",
-    ({ writes }) => writes.bytes,
-  )
-  single(
-    Gauge,
-    'queued_bytes',
-    'K/V that waits to be written, in bytes of tier 1',
-    ({ writes }) => writes.queuedBytes,
-  )
+type RedisMetric = Omit<Scraped, 'read'> & {
+  readonly read: (stats: Tier2Stats) => ReturnType<Scraped['read']>
 }
 
-type Counts = Readonly<Record<string, number>>
+const METRICS: readonly RedisMetric[] = [
+  {
+    kind: 'counter',
+    name: 'lookups_total',
+    help: 'Calls to Redis for K/V by outcome; open: not tried, for the circuit is',
+    labelNames: ['outcome'],
+    read: ({ lookups }) => byOutcome(lookups),
+  },
+  {
+    kind: 'counter',
+    name: 'writes_total',
+    help: 'K/V offered to Redis by what became of it',
+    labelNames: ['outcome'],
+    read: ({ writes: { queued, queuedBytes, bytes, ...outcomes } }) => byOutcome(outcomes),
+  },
+  {
+    kind: 'gauge',
+    name: 'circuit_open',
+    help: '1 while Redis is not asked',
+    read: ({ isOpen }) => Number(isOpen),
+  },
+  {
+    kind: 'counter',
+    name: 'circuit_opened_total',
+    help: 'Times the circuit went open',
+    read: ({ opened }) => opened,
+  },
+  {
+    kind: 'counter',
+    name: 'read_bytes_total',
+    help: "K/V fetched, in bytes of the bundle's precision",
+    read: ({ readBytes }) => readBytes,
+  },
+  {
+    kind: 'counter',
+    name: 'written_bytes_total',
+    help: "K/V written, in bytes of the bundle's precision",
+    read: ({ writes }) => writes.bytes,
+  },
+  {
+    kind: 'gauge',
+    name: 'queued_bytes',
+    help: 'K/V that waits to be written, in bytes of tier 1',
+    read: ({ writes }) => writes.queuedBytes,
+  },
+]
+
+/** Metrics of tier 2; without Redis they have no samples. */
+export function addRedisMetrics(registry: Registry, stats: () => Tier2Stats | undefined): void {
+  for (const { name, read, ...metric } of METRICS) {
+    addScraped(registry, {
+      ...metric,
+      name: `kv_redis_${name}`,
+      read: () => {
+        const found = stats()
+        return found && read(found)
+      },
+    })
+  }
+}
+
+function byOutcome(counts: Readonly<Record<string, number>>) {
+  return Object.entries(counts).map(([outcome, value]) => ({ labels: { outcome }, value }))
+}

@@ -3,10 +3,13 @@ import { collectDefaultMetrics, Registry } from 'prom-client'
 import type { Ranker } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
 import { buildApp } from './app.js'
+import { readBuild } from './build.js'
 import { type ConfigSources, printConfig, type ServerConfig } from './config.js'
 import { hasFiles, openCredentials } from './credentials.js'
 import { createListener } from './listener.js'
 import { createLogger } from './log.js'
+import { addBuildInfo } from './metrics.js'
+import { openTracing } from './tracing.js'
 
 type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
 
@@ -56,13 +59,16 @@ export async function serve(options: ServeOptions): Promise<Served> {
       process.exitCode = code
     })
 
-  log.info({ config: printConfig(config, sources) }, 'configuration')
+  const build = readBuild()
+  log.info({ config: printConfig(config, sources), build }, 'configuration')
   const credentials = openCredentials(config, log)
   const { keys, tls } = credentials
   const listener = createListener({ tls, maxConnections: config.maxConnections })
   credentials.onTls(listener.setTls)
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
+  addBuildInfo(registry, build)
+  const tracing = await openTracing(build, log)
   let ranker: Ranker | undefined
   let stopping: Promise<void> | undefined
   let finish = () => {}
@@ -74,6 +80,7 @@ export async function serve(options: ServeOptions): Promise<Served> {
     isDraining: () => stopping !== undefined,
     config,
     registry,
+    ...(tracing !== undefined && { tracing }),
     logger: log,
     listener,
     corsOrigins: config.corsOrigins,
@@ -110,6 +117,7 @@ export async function serve(options: ServeOptions): Promise<Served> {
       clearTimeout(timer)
       await loaded
       await ranker?.close()
+      await tracing?.close()
       log.info('stopped')
     } catch (error) {
       log.error({ err: error }, 'closing failed')

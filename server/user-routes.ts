@@ -119,9 +119,18 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
     return reply.code(204).send()
   })
 
-  async function start(ranker: Ranker, parsed: ParsedPrefetch, signal: AbortSignal) {
+  async function start(
+    { trace }: FastifyRequest,
+    ranker: Ranker,
+    parsed: ParsedPrefetch,
+    signal: AbortSignal,
+  ) {
+    const onStep = trace?.onStep
     try {
-      return await ranker.prefetch(parsed.input, { signal, useStored: parsed.useStored })
+      return await ranker.prefetch(parsed.input, {
+        ...{ signal, useStored: parsed.useStored },
+        ...(onStep !== undefined && { onStep }),
+      })
     } catch (error) {
       throw asWritten(error, parsed.mainHistories)
     }
@@ -145,7 +154,7 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
       const admitted = door.admit(request, [ask])
       if (parsed.wait) {
         return admitted(ask, async () => {
-          const prefetch = await start(ranker, parsed, signal)
+          const prefetch = await start(request, ranker, parsed, signal)
           const kv = await finish(prefetch)
           return { model: modelId(ranker.model), kv, warnings: prefetch.warnings }
         })
@@ -153,7 +162,7 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
       return await new Promise((resolve, reject) => {
         let isAnswered = false
         const work = admitted(ask, async () => {
-          const prefetch = await start(ranker, parsed, signal)
+          const prefetch = await start(request, ranker, parsed, signal)
           isAnswered = true
           reply.code(202)
           resolve({ model: modelId(ranker.model), warnings: prefetch.warnings })

@@ -13,6 +13,7 @@ const HOMES: readonly (readonly [RegExp, readonly string[]])[] = [
   [/^(fastify|fastify-.+|@fastify\/.+)$/, ['server/']],
   [/^(node:)?https?2?$/, ['server/', 'bench/']],
   [/^(ioredis|redis)(\/|$)/, ['cache/']],
+  [/^@opentelemetry\//, ['server/otel.ts']],
 ]
 
 /** Every way to name another file: import and export, types included, import(), require, URLs of workers. */

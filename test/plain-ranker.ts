@@ -53,9 +53,11 @@ export function resultOf(input: RankInput, rest: Partial<RankResult> = {}): Rank
     warnings: [],
     historyTokens: 10,
     truncatedEvents: 0,
+    unknownItems: { history: { count: 0, items: [] }, candidates: { count: 0, items: [] } },
     candidates: input.candidates.length,
     scored: input.candidates.length,
     microBatches: 1,
+    microBatchMs: [3],
     microBatchSize: 4,
     ...rest,
   }

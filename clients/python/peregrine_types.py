@@ -112,14 +112,33 @@ class RankAnswerExplainTimings(TypedDict):
     totalMs: float
 
 
+class RankAnswerExplainUnknownItemsHistory(TypedDict):
+    count: int
+    items: Sequence[str]
+
+
+class RankAnswerExplainUnknownItemsCandidates(TypedDict):
+    count: int
+    items: Sequence[str]
+
+
+class RankAnswerExplainUnknownItems(TypedDict):
+    """Items that the model does not know: they count by their other features."""
+
+    history: RankAnswerExplainUnknownItemsHistory
+    candidates: RankAnswerExplainUnknownItemsCandidates
+
+
 class RankAnswerExplain(TypedDict):
     kv: RankAnswerExplainKv
     timings: RankAnswerExplainTimings
     historyTokens: int
     truncatedEvents: int
+    unknownItems: RankAnswerExplainUnknownItems
     candidates: int
     scored: int
     microBatches: int
+    microBatchMs: Sequence[float]
     microBatchSize: int
     retries: int
 

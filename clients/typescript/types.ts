@@ -141,9 +141,25 @@ export type RankAnswer = {
     }
     readonly historyTokens: number
     readonly truncatedEvents: number
+    /** Items that the model does not know: they count by their other features. */
+    readonly unknownItems: {
+      readonly history: {
+        /** With repetitions. */
+        readonly count: number
+        /** The first few different ones. */
+        readonly items: readonly string[]
+      }
+      readonly candidates: {
+        /** With repetitions. */
+        readonly count: number
+        /** The first few different ones. */
+        readonly items: readonly string[]
+      }
+    }
     readonly candidates: number
     readonly scored: number
     readonly microBatches: number
+    readonly microBatchMs: readonly number[]
     readonly microBatchSize: number
     /** Runs lost to a crashed worker. */
     readonly retries: number

@@ -56,23 +56,19 @@ export function dlrmScheme(config: ConfigOf<'dlrm-v3'>): TokenScheme {
         if (!config.context.some((each) => each.name === name))
           notes.unknownFeature('user', name, value)
       }
-      let unknown = 0
       entries.forEach((entry, i) => {
         if (entry.kind === 'aux') throw new RangeError('the variant has no auxiliary series')
         const token = contextSlots + i
         const at = token * slot.all
         const { item, features } = entry.event
-        if (!vocabulary.writeItem(item, features, rows, at)) unknown++
+        if (!vocabulary.writeItem(item, features, rows, at)) notes.unknownItem(item)
         if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'history', notes)
         rows[at + slot.position] = position(contextSlots + n - i)
         rows[at + slot.time] = bucket(input.time - entry.time)
         actions[token] = actionMask(entry, vocabulary, notes)
         times[token] = entry.time
       })
-      if (unknown > 0) {
-        const message = 'history items not in the vocabulary count by their other features'
-        notes.add('UNKNOWN_ITEM', message, unknown)
-      }
+      notes.warnOfUnknownItems('history items not in the vocabulary count by their other features')
       const candidate = new Int32Array(slot.all)
       candidate[slot.position] = position(contextSlots)
       return { tokens, candidate }

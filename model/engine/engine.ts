@@ -91,6 +91,8 @@ export type Engine = {
   /** Runs these shapes on every worker, and on every later replacement before it takes jobs. */
   warmUp(shapes: WarmUp): Promise<void>
   stats(): EngineStats
+  /** Of the GPU that it runs on, by every process; absent on a CPU, undefined when the GPU does not say. */
+  gpuMemory?(): { readonly usedBytes: number; readonly totalBytes: number } | undefined
   /** Lets running jobs end, then frees everything. */
   close(): Promise<void>
 }

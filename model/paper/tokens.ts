@@ -51,7 +51,6 @@ function writeEvents(
 ): void {
   const { config, layout } = vocabulary
   const isAction = 1 << config.actions.length
-  let unknown = 0
   let at = config.context.length
   for (const entry of entries) {
     const { time } = entry
@@ -64,19 +63,13 @@ function writeEvents(
       actions[at + 1] = (1 << series.actionBit) | isAction
     } else {
       const { item, features } = entry.event
-      if (!vocabulary.writeItem(item, features, rows, at * layout.slots)) unknown++
+      if (!vocabulary.writeItem(item, features, rows, at * layout.slots)) notes.unknownItem(item)
       if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'history', notes)
       actions[at + 1] = actionMask(entry, vocabulary, notes) | isAction
     }
     at += 2
   }
-  if (unknown > 0) {
-    notes.add(
-      'UNKNOWN_ITEM',
-      'history items not in the vocabulary count by their other features',
-      unknown,
-    )
-  }
+  notes.warnOfUnknownItems('history items not in the vocabulary count by their other features')
 }
 
 function writeContext(

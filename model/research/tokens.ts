@@ -60,18 +60,15 @@ function writeItems(
   { rows }: HistoryTokens,
   notes: Notes,
 ): void {
-  let unknown = 0
   entries.forEach((entry, i) => {
     if (entry.kind === 'aux') throw new RangeError('the variant has no auxiliary series')
     const { item, features } = entry.event
-    if (!vocabulary.writeItem(item, features, rows, i * SLOTS)) unknown++
+    if (!vocabulary.writeItem(item, features, rows, i * SLOTS)) notes.unknownItem(item)
     if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'history', notes)
     // The model has none: refuses those that the request names.
     actionMask(entry, vocabulary, notes)
   })
-  if (unknown > 0) {
-    notes.add('UNKNOWN_ITEM', 'history items not in the vocabulary count as padding', unknown)
-  }
+  notes.warnOfUnknownItems('history items not in the vocabulary count as padding')
 }
 
 function clampSeconds(seconds: number): number {

@@ -36,6 +36,8 @@ export type Cuda = {
   /** OrtMemoryInfo of the GPU's memory. */
   readonly info: Pointer
   freeBytes(): number
+  /** Of the whole GPU, by every process. @throws {RankError} ENGINE_UNAVAILABLE once the GPU is lost */
+  memory(): { readonly usedBytes: number; readonly totalBytes: number }
   /** Copies a tensor to the GPU once, an embedding table only where it is not too large. */
   readonly upload: Upload
   /** The GPU's memory, of no session's arena. */
@@ -74,10 +76,15 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
     orUnavailable(() => ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, provider))
   const info = ort.CreateMemoryInfo('Cuda', 0, DEVICE, 0)
 
-  const freeBytes = (): number => {
+  const memory = () => {
     const bytes = new BigUint64Array(2)
     check(memGetInfo(bytes.subarray(0, 1), bytes.subarray(1)))
-    return Number(bytes[0])
+    const [free = 0n, total = 0n] = bytes
+    return { usedBytes: Number(total - free), totalBytes: Number(total) }
+  }
+  const freeBytes = (): number => {
+    const { usedBytes, totalBytes } = memory()
+    return totalBytes - usedBytes
   }
   const copyBytes = async (to: Address, from: Address, bytes: number): Promise<void> =>
     check(await callAsync(memcpy, to, from, bytes, MEMCPY_DEFAULT))
@@ -106,6 +113,7 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
     addGraphProvider: (options) => add(options, graph),
     info,
     freeBytes,
+    memory,
     upload(from, bytes, name) {
       const address = new BigUint64Array(1)
       // The GPU reads pinned host memory by the same address: only the rows that a run gathers cross

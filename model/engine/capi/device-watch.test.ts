@@ -6,7 +6,13 @@ import { watchDevice } from './device-watch.js'
 
 /** An engine whose jobs fail as asked, over a GPU that refuses every call once it is broken. */
 function openWatched() {
-  const engine = createCountingEngine()
+  const engine = {
+    ...createCountingEngine(),
+    gpuMemory() {
+      if (gpu.isBroken) throw new Error('CUDA: an illegal memory access was encountered')
+      return { usedBytes: 3, totalBytes: 8 }
+    },
+  }
   const seen: EngineEvent[] = []
   const gpu = { isBroken: false, probes: 0 }
   const probe = () => {
@@ -29,6 +35,7 @@ describe('watchDevice', () => {
     await assert.rejects(failing(), { message: 'as asked' })
     assert.equal(gpu.probes, 1)
     assert.equal(watched.stats().workers, 1)
+    assert.deepEqual(watched.gpuMemory?.(), { usedBytes: 3, totalBytes: 8 })
     assert.deepEqual(seen, [])
   })
 
@@ -39,7 +46,9 @@ describe('watchDevice', () => {
       code: 'WORKER_CRASHED',
       message: 'the GPU refuses every call: CUDA: an illegal memory access was encountered',
     }
+    assert.equal(watched.gpuMemory?.(), undefined)
     for (let i = 0; i < 3; i++) await assert.rejects(failing(), refused)
+    assert.equal(watched.gpuMemory?.(), undefined)
     assert.equal(watched.stats().workers, 0)
     assert.deepEqual(seen, [
       { kind: 'deviceLost', error: 'CUDA: an illegal memory access was encountered' },

@@ -27,8 +27,12 @@ export function watchDevice(
       onEvent({ kind: 'deviceLost', error: why })
     }
   }
+  const { gpuMemory } = engine
   return {
     ...engine,
+    ...(gpuMemory !== undefined && {
+      gpuMemory: () => (lost === undefined ? orUndefined(gpuMemory) : undefined),
+    }),
     prefill: (history, past, signal) => watch(engine.prefill(history, past, signal), signal),
     score: (handle, candidates, queryTime, signal) =>
       watch(engine.score(handle, candidates, queryTime, signal), signal),
@@ -36,5 +40,13 @@ export function watchDevice(
     exportKv: (handle) => watch(engine.exportKv(handle)),
     importKv: (pages) => watch(engine.importKv(pages)),
     stats: () => (lost !== undefined ? { ...engine.stats(), workers: 0 } : engine.stats()),
+  }
+}
+
+function orUndefined<T>(read: () => T): T | undefined {
+  try {
+    return read()
+  } catch {
+    return undefined
   }
 }

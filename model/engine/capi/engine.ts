@@ -286,7 +286,9 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
       return closing
     },
   }
-  return opened.cuda === undefined ? engine : watchDevice(engine, opened.cuda.freeBytes, onEvent)
+  const { cuda } = opened
+  if (cuda === undefined) return engine
+  return watchDevice({ ...engine, gpuMemory: cuda.memory }, cuda.freeBytes, onEvent)
 }
 
 /** Of a user's (H, n, n+m) scores, at the lengths that its bucket is padded to. */

@@ -1,7 +1,6 @@
 import { existsSync } from 'node:fs'
-import { createRequire } from 'node:module'
-import { dirname } from 'node:path'
 import { RankError } from '../../errors.js'
+import { onnxRuntimeFolder } from '../version.js'
 
 /**
  * ONNX Runtime's shared library as onnxruntime-node ships it.
@@ -11,9 +10,7 @@ export function findLibrary(platform = process.platform, arch = process.arch): s
   if (platform !== 'linux') {
     throw new RankError('ENGINE_UNAVAILABLE', `engine capi runs on linux, got ${platform}`)
   }
-  // The package exports its entry only: <package>/dist/index.js.
-  const entry = createRequire(import.meta.url).resolve('onnxruntime-node')
-  const path = `${dirname(dirname(entry))}/bin/napi-v6/${platform}/${arch}/libonnxruntime.so.1`
+  const path = `${onnxRuntimeFolder()}/bin/napi-v6/${platform}/${arch}/libonnxruntime.so.1`
   if (existsSync(path)) return path
   throw new RankError('ENGINE_UNAVAILABLE', `engine capi expects ${path}, which is not there`)
 }
