@@ -14,7 +14,8 @@ import {
   randomHistory,
 } from './calibrate.js'
 import { createRanker } from './rank.js'
-import { openStores, redisTarget, type StoreOptions } from './stores.js'
+import { type SharedStores, shareStores } from './shared-stores.js'
+import { openModelTier2, redisTarget, type StoreOptions } from './stores.js'
 import type { Ranker } from './types.js'
 import { verifyBundle } from './verify.js'
 
@@ -48,6 +49,8 @@ export type LoadOptions = StoreOptions & {
   readonly windowSlack?: number
   /** When K/V is kept and used; `auto` when absent. */
   readonly kv?: KvMode
+  /** What belongs to the users, where several models share it; the ranker's own when absent. */
+  readonly shared?: SharedStores
   readonly onEvent?: (event: LoadEvent) => void
 }
 
@@ -82,9 +85,10 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
   const { config } = manifest
   const slackEvents = checkSlack(options.windowSlack || defaultSlack(roomOf(config)), config)
   const engine = await createEngine({ ...options, bundle, onEvent })
-  const parts = { manifest, engine, windowSlack: slackEvents, onEvent }
-  const stores = await openStores(redis, options, parts)
+  const shared = options.shared ?? shareStores(redis, options, onEvent)
+  let tier2: OpenTier2 | undefined
   try {
+    tier2 = await openModelTier2(redis, options, manifest, engine, onEvent)
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
     onEvent({ kind: 'verified', cases, maxDifference })
     let { microBatchSize = 0 } = options
@@ -100,9 +104,12 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
     })
     const costs = await openCosts(engine, manifest, microBatchSize, options.kv ?? 'auto', onEvent)
     const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}
-    await watchFetchSpeed(stores.tier2, manifest, costs, onEvent)
-    return createRanker({
-      ...stores,
+    await watchFetchSpeed(tier2, manifest, costs, onEvent)
+    const ranker = createRanker({
+      ...(tier2 !== undefined && { tier2 }),
+      events: shared.eventsFor(slackEvents),
+      openForgets: shared.openForgets,
+      actions: shared.actions,
       engine,
       bundle,
       microBatchSize,
@@ -110,8 +117,17 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       costs,
       slackEvents,
     })
+    if (options.shared !== undefined) return ranker
+    return {
+      ...ranker,
+      async close() {
+        await ranker.close()
+        await shared.close()
+      },
+    }
   } catch (error) {
-    await stores.close()
+    if (options.shared === undefined) await shared.close()
+    await tier2?.close()
     await engine.close()
     throw error
   }

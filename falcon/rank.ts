@@ -2,7 +2,6 @@ import type { Costs } from '../cache/costs.js'
 import type { Epoch } from '../cache/epochs.js'
 import { DEFAULT_EVENT_LIMITS, type EventStore } from '../cache/events.js'
 import { createMemoryEvents } from '../cache/events-memory.js'
-import type { Forgets, ForgetsOptions } from '../cache/forgets.js'
 import { type UserHash, userHash } from '../cache/key.js'
 import { createKvCache } from '../cache/kv.js'
 import { createMemoryCache } from '../cache/memory.js'
@@ -19,6 +18,7 @@ import { checkFinite, micros } from './numbers.js'
 import { observeEngine } from './observe.js'
 import { createRoutes } from './routes.js'
 import { createScorer } from './score.js'
+import type { SharedStores } from './shared-stores.js'
 import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
 import { createUsers, type ReadHistory } from './users.js'
 
@@ -37,8 +37,10 @@ export type RankerOptions = {
   readonly slackEvents?: number
   /** Stored histories, closed with the ranker; in memory when absent. */
   readonly events?: EventStore
-  /** Where there are other replicas: begins to listen to them. */
-  readonly openForgets?: (on: Pick<ForgetsOptions, 'onForget' | 'onGap'>) => Forgets
+  /** Where there are other models or replicas: begins to listen to them. */
+  readonly openForgets?: SharedStores['openForgets']
+  /** The actions of all models of the process, which stored events may name. */
+  readonly actions?: SharedStores['actions']
   /** Milliseconds, monotonic. */
   readonly now?: () => number
 }
@@ -70,6 +72,7 @@ export function createRanker(options: RankerOptions): Ranker {
     ...(tier2 !== undefined && costs !== undefined && tier2.cacheParts(costs)),
   })
   const slackEvents = checkSlack(options.slackEvents ?? 0, manifest.config)
+  const removeActions = options.actions?.add(manifest.config.actions)
   const forgets = options.openForgets?.({
     onForget(user) {
       kv.forget(user)
@@ -87,6 +90,7 @@ export function createRanker(options: RankerOptions): Ranker {
     vocabulary,
     ...(tier2 !== undefined && { tier2 }),
     ...(forgets !== undefined && { forgets }),
+    ...(options.actions !== undefined && { knownActions: options.actions.all }),
   })
 
   const score = createScorer({
@@ -224,6 +228,7 @@ export function createRanker(options: RankerOptions): Ranker {
       ...(forgets !== undefined && { forgets: forgets.stats() }),
     }),
     async close() {
+      removeActions?.()
       await forgets?.close()
       users.stop()
       events.close()

@@ -1,5 +1,4 @@
 import { show } from './check.js'
-import type { HstuConfig } from './config.js'
 import { RankError } from './errors.js'
 import type {
   Features,
@@ -218,12 +217,12 @@ function actionMask(
     // Stored under another version of the model: nobody's fault, least of all this request's.
     else if (h === STORED) {
       notes.add('UNKNOWN_ACTION', `stored events: the model has no action ${show(name)}`, 1)
-    } else throw unknownAction(name, config, `/histories/${h}/${e}/actions/${a}`)
+    } else throw unknownAction(name, config.actions, `/histories/${h}/${e}/actions/${a}`)
   })
   return mask
 }
 
-export function unknownAction(name: string, { actions }: HstuConfig, path: string): RankError {
+export function unknownAction(name: string, actions: readonly string[], path: string): RankError {
   const message = `unknown action ${show(name)}: expected one of ${actions.join(', ')}`
   return new RankError('INVALID_REQUEST', message, { path })
 }
