@@ -73,6 +73,12 @@ export type Engine = {
   isAlive(handle: KvHandle): boolean
   /** Runs these shapes on every worker, and on every later replacement before it takes jobs. */
   warmUp(shapes: WarmUp): Promise<void>
+  /**
+   * Where the engine starts beside live traffic: until `end` its runs take place one at a time on a
+   * thread of the lowest priority. `spentMs` is the processor time that they took; the time that passed
+   * says more about the others.
+   */
+  readonly background?: { spentMs(): number; end(): Promise<void> }
   stats(): EngineStats
   /** Lets running jobs end, then frees everything. */
   close(): Promise<void>

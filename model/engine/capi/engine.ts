@@ -45,6 +45,8 @@ export type CapiEngineOptions = {
   readonly library?: string
   /** Folder of kernel libraries with their kernels.json; the graphs' own functions run when absent. */
   readonly kernels?: string
+  /** On the CPU: starts beside live traffic; see `Engine.background`. */
+  readonly background?: boolean
   readonly onEvent?: (event: EngineEvent) => void
 }
 
@@ -67,6 +69,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     gpuTableBytes: options.gpuTableBytes,
     library: options.library,
     kernels: options.kernels,
+    background: options.background ?? false,
   })
   const { blocks, store, runner, scheduler, none } = opened
   const { found, refusal } = opened.kernels ?? {}
@@ -184,6 +187,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
 
   const engine: Engine = {
     name: `capi/${provider}`,
+    ...(opened.background !== undefined && { background: opened.background }),
     async prefill(history, past, signal) {
       const from = past === undefined ? undefined : pastOf(past)
       const work = (runOptions: Pointer) => runner.prefill(history, from, runOptions, signal)

@@ -23,8 +23,17 @@ const libc = loadLibrary(null)
 const memcpy = libc.func('memcpy', 'void*', ['void*', 'void*', 'size_t'])
 const mmap = libc.func('mmap', 'intptr_t', ['void*', 'size_t', 'int', 'int', 'int', 'int64_t'])
 const munmap = libc.func('munmap', 'int', ['void*', 'size_t'])
+const mallocTrim = find(() => libc.func('malloc_trim', 'int', ['size_t']))
 const PROT_READ = 1
 const MAP_SHARED = 1
+
+/**
+ * Gives free memory of malloc's back to the system: of a model that went, most lies between what lives
+ * on. Nothing where the C library is not glibc.
+ */
+export async function trimMemory(): Promise<void> {
+  if (mallocTrim !== undefined) await callAsync(mallocTrim, 0)
+}
 
 /** The process's own memory, from ONNX Runtime's allocator without an arena: freed is given back. */
 export function hostMemory(ort: Ort): TensorMemory & { close(): void } {
@@ -60,4 +69,12 @@ export function mapFile(fd: number, bytes: number): { address: Pointer; unmap():
   const address = BigInt(mmap(null, bytes, PROT_READ, MAP_SHARED, fd, 0))
   if (address === -1n) throw new RankError('ENGINE_UNAVAILABLE', `cannot map ${bytes} bytes`)
   return { address, unmap: () => munmap(address, bytes) }
+}
+
+function find<T>(lookUp: () => T): T | undefined {
+  try {
+    return lookUp()
+  } catch {
+    return undefined
+  }
 }
