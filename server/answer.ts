@@ -1,12 +1,7 @@
-import type { Ranker, RankResult } from '../falcon/types.js'
+import type { RankResult } from '../falcon/types.js'
 
 /** How the answer came about beside its result. */
 export type Run = { readonly parseMs: number; readonly retries: number }
-
-/** The name that answers carry and that requests may ask for. */
-export function modelId({ name, version }: Ranker['model']): string {
-  return `${name}@${version}`
-}
 
 /** The JSON of one ranking; logits and places only when they were asked for. */
 export function toAnswer(model: string, result: RankResult, explained: Run | undefined) {

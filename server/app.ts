@@ -19,6 +19,10 @@ import type { StoredKey } from './key-file.js'
 import { createListener, type Listener } from './listener.js'
 import { requestId } from './log.js'
 import { createMetrics } from './metrics.js'
+import { type AdminRoutes, addAdminRoutes } from './models/admin-routes.js'
+import type { Models } from './models/registry.js'
+import { createShadows } from './models/shadow.js'
+import { singleModel, sourceOf } from './models/source.js'
 import { newOutcome } from './outcome.js'
 import type { Limits } from './parse.js'
 import { addPlayground } from './playground/routes.js'
@@ -27,8 +31,10 @@ import { MAX_ID_CHARS } from './schema.js'
 import { addUserRoutes } from './user-routes.js'
 
 export type AppOptions = {
-  /** Undefined while nothing is loaded. */
+  /** Of the default model's stable version; undefined while nothing is loaded. */
   readonly ranker: () => Ranker | undefined
+  /** All of them, and how they are changed; `ranker` is the only one when absent. */
+  readonly models?: { readonly all: Models } & Omit<AdminRoutes, 'models'>
   /** True from the first signal on: still serving, but not ready for more. */
   readonly isDraining?: () => boolean
   readonly config: Limits & {
@@ -63,7 +69,17 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const { ranker, isDraining = () => false, config, registry } = options
   const nowSec = options.nowSec ?? (() => Math.floor(Date.now() / 1000))
   const admission = createAdmission(config.maxInFlight)
-  const metrics = createMetrics(registry, ranker, admission.inFlight)
+  const models = options.models === undefined ? singleModel(ranker) : sourceOf(options.models.all)
+  const metrics = createMetrics(registry, models.loaded, admission.inFlight)
+  const shadows = createShadows({
+    models,
+    registry,
+    hasRoom: () => admission.inFlight() < (ranker()?.stats().engine.workers ?? 0),
+  })
+  models.onGone((id) => {
+    metrics.forget(id)
+    shadows.forget(id)
+  })
   const loggerInstance: FastifyBaseLogger = options.logger ?? pino({ level: 'silent' })
   const listener = options.listener ?? createListener()
   listener.addMetrics(registry)
@@ -137,7 +153,8 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     needsCertificate: listener.needsCertificate,
   })
   await addDocs(app, options.keys !== undefined)
-  const parts = { door: createDoor(ranker, admission), limits: config, metrics, nowSec }
+  const door = createDoor(ranker, admission)
+  const parts = { door, models, shadows, limits: config, metrics, nowSec }
   addRankRoutes(app, parts)
   addUserRoutes(app, parts)
 
@@ -148,10 +165,15 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       schema: { tags: ['models'], summary: 'List the models', response: { 200: ref('ModelList') } },
     },
     async () => {
-      const model = ranker()?.model
-      return { models: model === undefined ? [] : [model] }
+      const loaded = models.loaded()
+      return {
+        models: loaded.map(({ ranker: { model }, state, labels }) => ({ ...model, state, labels })),
+      }
     },
   )
+  if (options.models !== undefined) {
+    addAdminRoutes(app, { ...options.models, models: options.models.all })
+  }
   app.get('/livez', probe('The process lives', 200), async () => ({ status: 'ok' }))
   app.get('/readyz', probe('The model is warm', 200, 503), async (_, reply) => {
     const status = readiness(isDraining(), ranker())

@@ -1,16 +1,19 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
-import type { Ranker } from '../falcon/types.js'
-import { modelId, toAnswer } from './answer.js'
+import { toAnswer } from './answer.js'
 import { ref, refusals } from './docs.js'
 import { clientOf, type Door } from './door.js'
 import { isFault, problemOf } from './errors.js'
 import type { Metrics } from './metrics.js'
+import type { Shadows } from './models/shadow.js'
+import type { ModelSource } from './models/source.js'
 import { type Limits, type Parsed, parseBatch, parseRank } from './parse.js'
 import { rankOnce } from './rank.js'
 
 export type RankRoutes = {
   readonly door: Door
+  readonly models: ModelSource
+  readonly shadows: Shadows
   readonly limits: Limits
   readonly metrics: Metrics
   readonly nowSec: () => number
@@ -50,7 +53,7 @@ const batchSchema = {
 
 /** Adds POST /v1/rank and POST /v1/rank/batch. */
 export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
-  const { door, limits, metrics, nowSec } = parts
+  const { door, models, shadows, limits, metrics, nowSec } = parts
 
   /** Runs `parse`, adding its time to that of the JSON. */
   function timed<T>({ outcome }: FastifyRequest, parse: () => T): T {
@@ -63,19 +66,20 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     }
   }
 
-  async function answer(
-    { outcome }: FastifyRequest,
-    ready: Ranker,
-    parsed: Parsed,
-    signal: AbortSignal,
-  ) {
-    const { result, retries } = await rankOnce(ready, parsed, signal)
-    metrics.ranked(result, retries)
-    outcome.candidates += result.candidates
-    outcome.historyTokens += result.historyTokens
-    outcome.kv = outcome.requests === 1 ? result.kv.state : undefined
-    const run = parsed.explain ? { parseMs: outcome.parseMs, retries } : undefined
-    return toAnswer(modelId(ready.model), result, run)
+  async function answer({ outcome }: FastifyRequest, parsed: Parsed, signal: AbortSignal) {
+    const model = models.lease(parsed.model, parsed.input.user.id)
+    try {
+      const { result, retries } = await rankOnce(model.ranker, parsed, signal)
+      metrics.ranked(model.id, result, retries)
+      shadows.offer(model.name, parsed, result)
+      outcome.candidates += result.candidates
+      outcome.historyTokens += result.historyTokens
+      outcome.kv = outcome.requests === 1 ? result.kv.state : undefined
+      const run = parsed.explain ? { parseMs: outcome.parseMs, retries } : undefined
+      return toAnswer(model.id, result, run)
+    } finally {
+      model.done()
+    }
   }
 
   /** An entry of a batch that failed, in place of its answer. */
@@ -110,7 +114,7 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     async (request, reply) => {
       const parsed = timed(request, () => parseRank(request.body, limits, nowSec()))
       request.outcome.requests = 1
-      return door.admit(reply, 1, (ready) => answer(request, ready, parsed, clientOf(reply)))
+      return door.admit(reply, 1, () => answer(request, parsed, clientOf(reply)))
     },
   )
 
@@ -128,13 +132,11 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
         }),
       )
       request.outcome.requests = entries.length
-      return door.admit(reply, entries.length, async (ready) => {
+      return door.admit(reply, entries.length, async () => {
         const signal = clientOf(reply)
         const results = entries.map(async (entry) => {
           if (entry.kind === 'refused') return failure(request, entry.error)
-          return answer(request, ready, entry.parsed, signal).catch((error) =>
-            failure(request, error),
-          )
+          return answer(request, entry.parsed, signal).catch((error) => failure(request, error))
         })
         return { results: await Promise.all(results) }
       })

@@ -1,8 +1,6 @@
 import type { Ranker, RankResult } from '../falcon/types.js'
-import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
 import { taskWeights } from '../model/heads.js'
-import { modelId } from './answer.js'
 import type { Parsed } from './parse.js'
 
 /** A ranking, and how many runs a crashed worker cost it. */
@@ -18,7 +16,6 @@ export async function rankOnce(
   parsed: Parsed,
   signal?: AbortSignal,
 ): Promise<Ranked> {
-  checkModel(ranker, parsed.model)
   // Before any work, and not left to the ranker: a bad name must not cost a prefill.
   taskWeights(ranker.model.tasks, undefined, parsed.options.weights)
   const { input, mainHistories } = parsed
@@ -44,13 +41,6 @@ export async function rankOnce(
 
 function isCrash(error: unknown): boolean {
   return error instanceof RankError && error.code === 'WORKER_CRASHED'
-}
-
-/** @throws {RankError} MODEL_NOT_FOUND */
-export function checkModel({ model }: Ranker, asked: string | undefined): void {
-  if (asked === undefined || asked === model.name || asked === modelId(model)) return
-  const message = `no model ${show(asked)}: expected ${show(model.name)} or ${show(modelId(model))}`
-  throw new RankError('MODEL_NOT_FOUND', message, { path: '/model' })
 }
 
 /** `/histories/0/…` counts `history` as the first source; the client counts it apart. */

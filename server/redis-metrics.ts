@@ -1,42 +1,38 @@
 import { Counter, Gauge, type Registry } from 'prom-client'
 import type { Tier2Stats } from '../falcon/types.js'
+import { perModelMetrics } from './models/metrics.js'
+import type { LoadedModel } from './models/source.js'
 
 /** Metrics of tier 2, read at scrape time; without Redis they have no samples. */
-export function addRedisMetrics(registry: Registry, read: () => Tier2Stats | undefined): void {
+export function addRedisMetrics(registry: Registry, models: () => readonly LoadedModel[]): void {
   const registers = [registry]
 
   function counters(name: string, help: string, values: (stats: Tier2Stats) => Counts): void {
     new Counter({
       name: `peregrine_kv_redis_${name}_total`,
       help,
-      labelNames: ['outcome'],
+      labelNames: ['model', 'outcome'],
       registers,
       collect() {
         this.reset()
-        const stats = read()
-        if (stats === undefined) return
-        for (const [outcome, count] of Object.entries(values(stats))) this.inc({ outcome }, count)
+        for (const { id: model, ranker } of models()) {
+          const { tier2 } = ranker.stats()
+          if (tier2 === undefined) continue
+          for (const [outcome, count] of Object.entries(values(tier2))) {
+            this.inc({ model, outcome }, count)
+          }
+        }
       },
     })
   }
 
-  function single(
+  const perModel = perModelMetrics(registry, models)
+  const single = (
     Kind: typeof Gauge | typeof Counter,
     name: string,
     help: string,
     value: (stats: Tier2Stats) => number,
-  ): void {
-    const metric = new Kind({
-      name: `peregrine_kv_redis_${name}`,
-      help,
-      registers,
-      collect() {
-        metric.remove()
-        const stats = read()
-        if (stats !== undefined) metric.inc(value(stats))
-      },
-    })
-  }
+  ) => perModel(Kind, `kv_redis_${name}`, help, ({ tier2 }) => tier2 && value(tier2))
 
   counters(
     'lookups',

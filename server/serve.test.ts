@@ -12,6 +12,7 @@ import { parseServerConfig } from './config.js'
 import { createLogger } from './log.js'
 import { serve } from './serve.js'
 
+const TOY = { name: 'toy', version: 'abc123' }
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
 
 async function served(loadRanker: () => Promise<Ranker>, ...flags: string[]) {
@@ -21,6 +22,7 @@ async function served(loadRanker: () => Promise<Ranker>, ...flags: string[]) {
   const signals = new EventEmitter()
   const server = await serve({
     ...parseServerConfig(['--bundle', 'toy', '--port', '0', ...flags], {}),
+    peek: () => TOY,
     loadRanker,
     log: createLogger('info', { write: (line) => void lines.push(line) }),
     signals,
@@ -187,6 +189,7 @@ describe('a process of its own', () => {
       const ranker = rankerOf(${rank}, async () => clearInterval(keepAlive))
       const { url, loaded } = await serve({
         ...parseServerConfig(['--bundle', 'toy', '--port', '0'], {}),
+        peek: () => (${JSON.stringify(TOY)}),
         loadRanker: async () => ranker,
       })
       await loaded

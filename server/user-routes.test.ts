@@ -284,8 +284,8 @@ describe('POST /v1/prefetch', () => {
     kv.resolve(MISS)
     await new Promise((resolve) => setImmediate(resolve))
     assert.ok(await metric('peregrine_inflight_requests 0'))
-    assert.ok(await metric('peregrine_prefetches_total{state="miss"} 4'))
-    assert.ok(await metric('peregrine_tokens_prefilled_total 40'))
+    assert.ok(await metric('peregrine_prefetches_total{model="toy@abc123",state="miss"} 4'))
+    assert.ok(await metric('peregrine_tokens_prefilled_total{model="toy@abc123"} 40'))
   })
 
   test('what goes wrong before is the answer, with paths as the client wrote them', async (t) => {

@@ -2,11 +2,12 @@ import { setMaxListeners } from 'node:events'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import type { PrefetchResult, Ranker } from '../falcon/types.js'
-import { modelId } from './answer.js'
 import { ref, refusals } from './docs.js'
 import { clientOf, type Door } from './door.js'
 import { isFault, problemOf } from './errors.js'
 import type { Metrics } from './metrics.js'
+import type { ModelSource } from './models/source.js'
+import type { ModelLease } from './models/version.js'
 import {
   type Limits,
   type ParsedPrefetch,
@@ -14,10 +15,11 @@ import {
   parsePrefetch,
   parseUserId,
 } from './parse.js'
-import { asWritten, checkModel } from './rank.js'
+import { asWritten } from './rank.js'
 
 export type UserRoutes = {
   readonly door: Door
+  readonly models: ModelSource
   readonly limits: Limits
   readonly metrics: Metrics
   readonly nowSec: () => number
@@ -66,7 +68,7 @@ const prefetchSchema = {
 
 /** Adds /v1/users/{id}, /v1/users/{id}/events and /v1/prefetch. */
 export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
-  const { door, limits, metrics, nowSec } = parts
+  const { door, models, limits, metrics, nowSec } = parts
   /** Prefetches that nobody waits for; they end with the app. */
   const unwatched = new Set<Promise<void>>()
   const closing = new AbortController()
@@ -126,9 +128,9 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
     }
   }
 
-  async function finish({ kv }: PrefetchResult) {
+  async function finish(model: ModelLease, { kv }: PrefetchResult) {
     const use = await kv
-    metrics.prefetched(use)
+    metrics.prefetched(model.id, use)
     return use
   }
 
@@ -137,23 +139,31 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
     { schema: prefetchSchema, onRequest: hasRoom },
     async (request, reply) => {
       const parsed = parsePrefetch(request.body, limits, nowSec())
-      checkModel(door.loaded(reply), parsed.model)
+      /** The model stays loaded until the K/V is there. */
+      const use = async <T>(work: (model: ModelLease) => Promise<T>): Promise<T> => {
+        const model = models.lease(parsed.model, parsed.input.user.id)
+        return work(model).finally(model.done)
+      }
       if (parsed.wait) {
-        return door.admit(reply, 1, async (ranker) => {
-          const prefetch = await start(ranker, parsed, clientOf(reply))
-          const kv = await finish(prefetch)
-          return { model: modelId(ranker.model), kv, warnings: prefetch.warnings }
-        })
+        return door.admit(reply, 1, () =>
+          use(async (model) => {
+            const prefetch = await start(model.ranker, parsed, clientOf(reply))
+            const kv = await finish(model, prefetch)
+            return { model: model.id, kv, warnings: prefetch.warnings }
+          }),
+        )
       }
       return await new Promise((resolve, reject) => {
         let isAnswered = false
-        const work = door.admit(reply, 1, async (ranker) => {
-          const prefetch = await start(ranker, parsed, closing.signal)
-          isAnswered = true
-          reply.code(202)
-          resolve({ model: modelId(ranker.model), warnings: prefetch.warnings })
-          await finish(prefetch)
-        })
+        const work = door.admit(reply, 1, () =>
+          use(async (model) => {
+            const prefetch = await start(model.ranker, parsed, closing.signal)
+            isAnswered = true
+            reply.code(202)
+            resolve({ model: model.id, warnings: prefetch.warnings })
+            await finish(model, prefetch)
+          }),
+        )
         const settled = work.catch((error: unknown) => {
           if (isAnswered) failed(request, error)
           else reject(error)

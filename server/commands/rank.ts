@@ -2,8 +2,9 @@ import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { loadRanker } from '../../falcon/load.js'
 import { RankError } from '../../model/errors.js'
-import { modelId, toAnswer } from '../answer.js'
+import { toAnswer } from '../answer.js'
 import { KNOBS } from '../config.js'
+import { singleModel } from '../models/source.js'
 import { parseRank } from '../parse.js'
 import { rankOnce } from '../rank.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from './demo.js'
@@ -38,11 +39,10 @@ export async function rankCommand(args: string[]): Promise<number> {
   const parseMs = performance.now() - start
   const ranker = await loadRanker({ bundle, kernels: values.kernels })
   try {
-    const { result, retries } = await rankOnce(ranker, parsed)
+    const model = singleModel(() => ranker).lease(parsed.model, parsed.input.user.id)
+    const { result, retries } = await rankOnce(model.ranker, parsed)
     const run = parsed.explain ? { parseMs, retries } : undefined
-    process.stdout.write(
-      `${JSON.stringify(toAnswer(modelId(ranker.model), result, run), null, 2)}\n`,
-    )
+    process.stdout.write(`${JSON.stringify(toAnswer(model.id, result, run), null, 2)}\n`)
     return 0
   } finally {
     await ranker.close()
