@@ -117,6 +117,8 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
     })
     const measured = known?.costs ?? (await measureCosts(engine, manifest, microBatchSize))
     measurements?.set(shape, { microBatchSize, costs: measured })
+    // Long histories were tried, of which nothing is needed any more.
+    await engine.trim?.()
     await engine.background?.end()
     const costs = openCosts(measured, maxTokens, microBatchSize, options.kv ?? 'auto', onEvent)
     const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}

@@ -79,6 +79,8 @@ export type Engine = {
    * says more about the others.
    */
   readonly background?: { spentMs(): number; end(): Promise<void> }
+  /** Gives free memory back to the system; absent where an engine cannot. */
+  trim?(): Promise<void>
   stats(): EngineStats
   /** Lets running jobs end, then frees everything. */
   close(): Promise<void>

@@ -9,6 +9,7 @@ import { bucketOf } from './buckets.js'
 import { watchDevice } from './device-watch.js'
 import type { KvEntry } from './kv-store.js'
 import { createLanes, type Lanes } from './lanes.js'
+import { trimMemory } from './memory.js'
 import { open } from './open.js'
 import type { Pointer } from './ort.js'
 
@@ -268,6 +269,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
       const ms = Math.round(performance.now() - start)
       onEvent({ kind: 'captured', shapes: lanes.shapes, batchLimit, ms })
     },
+    trim: trimMemory,
     stats: () => {
       const { homeBytes, overflowBytes, spills, restores } = blocks.stats()
       const gpu = { gpuBytes: homeBytes, gpuBudgetBytes: blocks.budgetBytes }
