@@ -7,12 +7,11 @@ import { describe, test } from 'node:test'
 import type { Ranker } from '../falcon/types.js'
 import { deferred } from '../model/deferred.js'
 import { RankError } from '../model/errors.js'
-import { rankerOf, resultOf } from '../test/plain-ranker.js'
+import { rankerOf, resultOf, TOY } from '../test/plain-ranker.js'
 import { parseServerConfig } from './config.js'
 import { createLogger } from './log.js'
 import { serve } from './serve.js'
 
-const TOY = { name: 'toy', version: 'abc123' }
 const GOOD = { user: { id: 'u' }, candidates: ['a', 'b'] }
 
 async function served(loadRanker: () => Promise<Ranker>, ...flags: string[]) {
