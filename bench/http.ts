@@ -34,14 +34,19 @@ export type HttpResult = {
   }
 }
 
+/** The requests of a folder, one a file, in the order of their names. */
+export function readBodies(folder: string): readonly string[] {
+  return readdirSync(folder)
+    .sort()
+    .map((file) => readFileSync(`${folder}/${file}`, 'utf8'))
+}
+
 export async function benchHttp(
   bundleFolder: string,
   requestFolder: string,
   log: (line: string) => void,
 ): Promise<HttpResult> {
-  const bodies = readdirSync(requestFolder)
-    .sort()
-    .map((file) => readFileSync(`${requestFolder}/${file}`, 'utf8'))
+  const bodies = readBodies(requestFolder)
   const wide = bodies.find(
     (body) =>
       JSON.parse(body).candidates.length === SCENARIO_CANDIDATES &&
@@ -58,7 +63,7 @@ export async function benchHttp(
     log(`m = ${SCENARIO_CANDIDATES}, cached: p50 ${quantile(single, 0.5).toFixed(2)} ms`)
     const capacityPerSecond = await capacity(client, bodies, CAPACITY)
     await scrape(port) // forgets what came before
-    const open = await openLoop(client, bodies, {
+    const { samples: _, ...open } = await openLoop(client, bodies, {
       perSecond: capacityPerSecond * LOAD_SHARE,
       seconds: OPEN_SECONDS,
     })

@@ -26,6 +26,8 @@ export type Server = {
   /** SIGKILL. */
   kill(): Promise<void>
 }
+/** One answer: when it was due, by performance.now(), and how long it took from then. */
+export type Sample = { readonly dueAt: number; readonly ms: number }
 
 /** Requests per second that a few connections reach when each waits for its answer. */
 export async function capacity(
@@ -40,6 +42,13 @@ export async function capacity(
   return callsPerSecond(callers, 1000 * seconds)
 }
 
+type OpenLoop = {
+  readonly perSecond: number
+  readonly seconds: number
+  /** Ends it sooner. */
+  readonly until?: AbortSignal
+}
+
 /**
  * Poisson arrivals at a fixed rate, whether or not earlier requests were answered; latency counts
  * from the moment a request was due, so a stall shows in every request that it delayed.
@@ -47,15 +56,15 @@ export async function capacity(
 export async function openLoop(
   client: Client,
   bodies: readonly string[],
-  { perSecond, seconds }: { readonly perSecond: number; readonly seconds: number },
+  { perSecond, seconds, until }: OpenLoop,
 ) {
   const random = createRandom(SEED)
-  const latencies: number[] = []
+  const samples: Sample[] = []
   let failed = 0
   const pending: Promise<void>[] = []
   const start = performance.now()
   let due = 0
-  while (due < 1000 * seconds) {
+  while (due < 1000 * seconds && until?.aborted !== true) {
     due += (-Math.log(1 - random()) / perSecond) * 1000
     const wait = start + due - performance.now()
     if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait))
@@ -64,7 +73,7 @@ export async function openLoop(
     pending.push(
       client.post(body).then(
         (status) => {
-          if (status === 200) latencies.push(performance.now() - dueAt)
+          if (status === 200) samples.push({ dueAt, ms: performance.now() - dueAt })
           else failed++
         },
         () => {
@@ -74,7 +83,8 @@ export async function openLoop(
     )
   }
   await Promise.all(pending)
-  return { ...summary(latencies), offeredPerSecond: perSecond, failed }
+  const latencies = samples.map(({ ms }) => ms)
+  return { ...summary(latencies), offeredPerSecond: perSecond, failed, samples }
 }
 
 export function summary(samples: readonly number[]): Latencies {

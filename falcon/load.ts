@@ -1,8 +1,9 @@
 import { type Costs, createCosts, type FetchSpeed } from '../cache/costs.js'
 import { type KvMode, paysToKeep } from '../cache/decide.js'
 import type { OpenTier2, Tier2Event } from '../cache/open-tier2.js'
+import { openBundleInBackground } from '../model/check-bundle.js'
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
-import type { Engine, EngineEvent } from '../model/engine/engine.js'
+import type { EngineEvent } from '../model/engine/engine.js'
 import { type Manifest, openBundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { checkSlack, defaultSlack, roomOf } from '../model/window.js'
@@ -10,11 +11,14 @@ import {
   type CalibrationPoint,
   calibrate,
   type LongestCosts,
+  type MeasuredCosts,
   measureCosts,
   randomHistory,
 } from './calibrate.js'
+import { type Measurements, shapeKey } from './measured.js'
 import { createRanker } from './rank.js'
-import { openStores, redisTarget, type StoreOptions } from './stores.js'
+import { type SharedStores, shareStores } from './shared-stores.js'
+import { openModelTier2, redisTarget, type StoreOptions } from './stores.js'
 import type { Ranker } from './types.js'
 import { verifyBundle } from './verify.js'
 
@@ -48,6 +52,12 @@ export type LoadOptions = StoreOptions & {
   readonly windowSlack?: number
   /** When K/V is kept and used; `auto` when absent. */
   readonly kv?: KvMode
+  /** Starts beside live traffic, which should not feel it; on the CPU, with engine `capi`. */
+  readonly background?: boolean
+  /** What this process measured before; what it measures now is added. */
+  readonly measurements?: Measurements
+  /** What belongs to the users, where several models share it; the ranker's own when absent. */
+  readonly shared?: SharedStores
   readonly onEvent?: (event: LoadEvent) => void
 }
 
@@ -77,17 +87,24 @@ export type LoadEvent =
 export async function loadRanker(options: LoadOptions): Promise<Ranker> {
   const { onEvent = () => {} } = options
   const redis = redisTarget(options)
-  const bundle = openBundle(options.bundle)
+  const bundle = options.background
+    ? await openBundleInBackground(options.bundle)
+    : openBundle(options.bundle)
   const { manifest } = bundle
   const { config } = manifest
   const slackEvents = checkSlack(options.windowSlack || defaultSlack(roomOf(config)), config)
   const engine = await createEngine({ ...options, bundle, onEvent })
-  const parts = { manifest, engine, windowSlack: slackEvents, onEvent }
-  const stores = await openStores(redis, options, parts)
+  const shared = options.shared ?? shareStores(redis, options, onEvent)
+  let tier2: OpenTier2 | undefined
   try {
+    tier2 = await openModelTier2(redis, options, manifest, engine, onEvent)
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
     onEvent({ kind: 'verified', cases, maxDifference })
-    let { microBatchSize = 0 } = options
+    const { workers, threadsPerWorker, measurements } = options
+    const given = { workers, threadsPerWorker, microBatchSize: options.microBatchSize }
+    const shape = shapeKey(engine, manifest, given)
+    const known = measurements?.get(shape)
+    let microBatchSize = options.microBatchSize || known?.microBatchSize || 0
     if (microBatchSize === 0) {
       const calibration = await calibrate(engine, manifest)
       microBatchSize = calibration.microBatchSize
@@ -98,11 +115,19 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       historyTokens: [maxTokens, Math.ceil(maxTokens / 4), 2].filter((n) => n <= maxTokens),
       candidates: [microBatchSize, Math.ceil(microBatchSize / 2), 1],
     })
-    const costs = await openCosts(engine, manifest, microBatchSize, options.kv ?? 'auto', onEvent)
+    const measured = known?.costs ?? (await measureCosts(engine, manifest, microBatchSize))
+    measurements?.set(shape, { microBatchSize, costs: measured })
+    // Long histories were tried, of which nothing is needed any more.
+    await engine.trim?.()
+    await engine.background?.end()
+    const costs = openCosts(measured, maxTokens, microBatchSize, options.kv ?? 'auto', onEvent)
     const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}
-    await watchFetchSpeed(stores.tier2, manifest, costs, onEvent)
-    return createRanker({
-      ...stores,
+    await watchFetchSpeed(tier2, manifest, costs, onEvent)
+    const ranker = createRanker({
+      ...(tier2 !== undefined && { tier2 }),
+      events: shared.eventsFor(slackEvents),
+      openForgets: shared.openForgets,
+      actions: shared.actions,
       engine,
       bundle,
       microBatchSize,
@@ -110,22 +135,29 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       costs,
       slackEvents,
     })
+    if (options.shared !== undefined) return ranker
+    return {
+      ...ranker,
+      async close() {
+        await ranker.close()
+        await shared.close()
+      },
+    }
   } catch (error) {
-    await stores.close()
+    if (options.shared === undefined) await shared.close()
+    await tier2?.close()
     await engine.close()
     throw error
   }
 }
 
-async function openCosts(
-  engine: Engine,
-  manifest: Manifest,
+function openCosts(
+  { calibration, longest }: MeasuredCosts,
+  maxTokens: number,
   microBatchSize: number,
   kv: KvMode,
   onEvent: (event: LoadEvent) => void,
-): Promise<Costs> {
-  const { maxTokens } = manifest.config
-  const { calibration, longest } = await measureCosts(engine, manifest, microBatchSize)
+): Costs {
   const costs = createCosts(calibration, { kv, maxTokens })
   const { prefillMs, scoreMs, rankMs } = longest ?? {
     prefillMs: costs.prefillMs(maxTokens, 0),

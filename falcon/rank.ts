@@ -2,7 +2,6 @@ import type { Costs } from '../cache/costs.js'
 import type { Epoch } from '../cache/epochs.js'
 import { DEFAULT_EVENT_LIMITS, type EventStore } from '../cache/events.js'
 import { createMemoryEvents } from '../cache/events-memory.js'
-import type { Forgets, ForgetsOptions } from '../cache/forgets.js'
 import { type UserHash, userHash } from '../cache/key.js'
 import { createKvCache } from '../cache/kv.js'
 import { createMemoryCache } from '../cache/memory.js'
@@ -21,6 +20,7 @@ import { observeEngine } from './observe.js'
 import { createPrices } from './price.js'
 import { createRoutes } from './routes.js'
 import { createScorer } from './score.js'
+import type { SharedStores } from './shared-stores.js'
 import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
 import { createUsers, type ReadHistory } from './users.js'
 
@@ -39,8 +39,10 @@ export type RankerOptions = {
   readonly slackEvents?: number
   /** Stored histories, closed with the ranker; in memory when absent. */
   readonly events?: EventStore
-  /** Where there are other replicas: begins to listen to them. */
-  readonly openForgets?: (on: Pick<ForgetsOptions, 'onForget' | 'onGap'>) => Forgets
+  /** Where there are other models or replicas: begins to listen to them. */
+  readonly openForgets?: SharedStores['openForgets']
+  /** The actions of all models of the process, which stored events may name. */
+  readonly actions?: SharedStores['actions']
   /** Milliseconds, monotonic. */
   readonly now?: () => number
 }
@@ -74,6 +76,7 @@ export function createRanker(options: RankerOptions): Ranker {
     ...(tier2 !== undefined && costs !== undefined && tier2.cacheParts(costs)),
   })
   const slackEvents = checkSlack(options.slackEvents ?? 0, manifest.config)
+  const removeActions = options.actions?.add(manifest.config.actions)
   const forgets = options.openForgets?.({
     onForget(user) {
       kv.forget(user)
@@ -91,6 +94,7 @@ export function createRanker(options: RankerOptions): Ranker {
     vocabulary,
     ...(tier2 !== undefined && { tier2 }),
     ...(forgets !== undefined && { forgets }),
+    ...(options.actions !== undefined && { knownActions: options.actions.all }),
   })
 
   const prices =
@@ -259,6 +263,7 @@ export function createRanker(options: RankerOptions): Ranker {
     }),
     ...(engine.gpuMemory !== undefined && { gpuMemory: engine.gpuMemory }),
     async close() {
+      removeActions?.()
       await forgets?.close()
       users.stop()
       events.close()

@@ -20,6 +20,8 @@ export type UsersOptions = {
   /** Absent where there are no other replicas. */
   readonly forgets?: Pick<Forgets, 'publish'>
   readonly vocabulary: Vocabulary
+  /** Actions that events may name: those of all models of the process; the model's own when absent. */
+  readonly knownActions?: () => ReadonlySet<string>
 }
 
 /** What a ranking reads: nothing, with a warning, where the store did not answer in time. */
@@ -50,8 +52,10 @@ const UNAVAILABLE: ReadHistory = {
 }
 
 /** What the service keeps of each user: the stored history and its K/V. */
-export function createUsers({ events, kv, tier2, forgets, vocabulary }: UsersOptions): Users {
-  const { actionBits, config } = vocabulary
+export function createUsers(options: UsersOptions): Users {
+  const { events, kv, tier2, forgets, vocabulary } = options
+  const { config } = vocabulary
+  const { knownActions = () => new Set(config.actions) } = options
   // More than the window can hold would be read and parsed for nothing.
   const room = roomOf(config)
   // While a store hangs, only the first few rankings wait for it.
@@ -77,9 +81,10 @@ export function createUsers({ events, kv, tier2, forgets, vocabulary }: UsersOpt
     },
     stop: breaker.stop,
     async appendEvents(userId, posted, idempotencyKey) {
+      const known = knownActions()
       posted.forEach(({ actions = [] }, e) => {
         actions.forEach((name, a) => {
-          if (!actionBits.has(name)) throw unknownAction(name, config, `/events/${e}/actions/${a}`)
+          if (!known.has(name)) throw unknownAction(name, [...known], `/events/${e}/actions/${a}`)
         })
       })
       return events.append(userHash(userId), posted, idempotencyKey)

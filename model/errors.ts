@@ -3,6 +3,7 @@ export type ErrorCode =
   | 'INVALID_REQUEST'
   | 'LIMIT_EXCEEDED'
   | 'MODEL_NOT_FOUND'
+  | 'CONFLICT'
   | 'NOT_READY'
   | 'OVERLOADED'
   | 'DEADLINE_EXCEEDED'

@@ -1,5 +1,4 @@
 import { show } from './check.js'
-import type { HstuConfig } from './config.js'
 import { RankError } from './errors.js'
 import type { Notes } from './notes.js'
 import type { FeatureValue, HistoryEvent } from './request.js'
@@ -40,12 +39,12 @@ export function actionMask(
     // Stored under another version of the model: nobody's fault, least of all this request's.
     else if (h === STORED) {
       notes.add('UNKNOWN_ACTION', `stored events: the model has no action ${show(name)}`, 1)
-    } else throw unknownAction(name, config, `/histories/${h}/${e}/actions/${a}`)
+    } else throw unknownAction(name, config.actions, `/histories/${h}/${e}/actions/${a}`)
   })
   return mask
 }
 
-export function unknownAction(name: string, { actions }: HstuConfig, path: string): RankError {
+export function unknownAction(name: string, actions: readonly string[], path: string): RankError {
   const expected =
     actions.length > 0 ? `one of ${actions.join(', ')}` : 'none, the model has no actions'
   const message = `unknown action ${show(name)}: expected ${expected}`

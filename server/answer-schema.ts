@@ -202,8 +202,15 @@ export const ModelList = Type.Object(
         slackEvents: Type.Integer({
           description: 'How many events the window of a full history moves at a time.',
         }),
+        state: Type.Union([Type.Literal('ready'), Type.Literal('draining')]),
+        labels: Type.Array(Type.String(), {
+          description: 'stable, canary, shadow; `model` of a request may be `name@label`.',
+        }),
       }),
     ),
   },
-  { description: 'Models that are ready; empty while loading.' },
+  {
+    description:
+      'Models that are ready, the one that a request without `model` gets first; empty while loading.',
+  },
 )

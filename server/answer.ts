@@ -4,18 +4,16 @@ import { packItems } from './packed.js'
 /** How the answer came about beside its result. */
 export type Run = { readonly parseMs: number; readonly retries: number }
 
-/** The name that answers carry and that requests may ask for. */
-export function modelId({ name, version }: Ranker['model']): string {
-  return `${name}@${version}`
-}
-
-/** The answer to one ranking; logits and places only when they were asked for, or packed. */
+/**
+ * The answer to one ranking; logits and places only when they were asked for. `packed`: the tasks, where
+ * items go as columns.
+ */
 export function toAnswer(
-  model: Ranker['model'],
+  model: string,
   result: RankResult,
   waitedMs: number,
   explained: Run | undefined,
-  isPacked = false,
+  packed?: Ranker['model']['tasks'],
 ) {
   const { warnings, scored, candidates } = result
   const queueMs = Math.round(waitedMs * 1000) / 1000
@@ -23,10 +21,10 @@ export function toAnswer(
   const timings = { queueMs, ...result.timings, totalMs }
   const { state, tier, reusedTokens, prefilledTokens } = result.kv
   return {
-    model: modelId(model),
-    ...(isPacked
-      ? { packed: packItems(result, model.tasks, explained !== undefined) }
-      : { items: itemsOf(result, explained !== undefined) }),
+    model,
+    ...(packed === undefined
+      ? { items: itemsOf(result, explained !== undefined) }
+      : { packed: packItems(result, packed, explained !== undefined) }),
     kv: { state, ...(tier !== undefined && { tier }), reusedTokens, prefilledTokens },
     timings,
     warnings,

@@ -212,13 +212,15 @@ describe('readiness', () => {
     assert.equal(early.json().code, 'NOT_READY')
     assert.equal(early.headers['retry-after'], '2')
     assert.deepEqual((await app.inject('/v1/models')).json(), { models: [] })
-    assert.match((await app.inject('/metrics')).body, /^peregrine_engine_workers 0$/m)
+    assert.doesNotMatch((await app.inject('/metrics')).body, /^peregrine_engine_workers/m)
 
     ranker = rankerOf()
     assert.deepEqual((await readyz()).json(), { status: 'ready' })
     assert.equal((await readyz()).statusCode, 200)
     assert.equal((await rank()).statusCode, 200)
-    assert.deepEqual((await app.inject('/v1/models')).json(), { models: [ranker.model] })
+    assert.deepEqual((await app.inject('/v1/models')).json(), {
+      models: [{ ...ranker.model, state: 'ready', labels: ['stable'] }],
+    })
 
     isDraining = true
     assert.deepEqual((await readyz()).json(), { status: 'draining' })
@@ -266,6 +268,12 @@ describe('/docs', () => {
       'EventsAnswer',
       'UserAnswer',
       'ModelList',
+      'AdminModel',
+      'AdminModelList',
+      'LoadRequest',
+      'PromoteRequest',
+      'CanaryRequest',
+      'ShadowRequest',
       'Problem',
     ])
     const { post } = doc.paths['/v1/rank']

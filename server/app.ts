@@ -21,6 +21,10 @@ import type { StoredKey } from './key-file.js'
 import { createListener, type Listener } from './listener.js'
 import { requestId } from './log.js'
 import { createMetrics } from './metrics.js'
+import { type AdminRoutes, addAdminRoutes } from './models/admin-routes.js'
+import type { Models } from './models/registry.js'
+import { createShadows } from './models/shadow.js'
+import { singleModel, sourceOf } from './models/source.js'
 import { addMsgpackParser } from './msgpack.js'
 import { addOipRoutes } from './oip/routes.js'
 import { expose } from './openmetrics.js'
@@ -34,8 +38,10 @@ import type { Tracing } from './tracing.js'
 import { addUserRoutes } from './user-routes.js'
 
 export type AppOptions = {
-  /** Undefined while nothing is loaded. */
+  /** Of the default model's stable version; undefined while nothing is loaded. */
   readonly ranker: () => Ranker | undefined
+  /** All of them, and how they are changed; `ranker` is the only one when absent. */
+  readonly models?: { readonly all: Models } & Omit<AdminRoutes, 'models'>
   /** True from the first signal on: still serving, but not ready for more. */
   readonly isDraining?: () => boolean
   readonly config: Limits & {
@@ -84,7 +90,17 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     on: queueMetrics,
   })
   queueMetrics.watch(admission)
-  const metrics = createMetrics(registry, ranker, admission.inFlight)
+  const models = options.models === undefined ? singleModel(ranker) : sourceOf(options.models.all)
+  const metrics = createMetrics(registry, models.loaded, admission.inFlight)
+  const shadows = createShadows({
+    models,
+    registry,
+    hasRoom: () => admission.inFlight() < (ranker()?.stats().engine.workers ?? 0),
+  })
+  models.onGone((id) => {
+    metrics.forget(id)
+    shadows.forget(id)
+  })
   const loggerInstance: FastifyBaseLogger = options.logger ?? pino({ level: 'silent' })
   const listener = options.listener ?? createListener()
   listener.addMetrics(registry)
@@ -174,7 +190,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     bodies: createBodyBudget(config.bodyBudgetBytes),
     callerOf: ({ apiKey }) => apiKey,
   })
-  const parts = { door, limits: config, metrics, nowSec }
+  const parts = { door, models, shadows, limits: config, metrics, nowSec }
   addRankRoutes(app, parts)
   addOipRoutes(app, {
     ...parts,
@@ -189,10 +205,15 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
       schema: { tags: ['models'], summary: 'List the models', response: { 200: ref('ModelList') } },
     },
     async () => {
-      const model = ranker()?.model
-      return { models: model === undefined ? [] : [model] }
+      const loaded = models.loaded()
+      return {
+        models: loaded.map(({ ranker: { model }, state, labels }) => ({ ...model, state, labels })),
+      }
     },
   )
+  if (options.models !== undefined) {
+    addAdminRoutes(app, { ...options.models, models: options.models.all })
+  }
   app.get('/livez', probe('The process lives', 200), async () => ({ status: 'ok' }))
   app.get('/readyz', probe('The model is warm', 200, 503), async (_, reply) => {
     const status = readiness(isDraining(), ranker())

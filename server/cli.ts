@@ -1,5 +1,8 @@
 #!/usr/bin/env node
 import { type LoadEvent, loadRanker } from '../falcon/load.js'
+import type { Measurements } from '../falcon/measured.js'
+import { shareStores } from '../falcon/shared-stores.js'
+import { redisTarget } from '../falcon/stores.js'
 import { RankError } from '../model/errors.js'
 import { ensureDemoBundle } from './commands/demo.js'
 import { EVAL_HELP, evalCommand } from './commands/eval.js'
@@ -8,8 +11,9 @@ import { GOLDEN_HELP, goldenCommand } from './commands/golden.js'
 import { KEY_HELP, keyCommand } from './commands/key.js'
 import { RANK_HELP, rankCommand } from './commands/rank.js'
 import { VERIFY_HELP, verifyCommand } from './commands/verify.js'
-import { configHelp, parseServerConfig, type ServerConfig } from './config.js'
+import { configHelp, parseServerConfig } from './config.js'
 import { createLogger } from './log.js'
+import { peekBundle } from './models/peek.js'
 import { serve } from './serve.js'
 
 const SERVE_HELP = `peregrine serve [--bundle DIR] [flags]
@@ -54,21 +58,33 @@ const COMMANDS = new Map<string, Command>([
 async function serveCommand(args: string[]): Promise<number> {
   const { config, sources } = parseServerConfig(args, process.env)
   const log = createLogger(config.logLevel)
-  const { stopped } = await serve({ config, sources, log, loadRanker: loadConfigured })
+  const shared = shareStores(redisTarget(config), config, (event) => logEvent(log, event))
+  const measurements: Measurements = new Map()
+  const { stopped } = await serve({
+    ...{ config, sources, log, closeStores: shared.close },
+    peek(folder) {
+      ensureDemoBundle(folder)
+      return peekBundle(folder)
+    },
+    loadRanker(_, __, { folder, isBackground, onWarming }) {
+      return loadRanker({
+        ...config,
+        ...{ bundle: folder, background: isBackground, shared, measurements },
+        maxKvBytes: config.kvBytes,
+        onEvent(event) {
+          if (event.kind === 'engine') onWarming()
+          logEvent(log, event)
+        },
+      })
+    },
+  })
   await stopped
   return Number(process.exitCode ?? 0)
 }
 
-async function loadConfigured(config: ServerConfig, log: ReturnType<typeof createLogger>) {
-  ensureDemoBundle(config.bundle)
-  return loadRanker({
-    ...config,
-    maxKvBytes: config.kvBytes,
-    onEvent(event) {
-      const part = event.kind.startsWith('redis') ? 'store' : 'engine'
-      log[WARNINGS.has(event.kind) ? 'warn' : 'info'](event, `${part}: ${event.kind}`)
-    },
-  })
+function logEvent(log: ReturnType<typeof createLogger>, event: LoadEvent): void {
+  const part = event.kind.startsWith('redis') ? 'store' : 'engine'
+  log[WARNINGS.has(event.kind) ? 'warn' : 'info'](event, `${part}: ${event.kind}`)
 }
 
 async function main([name = '', ...args]: string[]): Promise<number> {

@@ -23,6 +23,10 @@ describe('parseServerConfig', () => {
     const { config } = parseServerConfig(BUNDLE, {})
     assert.deepEqual(config, {
       bundle: 'bundles/toy',
+      modelsDir: '',
+      defaultModel: '',
+      maxModels: 8,
+      promoteRampSec: 10,
       host: '127.0.0.1',
       port: 8080,
       apiKeysFile: '',

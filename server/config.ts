@@ -6,13 +6,34 @@ import { KV_CODECS } from '../model/engine/codec/graphs.js'
 import { ENGINES } from '../model/engine/create.js'
 import { RankError } from '../model/errors.js'
 import { DEMO_BUNDLE } from './commands/demo.js'
-import { choice, integer, type Knob, origins, redisUrl, text, toggle } from './knob.js'
+import { choice, integer, type Knob, origins, redisUrl, text, texts, toggle } from './knob.js'
 
 const MiB = 2 ** 20
 
 /** Every setting of the server. Flags are `--kebab-case`, variables `PEREGRINE_UPPER_CASE`. */
 export const KNOBS = {
-  bundle: text('Bundle to serve', 'the path of a bundle directory', DEMO_BUNDLE),
+  bundle: texts(
+    'Bundles to serve, several separated by commas; requests that name no model get the first',
+    'the path of a bundle directory',
+    DEMO_BUNDLE,
+  ),
+  modelsDir: text(
+    'Folder whose subfolders are bundles, watched; --bundle has no default then',
+    'the path of a directory',
+    '',
+  ),
+  defaultModel: text(
+    'Model that requests get which name none; none = the first that is loaded',
+    'the name of a model',
+    '',
+  ),
+  maxModels: integer('Most versions of models at once', 8, 1, 1000),
+  promoteRampSec: integer(
+    'How long a promotion takes to move the users, so that their K/V is not made all at once',
+    10,
+    0,
+    86_400,
+  ),
   host: text('Address to listen on', 'a host name or address', '127.0.0.1'),
   port: integer('Port to listen on; 0 picks a free one', 8080, 0, 65_535),
   apiKeysFile: text('API keys, see `peregrine key`; none = everybody may do all', 'a file', ''),
@@ -168,6 +189,10 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
 
   const config: ServerConfig = {
     bundle: pick('bundle', KNOBS.bundle),
+    modelsDir: pick('modelsDir', KNOBS.modelsDir),
+    defaultModel: pick('defaultModel', KNOBS.defaultModel),
+    maxModels: pick('maxModels', KNOBS.maxModels),
+    promoteRampSec: pick('promoteRampSec', KNOBS.promoteRampSec),
     host: pick('host', KNOBS.host),
     port: pick('port', KNOBS.port),
     apiKeysFile: pick('apiKeysFile', KNOBS.apiKeysFile),
@@ -226,7 +251,14 @@ export function parseServerConfig(args: readonly string[], env: Env): LoadedConf
   if (config.tlsClientCa !== '' && config.tlsCert === '') {
     throw invalid('--tls-client-ca needs --tls-cert and --tls-key, got none')
   }
-  return { config: Object.freeze(config), sources }
+  // Whoever has models of their own does not want the demo's beside them.
+  const isOwn = config.modelsDir !== '' && sources.get('bundle') === 'default'
+  return { config: Object.freeze(isOwn ? { ...config, bundle: '' } : config), sources }
+}
+
+/** The folders of `bundle`. */
+export function bundlesOf({ bundle }: Pick<ServerConfig, 'bundle'>): readonly string[] {
+  return bundle === '' ? [] : bundle.split(',')
 }
 
 /** Each setting as a log may show it, with where it came from. */
@@ -262,9 +294,9 @@ export function configHelp(): string {
 /** Texts of the given flags by setting. */
 function parseFlags(args: readonly string[]): Env {
   const options = Object.fromEntries(
-    Object.entries<Knob<unknown>>(KNOBS).map(([name, { isSwitch }]) => [
+    Object.entries<Knob<unknown>>(KNOBS).map(([name, { isSwitch, isList = false }]) => [
       flagName(name),
-      { type: isSwitch ? ('boolean' as const) : ('string' as const) },
+      { type: isSwitch ? ('boolean' as const) : ('string' as const), multiple: isList },
     ]),
   )
   try {

@@ -7,7 +7,7 @@ import { text } from 'node:stream/consumers'
 import { after, describe, type TestContext, test } from 'node:test'
 import { TLSSocket } from 'node:tls'
 import { tempFolder } from '../test/fixtures.js'
-import { rankerOf } from '../test/plain-ranker.js'
+import { rankerOf, TOY } from '../test/plain-ranker.js'
 import { type Certificates, makeCertificates, until } from '../test/redis.js'
 import { parseServerConfig } from './config.js'
 import { openCredentials } from './credentials.js'
@@ -32,6 +32,7 @@ async function served(t: TestContext, ...flags: string[]) {
   const signals = new EventEmitter()
   const server = await serve({
     ...parseServerConfig(['--bundle', 'toy', '--port', '0', '--host', '127.0.0.1', ...flags], {}),
+    peek: () => TOY,
     loadRanker: async () => rankerOf(),
     log: createLogger('info', { write: (line) => void lines.push(line) }),
     signals,

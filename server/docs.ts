@@ -11,6 +11,14 @@ import {
   UserAnswer,
 } from './answer-schema.js'
 import { guarded, SECURITY_SCHEMES } from './docs-security.js'
+import {
+  AdminModel,
+  AdminModelList,
+  CanaryRequest,
+  LoadRequest,
+  PromoteRequest,
+  ShadowRequest,
+} from './models/schema.js'
 import { MSGPACK } from './msgpack.js'
 import { EventsRequest, PrefetchRequest, RankRequest } from './schema.js'
 
@@ -24,6 +32,12 @@ export const SCHEMAS = {
   EventsAnswer,
   UserAnswer,
   ModelList,
+  AdminModel,
+  AdminModelList,
+  LoadRequest,
+  PromoteRequest,
+  CanaryRequest,
+  ShadowRequest,
   Problem,
 }
 
@@ -57,6 +71,7 @@ export async function addDocs(app: FastifyInstance, hasKeys: boolean): Promise<v
         { name: 'inference protocol', description: 'Open Inference Protocol v2.' },
         { name: 'users', description: 'What is kept of a user: the stored history and its K/V.' },
         { name: 'models', description: 'What is loaded.' },
+        { name: 'admin', description: 'Load, promote and unload models.' },
         { name: 'operation', description: 'Probes and metrics.' },
       ],
     },
@@ -96,9 +111,10 @@ const REFUSED = {
   401: 'UNAUTHENTICATED: no API key, or one that is not known.',
   403: 'FORBIDDEN: the API key has another scope.',
   404: 'MODEL_NOT_FOUND.',
+  409: 'CONFLICT: the models are not in the state for it.',
   413: 'LIMIT_EXCEEDED: the body is too large.',
   415: 'UNSUPPORTED_MEDIA_TYPE: neither application/json nor application/msgpack.',
-  422: 'LIMIT_EXCEEDED: too many events, candidates or requests.',
+  422: 'LIMIT_EXCEEDED: too many events, candidates or requests. BUNDLE_INVALID, MODEL_CONTRACT: a bundle was refused.',
   429: 'OVERLOADED: it would wait too long, or past its deadline, or its key asks for too much; RATE_LIMITED: its key has so many requests a second. See `retryAfterMs` and Retry-After.',
   500: 'INTERNAL and other faults of the service.',
   503: 'NOT_READY, WORKER_CRASHED or STORE_UNAVAILABLE; see Retry-After.',

@@ -294,6 +294,7 @@ describe('errors of the service', () => {
       'INVALID_REQUEST',
       'LIMIT_EXCEEDED',
       'MODEL_NOT_FOUND',
+      'CONFLICT',
       'NOT_READY',
       'OVERLOADED',
       'DEADLINE_EXCEEDED',

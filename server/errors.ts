@@ -12,6 +12,7 @@ export const STATUS = {
   INVALID_REQUEST: 400,
   LIMIT_EXCEEDED: 422,
   MODEL_NOT_FOUND: 404,
+  CONFLICT: 409,
   NOT_READY: 503,
   OVERLOADED: 429,
   DEADLINE_EXCEEDED: 504,
@@ -87,8 +88,11 @@ export function refuse(error: unknown, request: FastifyRequest, reply: FastifyRe
 /** Answers 405 with the allowed methods where the path exists, else 404. */
 export function notFoundHandler(request: FastifyRequest, reply: FastifyReply) {
   const url = request.url.split('?', 1)[0] ?? ''
-  const route = url.replace(/^\/v1\/users\/[^/]+/, '/v1/users/:id')
-  const methods = (['GET', 'POST', 'DELETE'] as const).filter((method) =>
+  const route = url
+    .replace(/^\/v1\/users\/[^/]+/, '/v1/users/:id')
+    .replace(/^\/v1\/admin\/models\/[^/]+/, '/v1/admin/models/:name')
+    .replace(/\/versions\/[^/]+$/, '/versions/:version')
+  const methods = (['GET', 'POST', 'PUT', 'DELETE'] as const).filter((method) =>
     request.server.hasRoute({ method, url: route }),
   )
   const code = methods.length === 0 ? 'NOT_FOUND' : 'METHOD_NOT_ALLOWED'

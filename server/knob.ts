@@ -6,6 +6,8 @@ export type Knob<T> = {
   readonly expected: string
   readonly fallback: T
   readonly isSwitch: boolean
+  /** The flag may be repeated; its texts are then joined by commas. */
+  readonly isList?: boolean
   /** Undefined when the text is none of what is expected. @throws {RankError} saying more, and no secret */
   readonly read: (text: string) => T | undefined
   /** For values with a secret in them: what a log may show. */
@@ -15,6 +17,12 @@ export type Knob<T> = {
 export function text(what: string, expected: string, fallback: string): Knob<string> {
   const read = (raw: string) => (raw === '' ? undefined : raw)
   return { what, expected, fallback, isSwitch: false, read }
+}
+
+/** Texts between commas, each of them not empty. */
+export function texts(what: string, expected: string, fallback: string): Knob<string> {
+  const read = (raw: string) => (raw.split(',').includes('') ? undefined : raw)
+  return { what, expected, fallback, isSwitch: false, isList: true, read }
 }
 
 /** A Redis URL, or '' for none; checked by `parseRedisUrl`, and printed without its password. */

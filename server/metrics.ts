@@ -1,8 +1,10 @@
 import { Counter, Histogram, type Registry } from 'prom-client'
 import type { Appended } from '../cache/events.js'
-import type { KvUse, Ranker, RankResult } from '../falcon/types.js'
+import type { KvUse, RankResult } from '../falcon/types.js'
 import type { Build } from './build.js'
 import type { HttpCode } from './errors.js'
+import { removeModel } from './models/metrics.js'
+import type { LoadedModel } from './models/source.js'
 import { addRankerMetrics } from './ranker-metrics.js'
 import { addScraped } from './scraped.js'
 import type { Exemplar } from './tracing.js'
@@ -19,10 +21,13 @@ const LATENCY_SEC = [
 const RATIOS = [0.1, 0.25, 0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 4, 10, 30]
 const CANDIDATES = [1, 10, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 20_000, 50_000]
 
-/** Registers every metric in `registry`; what the layers below count is read at scrape time. */
+/**
+ * Registers every metric in `registry`; what the layers below count is read at scrape time. The label
+ * `model` is `name@version` of what is loaded; `forget` removes what one that went has counted.
+ */
 export function createMetrics(
   registry: Registry,
-  ranker: () => Ranker | undefined,
+  models: () => readonly LoadedModel[],
   inFlight: () => number,
 ) {
   const registers = [registry]
@@ -35,29 +40,35 @@ export function createMetrics(
     registers: [],
   })
   const lookups = counter('kv_lookups_total', 'K/V cache lookups by result; tier 2 is Redis', [
+    'model',
     'state',
     'tier',
   ])
   const decisions = counter('kv_decisions_total', 'Rankings by how K/V was got or done without', [
+    'model',
     'decision',
   ])
   const predictions = new Histogram({
     name: 'peregrine_kv_prediction_ratio',
     help: 'Measured over predicted time of K/V and scores',
-    labelNames: ['decision'],
+    labelNames: ['model', 'decision'],
     buckets: RATIOS,
     registers,
   })
-  const prefilled = counter('tokens_prefilled_total', 'History tokens that were prefilled')
-  const reused = counter('tokens_reused_total', 'History tokens taken from the K/V cache')
-  const candidates = counter('candidates_total', 'Candidates scored')
+  const prefilled = counter('tokens_prefilled_total', 'History tokens that were prefilled', [
+    'model',
+  ])
+  const reused = counter('tokens_reused_total', 'History tokens taken from the K/V cache', [
+    'model',
+  ])
+  const candidates = counter('candidates_total', 'Candidates scored', ['model'])
   const perRequest = new Histogram({
     name: 'peregrine_candidates_per_request',
     help: 'Candidates of a request',
     buckets: CANDIDATES,
     registers,
   })
-  const microBatches = counter('micro_batches_total', 'Micro-batches scored')
+  const microBatches = counter('micro_batches_total', 'Micro-batches scored', ['model'])
   const warnings = counter('warnings_total', 'Warnings by code', ['code'])
   const requests = counter('requests_total', 'HTTP requests', ['route', 'status'])
   const errors = counter('errors_total', 'Refused and failed rankings, also inside batches', [
@@ -65,8 +76,16 @@ export function createMetrics(
   ])
   const retries = counter('retries_total', 'Rankings run again after a worker crashed')
   const prefetches = counter('prefetches_total', 'K/V made ahead of a ranking, by result', [
+    'model',
     'state',
   ])
+  const rankSeconds = new Histogram({
+    name: 'peregrine_rank_seconds',
+    help: 'Time of a ranking from tokens to items, its wait for a worker included',
+    labelNames: ['model'],
+    buckets: LATENCY_SEC,
+    registers,
+  })
   const events = counter('events_total', 'Events posted to stored histories, by result', ['result'])
   const seconds = new Histogram<string>({
     name: 'peregrine_request_seconds',
@@ -85,7 +104,11 @@ export function createMetrics(
     help: 'Rankings admitted and not yet answered',
     read: inFlight,
   })
-  addRankerMetrics(registry, ranker)
+  addRankerMetrics(registry, models)
+  const ofModels = [
+    ...[lookups, decisions, predictions, prefilled, reused, candidates, microBatches],
+    ...[prefetches, rankSeconds],
+  ]
 
   function counter<T extends string = never>(name: string, help: string, labelNames: T[] = []) {
     return new Counter({ name: `peregrine_${name}`, help, labelNames, registers })
@@ -113,30 +136,35 @@ export function createMetrics(
     error(code: HttpCode): void {
       errors.inc({ code })
     },
-    prefetched({ state, prefilledTokens, reusedTokens }: KvUse): void {
-      prefetches.inc({ state })
-      prefilled.inc(prefilledTokens)
-      reused.inc(reusedTokens)
+    prefetched(model: string, { state, prefilledTokens, reusedTokens }: KvUse): void {
+      prefetches.inc({ model, state })
+      prefilled.inc({ model }, prefilledTokens)
+      reused.inc({ model }, reusedTokens)
     },
     appended({ stored, duplicates, trimmed }: Appended): void {
       events.inc({ result: 'stored' }, stored)
       events.inc({ result: 'duplicate' }, duplicates)
       events.inc({ result: 'trimmed' }, trimmed)
     },
-    ranked(result: RankResult, retried: number, exemplar?: Exemplar): void {
+    /** Removes what a model that is gone has counted. */
+    forget(model: string): void {
+      for (const metric of ofModels) void removeModel(metric, model)
+    },
+    ranked(model: string, result: RankResult, retried: number, exemplar?: Exemplar): void {
       const { kv, timings } = result
-      lookups.inc({ state: kv.state, tier: String(kv.tier ?? 'none') })
+      lookups.inc({ model, state: kv.state, tier: String(kv.tier ?? 'none') })
       const { decision, predictedMs = 0, measuredMs = 0 } = kv
-      if (decision !== undefined) decisions.inc({ decision })
+      if (decision !== undefined) decisions.inc({ model, decision })
       // A partial answer took less than was predicted for all of it.
       if (decision !== undefined && predictedMs > 0 && result.scored === result.candidates) {
-        predictions.observe({ decision }, measuredMs / predictedMs)
+        predictions.observe({ model, decision }, measuredMs / predictedMs)
       }
-      prefilled.inc(kv.prefilledTokens)
-      reused.inc(kv.reusedTokens)
-      candidates.inc(result.scored)
+      prefilled.inc({ model }, kv.prefilledTokens)
+      reused.inc({ model }, kv.reusedTokens)
+      candidates.inc({ model }, result.scored)
+      rankSeconds.observe({ model }, timings.totalMs / 1000)
       perRequest.observe(result.candidates)
-      microBatches.inc(result.microBatches)
+      microBatches.inc({ model }, result.microBatches)
       retries.inc(retried)
       for (const { code, count } of result.warnings) warnings.inc({ code }, count)
       stage('sequence', timings.sequenceMs, exemplar)

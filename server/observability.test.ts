@@ -185,26 +185,26 @@ describe('/metrics', () => {
       'peregrine_stage_seconds_count{stage="heads"} 2',
       'peregrine_stage_seconds_count{stage="history"} 2',
       'peregrine_stage_seconds_count{stage="serialize"} 2',
-      'peregrine_kv_lookups_total{state="stale",tier="2"} 2',
-      'peregrine_kv_decisions_total{decision="append"} 2',
-      'peregrine_kv_prediction_ratio_bucket{le="1.2",decision="append"} 0',
-      'peregrine_kv_prediction_ratio_bucket{le="1.5",decision="append"} 2',
-      'peregrine_kv_prediction_ratio_sum{decision="append"} 2.5',
-      'peregrine_tokens_prefilled_total 4',
-      'peregrine_tokens_reused_total 16',
-      'peregrine_candidates_total 4',
+      'peregrine_kv_lookups_total{model="toy@abc123",state="stale",tier="2"} 2',
+      'peregrine_kv_decisions_total{model="toy@abc123",decision="append"} 2',
+      'peregrine_kv_prediction_ratio_bucket{le="1.2",model="toy@abc123",decision="append"} 0',
+      'peregrine_kv_prediction_ratio_bucket{le="1.5",model="toy@abc123",decision="append"} 2',
+      'peregrine_kv_prediction_ratio_sum{model="toy@abc123",decision="append"} 2.5',
+      'peregrine_tokens_prefilled_total{model="toy@abc123"} 4',
+      'peregrine_tokens_reused_total{model="toy@abc123"} 16',
+      'peregrine_candidates_total{model="toy@abc123"} 4',
       'peregrine_candidates_per_request_count 2',
-      'peregrine_micro_batches_total 2',
+      'peregrine_micro_batches_total{model="toy@abc123"} 2',
       'peregrine_warnings_total{code="UNKNOWN_ITEM"} 4',
       'peregrine_errors_total{code="INVALID_REQUEST"} 2',
       'peregrine_errors_total{code="NOT_FOUND"} 1',
-      'peregrine_engine_pending_jobs 3',
-      'peregrine_engine_workers 2',
-      'peregrine_engine_restarts_total 1',
-      'peregrine_kv_entries 5',
-      'peregrine_kv_bytes 600',
-      'peregrine_kv_max_bytes 1000',
-      'peregrine_kv_evictions_total 7',
+      'peregrine_engine_pending_jobs{model="toy@abc123"} 3',
+      'peregrine_engine_workers{model="toy@abc123"} 2',
+      'peregrine_engine_restarts_total{model="toy@abc123"} 1',
+      'peregrine_kv_entries{model="toy@abc123"} 5',
+      'peregrine_kv_bytes{model="toy@abc123"} 600',
+      'peregrine_kv_max_bytes{model="toy@abc123"} 1000',
+      'peregrine_kv_evictions_total{model="toy@abc123"} 7',
       'peregrine_inflight_requests 0',
       'peregrine_model_info{name="toy",version="abc123",precision="fp32",engine="plain"} 1',
     ]) {
@@ -215,7 +215,11 @@ describe('/metrics', () => {
       /^peregrine_(prefill|kv_break|kv_fetch|kv_gpu|kv_host|kv_spills|kv_restores|one_pass)/m,
     )
     const again = await app.inject('/metrics')
-    assert.match(again.body, /^peregrine_kv_evictions_total 7$/m, 'read, not added up')
+    assert.match(
+      again.body,
+      /^peregrine_kv_evictions_total\{model="toy@abc123"\} 7$/m,
+      'read, not added up',
+    )
   })
 })
 
@@ -237,13 +241,13 @@ test('/metrics has what only some engines count, where they do', async (t) => {
         /^peregrine_(kv_(gpu|host|spills|restores)|one_pass|kernels|gpu)/.test(line),
       )
   const all = [
-    'peregrine_kv_gpu_bytes 11',
-    'peregrine_kv_host_bytes 22',
-    'peregrine_kv_spills_total 33',
-    'peregrine_kv_restores_total 44',
-    'peregrine_one_pass_runs_total 55',
-    'peregrine_one_pass_users_total 66',
-    'peregrine_kernels_info{library="libk.so",arithmetic="bf16"} 1',
+    'peregrine_kv_gpu_bytes{model="toy@abc123"} 11',
+    'peregrine_kv_host_bytes{model="toy@abc123"} 22',
+    'peregrine_kv_spills_total{model="toy@abc123"} 33',
+    'peregrine_kv_restores_total{model="toy@abc123"} 44',
+    'peregrine_one_pass_runs_total{model="toy@abc123"} 55',
+    'peregrine_one_pass_users_total{model="toy@abc123"} 66',
+    'peregrine_kernels_info{model="toy@abc123",library="libk.so",arithmetic="bf16"} 1',
     'peregrine_gpu_memory_used_bytes 77',
     'peregrine_gpu_memory_total_bytes 88',
   ]
@@ -252,8 +256,8 @@ test('/metrics has what only some engines count, where they do', async (t) => {
   memory = undefined
   more = { batches: { runs: 0, users: 0 } }
   assert.deepEqual(await samples(), [
-    'peregrine_one_pass_runs_total 0',
-    'peregrine_one_pass_users_total 0',
+    'peregrine_one_pass_runs_total{model="toy@abc123"} 0',
+    'peregrine_one_pass_users_total{model="toy@abc123"} 0',
   ])
   more = {}
   assert.deepEqual(await samples(), [])
@@ -283,18 +287,21 @@ test('/metrics has the costs that there are, and counts neither half answers nor
       .split('\n')
       .filter((line) => /^peregrine_(prefill|kv_(break|fetch|decis|prediction_ratio_c))/.test(line))
   const counts = [
-    'peregrine_kv_decisions_total{decision="onePass"} 2',
-    'peregrine_kv_prediction_ratio_count{decision="onePass"} 1',
+    'peregrine_kv_decisions_total{model="toy@abc123",decision="onePass"} 2',
+    'peregrine_kv_prediction_ratio_count{model="toy@abc123",decision="onePass"} 1',
   ]
   assert.deepEqual(await samples(), counts)
   costs = { breakEvenTokens: undefined, fetchBytesPerSec: undefined, prefillTokensPerSec: 9000 }
-  assert.deepEqual(await samples(), [...counts, 'peregrine_prefill_tokens_per_second 9000'])
+  assert.deepEqual(await samples(), [
+    ...counts,
+    'peregrine_prefill_tokens_per_second{model="toy@abc123"} 9000',
+  ])
   costs = { breakEvenTokens: 90, fetchBytesPerSec: 5e6, prefillTokensPerSec: 8000 }
   assert.deepEqual(await samples(), [
     ...counts,
-    'peregrine_kv_break_even_tokens 90',
-    'peregrine_kv_fetch_bytes_per_second 5000000',
-    'peregrine_prefill_tokens_per_second 8000',
+    'peregrine_kv_break_even_tokens{model="toy@abc123"} 90',
+    'peregrine_kv_fetch_bytes_per_second{model="toy@abc123"} 5000000',
+    'peregrine_prefill_tokens_per_second{model="toy@abc123"} 8000',
   ])
 })
 

@@ -3,6 +3,7 @@ import { test } from 'node:test'
 import { collectDefaultMetrics, Registry } from 'prom-client'
 import { rankerOf } from '../test/plain-ranker.js'
 import { createMetrics } from './metrics.js'
+import { singleModel } from './models/source.js'
 import { expose } from './openmetrics.js'
 
 /** Prometheus 2.42's own. */
@@ -12,11 +13,7 @@ const TRACE = { trace_id: '4bf92f3577b34da6a3ce929d0e0e4736', span_id: '00f067aa
 
 function registryOf() {
   const registry = new Registry()
-  const metrics = createMetrics(
-    registry,
-    () => rankerOf(),
-    () => 0,
-  )
+  const metrics = createMetrics(registry, singleModel(() => rankerOf()).loaded, () => 0)
   return { registry, metrics }
 }
 

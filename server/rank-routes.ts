@@ -6,18 +6,22 @@ import type {
   preSerializationHookHandler,
 } from 'fastify'
 import Type from 'typebox'
-import type { Ranker } from '../falcon/types.js'
 import { toAnswer } from './answer.js'
 import { inAllFormats, ref, refusals } from './docs.js'
 import { clientOf, type Door, HEADERS, type Turn } from './door.js'
 import { isFault, problemOf } from './errors.js'
 import type { Metrics } from './metrics.js'
+import type { Shadows } from './models/shadow.js'
+import type { ModelSource } from './models/source.js'
+import type { ModelLease } from './models/version.js'
 import { MSGPACK, toMsgpack, wantsMsgpack } from './msgpack.js'
 import { type Limits, type Parsed, parseBatch, parseRank } from './parse.js'
 import { askOf, checkAsked, rankCounted } from './rank.js'
 
 export type RankRoutes = {
   readonly door: Door
+  readonly models: ModelSource
+  readonly shadows: Shadows
   readonly limits: Limits
   readonly metrics: Metrics
   readonly nowSec: () => number
@@ -64,7 +68,7 @@ const batchSchema = {
 
 /** Adds POST /v1/rank and POST /v1/rank/batch. */
 export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
-  const { door, limits, metrics, nowSec } = parts
+  const { door, models, shadows, limits, metrics, nowSec } = parts
 
   /** Runs `parse`, adding its time to that of the JSON. */
   function timed<T>({ outcome, trace }: FastifyRequest, parse: () => T): T {
@@ -81,14 +85,16 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
 
   async function answer(
     request: FastifyRequest,
-    ready: Ranker,
+    model: ModelLease,
     parsed: Parsed,
     turn: Turn & { readonly signal: AbortSignal },
   ) {
     const { outcome, isPacked } = request
-    const { result, retries } = await rankCounted(request, metrics, ready, parsed, turn)
+    const { result, retries } = await rankCounted(request, metrics, model, parsed, turn)
+    shadows.offer(model.name, parsed, result)
     const run = parsed.explain ? { parseMs: outcome.parseMs, retries } : undefined
-    return toAnswer(ready.model, result, turn.waitedMs, run, isPacked)
+    const packed = isPacked ? model.ranker.model.tasks : undefined
+    return toAnswer(model.id, result, turn.waitedMs, run, packed)
   }
 
   /** An entry of a batch that failed, in place of its answer. */
@@ -134,15 +140,18 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     async (request, reply) => {
       const parsed = timed(request, () => parseRank(request.body, limits, nowSec()))
       request.outcome.requests = 1
-      const ready = door.loaded()
-      checkAsked(ready, parsed)
-      const signal = clientOf(reply)
-      const ask = askOf(ready, parsed, signal)
-      const admitted = door.admit(request, [ask])
-      const answered = await admitted(ask, (turn) =>
-        answer(request, ready, parsed, { ...turn, signal }),
-      )
-      return written(request, reply, answered)
+      const model = models.lease(parsed.model, parsed.input.user.id)
+      try {
+        checkAsked(model.ranker, parsed)
+        const signal = clientOf(reply)
+        const ask = askOf(model.ranker, parsed, signal)
+        const answered = await door.admit(request, [ask])(ask, (turn) =>
+          answer(request, model, parsed, { ...turn, signal }),
+        )
+        return written(request, reply, answered)
+      } finally {
+        model.done()
+      }
     },
   )
 
@@ -150,30 +159,38 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     '/v1/rank/batch',
     { schema: batchSchema, onRequest, preSerialization, onSend },
     async (request, reply) => {
-      const ready = door.loaded()
+      door.loaded()
       const signal = clientOf(reply)
-      const entries = timed(request, () =>
-        parseBatch(request.body, limits).map((body) => {
-          try {
-            const parsed = parseRank(body, limits, nowSec())
-            checkAsked(ready, parsed)
-            return { kind: 'parsed', parsed, ask: askOf(ready, parsed, signal) } as const
-          } catch (error) {
-            return { kind: 'refused', error } as const
-          }
-        }),
-      )
-      request.outcome.requests = entries.length
-      const asks = entries.flatMap((entry) => (entry.kind === 'parsed' ? [entry.ask] : []))
-      const admitted = door.admit(request, asks)
-      const results = entries.map((entry) => {
-        if (entry.kind === 'refused') return failure(request, entry.error)
-        const { ask, parsed } = entry
-        return admitted(ask, (turn) => answer(request, ready, parsed, { ...turn, signal })).catch(
-          (error) => failure(request, error),
+      const leases: ModelLease[] = []
+      try {
+        const entries = timed(request, () =>
+          parseBatch(request.body, limits).map((body) => {
+            try {
+              const parsed = parseRank(body, limits, nowSec())
+              const model = models.lease(parsed.model, parsed.input.user.id)
+              leases.push(model)
+              checkAsked(model.ranker, parsed)
+              const ask = askOf(model.ranker, parsed, signal)
+              return { kind: 'parsed', parsed, model, ask } as const
+            } catch (error) {
+              return { kind: 'refused', error } as const
+            }
+          }),
         )
-      })
-      return written(request, reply, { results: await Promise.all(results) })
+        request.outcome.requests = entries.length
+        const asks = entries.flatMap((entry) => (entry.kind === 'parsed' ? [entry.ask] : []))
+        const admitted = door.admit(request, asks)
+        const results = entries.map((entry) => {
+          if (entry.kind === 'refused') return failure(request, entry.error)
+          const { ask, parsed, model } = entry
+          return admitted(ask, (turn) => answer(request, model, parsed, { ...turn, signal })).catch(
+            (error) => failure(request, error),
+          )
+        })
+        return written(request, reply, { results: await Promise.all(results) })
+      } finally {
+        for (const model of leases) model.done()
+      }
     },
   )
 }

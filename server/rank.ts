@@ -1,12 +1,11 @@
 import type { FastifyRequest } from 'fastify'
 import type { Ranker, RankOptions, RankResult } from '../falcon/types.js'
-import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
 import { taskWeights } from '../model/heads.js'
 import type { OnStep } from '../model/step.js'
-import { modelId } from './answer.js'
 import type { Ask, Turn } from './door.js'
 import type { Metrics } from './metrics.js'
+import type { ModelLease } from './models/version.js'
 import type { Parsed } from './parse.js'
 import { tracedRanking } from './tracing.js'
 
@@ -50,11 +49,10 @@ export async function rankOnce(
 
 /**
  * What can be said against a request before any work: a bad name must not wait, nor cost a prefill.
- * @throws {RankError} MODEL_NOT_FOUND, INVALID_REQUEST for a weight of no task
+ * @throws {RankError} INVALID_REQUEST for a weight of no task
  */
-export function checkAsked(ranker: Ranker, { model, options }: Parsed): void {
-  checkModel(ranker, model)
-  taskWeights(ranker.model.tasks, undefined, options.weights)
+export function checkAsked({ model }: Ranker, { options }: Parsed): void {
+  taskWeights(model.tasks, undefined, options.weights)
 }
 
 /** What the door is asked for a ranking. */
@@ -67,13 +65,13 @@ export function askOf(ranker: Ranker, { input, options }: Parsed, signal: AbortS
 export async function rankCounted(
   { outcome, trace }: FastifyRequest,
   metrics: Metrics,
-  ranker: Ranker,
+  { id, ranker }: ModelLease,
   parsed: Parsed,
   turn: Turn & { readonly signal: AbortSignal },
 ): Promise<Ranked> {
   const ranked = await tracedRanking(trace, (onStep) => rankOnce(ranker, parsed, turn, onStep))
   const { result, retries } = ranked
-  metrics.ranked(result, retries, trace?.exemplar)
+  metrics.ranked(id, result, retries, trace?.exemplar)
   outcome.candidates += result.candidates
   outcome.historyTokens += result.historyTokens
   outcome.kv = outcome.requests === 1 ? result.kv.state : undefined
@@ -82,13 +80,6 @@ export async function rankCounted(
 
 function isCrash(error: unknown): boolean {
   return error instanceof RankError && error.code === 'WORKER_CRASHED'
-}
-
-/** @throws {RankError} MODEL_NOT_FOUND */
-export function checkModel({ model }: Ranker, asked: string | undefined): void {
-  if (asked === undefined || asked === model.name || asked === modelId(model)) return
-  const message = `no model ${show(asked)}: expected ${show(model.name)} or ${show(modelId(model))}`
-  throw new RankError('MODEL_NOT_FOUND', message, { path: '/model' })
 }
 
 /** `/histories/0/…` counts `history` as the first source; the client counts it apart. */

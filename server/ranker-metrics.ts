@@ -1,17 +1,11 @@
 import { basename } from 'node:path'
 import type { Registry } from 'prom-client'
-import type { Ranker, RankerStats } from '../falcon/types.js'
+import { addModelMetrics, addPerModel, type PerModel } from './models/metrics.js'
+import type { LoadedModel } from './models/source.js'
 import { addRedisMetrics } from './redis-metrics.js'
-import { addScraped, type Scraped } from './scraped.js'
+import { addScraped } from './scraped.js'
 
-type StatsMetric = Omit<Scraped, 'read'> & {
-  /** Undefined for what this ranker does not have. */
-  readonly read: (stats: RankerStats) => ReturnType<Scraped['read']>
-  /** While no model is loaded; no sample when absent. */
-  readonly unloaded?: number
-}
-
-const METRICS: readonly StatsMetric[] = [
+const METRICS: readonly PerModel[] = [
   {
     kind: 'gauge',
     name: 'engine_pending_jobs',
@@ -23,7 +17,6 @@ const METRICS: readonly StatsMetric[] = [
     name: 'engine_workers',
     help: 'Engine workers that can take jobs',
     read: ({ engine }) => engine.workers,
-    unloaded: 0,
   },
   {
     kind: 'counter',
@@ -111,6 +104,23 @@ const METRICS: readonly StatsMetric[] = [
   },
   {
     kind: 'gauge',
+    name: 'kernels_info',
+    help: 'The kernel library in use, and what it multiplies in; none where the graphs’ functions run',
+    labelNames: ['library', 'arithmetic'],
+    read: ({ engine: { kernels } }) =>
+      kernels && [
+        {
+          labels: { library: basename(kernels.library), arithmetic: kernels.arithmetic },
+          value: 1,
+        },
+      ],
+  },
+]
+
+/** Of the stored histories, which all models share. */
+const STORE_METRICS: readonly PerModel[] = [
+  {
+    kind: 'gauge',
     name: 'redis_connected',
     help: '1 while Redis can be asked for stored histories',
     read: ({ events }) => (events.kind === 'redis' ? Number(events.isConnected) : undefined),
@@ -145,55 +155,33 @@ const METRICS: readonly StatsMetric[] = [
     help: 'Times that forgets may have been missed, so that all K/V of this process was dropped',
     read: ({ forgets }) => forgets?.gaps,
   },
-  {
-    kind: 'gauge',
-    name: 'kernels_info',
-    help: 'The kernel library in use, and what it multiplies in; none where the graphs’ functions run',
-    labelNames: ['library', 'arithmetic'],
-    read: ({ engine: { kernels } }) =>
-      kernels && [
-        {
-          labels: { library: basename(kernels.library), arithmetic: kernels.arithmetic },
-          value: 1,
-        },
-      ],
-  },
 ]
 
 /** Metrics of what the layers below count. */
-export function addRankerMetrics(registry: Registry, ranker: () => Ranker | undefined): void {
-  for (const { read, unloaded, ...metric } of METRICS) {
+export function addRankerMetrics(registry: Registry, models: () => readonly LoadedModel[]): void {
+  const first = () => models()[0]?.ranker
+  for (const metric of METRICS) addPerModel(registry, models, metric)
+  for (const { read, ...metric } of STORE_METRICS) {
     addScraped(registry, {
       ...metric,
       read: () => {
-        const stats = ranker()?.stats()
-        return stats === undefined ? unloaded : read(stats)
+        const stats = first()?.stats()
+        return stats && read(stats)
       },
     })
   }
-  addRedisMetrics(registry, () => ranker()?.stats().tier2)
-  addScraped(registry, {
-    kind: 'gauge',
-    name: 'model_info',
-    help: 'The model that serves',
-    labelNames: ['name', 'version', 'precision', 'engine'],
-    read: () => {
-      const model = ranker()?.model
-      if (model === undefined) return undefined
-      const { name, version, precision, engine } = model
-      return [{ labels: { name, version, precision, engine }, value: 1 }]
-    },
-  })
+  addRedisMetrics(registry, models)
+  addModelMetrics(registry, models)
   addScraped(registry, {
     kind: 'gauge',
     name: 'gpu_memory_used_bytes',
     help: 'Memory in use on the GPU, by every process',
-    read: () => ranker()?.gpuMemory?.()?.usedBytes,
+    read: () => first()?.gpuMemory?.()?.usedBytes,
   })
   addScraped(registry, {
     kind: 'gauge',
     name: 'gpu_memory_total_bytes',
     help: 'Memory of the GPU',
-    read: () => ranker()?.gpuMemory?.()?.totalBytes,
+    read: () => first()?.gpuMemory?.()?.totalBytes,
   })
 }

@@ -1,9 +1,10 @@
 import type { Registry } from 'prom-client'
 import type { Tier2Stats } from '../falcon/types.js'
-import { addScraped, type Scraped } from './scraped.js'
+import { addPerModel, type PerModel } from './models/metrics.js'
+import type { LoadedModel } from './models/source.js'
 
-type RedisMetric = Omit<Scraped, 'read'> & {
-  readonly read: (stats: Tier2Stats) => ReturnType<Scraped['read']>
+type RedisMetric = Omit<PerModel, 'read'> & {
+  readonly read: (stats: Tier2Stats) => ReturnType<PerModel['read']>
 }
 
 const METRICS: readonly RedisMetric[] = [
@@ -53,16 +54,13 @@ const METRICS: readonly RedisMetric[] = [
   },
 ]
 
-/** Metrics of tier 2; without Redis they have no samples. */
-export function addRedisMetrics(registry: Registry, stats: () => Tier2Stats | undefined): void {
+/** Metrics of tier 2, by model; without Redis they have no samples. */
+export function addRedisMetrics(registry: Registry, models: () => readonly LoadedModel[]): void {
   for (const { name, read, ...metric } of METRICS) {
-    addScraped(registry, {
+    addPerModel(registry, models, {
       ...metric,
       name: `kv_redis_${name}`,
-      read: () => {
-        const found = stats()
-        return found && read(found)
-      },
+      read: ({ tier2 }) => tier2 && read(tier2),
     })
   }
 }

@@ -106,7 +106,12 @@ const user = {
     }),
   ),
 }
-const Model = Type.Optional(Id('Name of a model, or name@version.', 'kuairand'))
+const Model = Type.Optional(
+  Id(
+    'Name of a model, `name@version`, or `name@stable`, `name@canary`; absent = the default model. The name alone is the stable version, for its share of the users the canary.',
+    'kuairand',
+  ),
+)
 
 export const RankRequest = Type.Object(
   {

@@ -7,7 +7,7 @@ import { describe, test } from 'node:test'
 import type { Ranker } from '../falcon/types.js'
 import { deferred } from '../model/deferred.js'
 import { RankError } from '../model/errors.js'
-import { rankerOf, resultOf } from '../test/plain-ranker.js'
+import { rankerOf, resultOf, TOY } from '../test/plain-ranker.js'
 import { parseServerConfig } from './config.js'
 import { createLogger } from './log.js'
 import { serve } from './serve.js'
@@ -21,6 +21,7 @@ async function served(loadRanker: () => Promise<Ranker>, ...flags: string[]) {
   const signals = new EventEmitter()
   const server = await serve({
     ...parseServerConfig(['--bundle', 'toy', '--port', '0', ...flags], {}),
+    peek: () => TOY,
     loadRanker,
     log: createLogger('info', { write: (line) => void lines.push(line) }),
     signals,
@@ -222,6 +223,7 @@ describe('a process of its own', () => {
       const ranker = rankerOf(${rank}, async () => clearInterval(keepAlive))
       const { url, loaded } = await serve({
         ...parseServerConfig(['--bundle', 'toy', '--port', '0'], {}),
+        peek: () => (${JSON.stringify(TOY)}),
         loadRanker: async () => ranker,
       })
       await loaded

@@ -4,12 +4,19 @@ import type { Ranker } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
 import { buildApp } from './app.js'
 import { readBuild } from './build.js'
-import { type ConfigSources, printConfig, type ServerConfig } from './config.js'
+import { bundlesOf, type ConfigSources, printConfig, type ServerConfig } from './config.js'
 import { hasFiles, openCredentials } from './credentials.js'
 import { createListener } from './listener.js'
 import { createLogger } from './log.js'
 import { addBuildInfo } from './metrics.js'
+import { createModelsFolder } from './models/folder.js'
+import { peekBundle } from './models/peek.js'
+import { createModels, type LoadHow, type ModelEvent } from './models/registry.js'
 import { openTracing } from './tracing.js'
+
+/** A new bundle serves some seconds after it is complete; looking costs less than a millisecond. */
+const LOOK_EVERY_MS = 1000
+const WARNINGS = new Set<ModelEvent['kind']>(['modelFailed', 'modelOrphaned'])
 
 type Signal = 'SIGTERM' | 'SIGINT' | 'SIGHUP'
 
@@ -23,8 +30,12 @@ export type ServeOptions = {
   readonly config: ServerConfig
   /** Logged at boot beside each value. */
   readonly sources?: ConfigSources
-  /** Loads and warms the bundle; what it answers is ready to rank. */
-  readonly loadRanker: (config: ServerConfig, log: Logger) => Promise<Ranker>
+  /** What a folder holds; a bundle's manifest says it when absent. */
+  readonly peek?: typeof peekBundle
+  /** Loads and warms the bundle in a folder; what it answers is ready to rank. */
+  readonly loadRanker: (config: ServerConfig, log: Logger, what: ToLoad) => Promise<Ranker>
+  /** Called at the end, after every ranker is closed. */
+  readonly closeStores?: () => Promise<void>
   readonly log?: Logger
   readonly signals?: SignalSource
   /** Ends the process at once. Not process.exit: it aborts the process while an inference runs. */
@@ -33,9 +44,11 @@ export type ServeOptions = {
   readonly setExitCode?: (code: number) => void
 }
 
+export type ToLoad = LoadHow & { readonly folder: string }
+
 export type Served = {
   readonly url: string
-  /** True when the model serves, false when it did not load. */
+  /** True when the models are there, false when one of `bundle` did not load. */
   readonly loaded: Promise<boolean>
   /** Resolves when everything is closed, by a signal, by `stop`, or because the load failed. */
   readonly stopped: Promise<void>
@@ -69,14 +82,36 @@ export async function serve(options: ServeOptions): Promise<Served> {
   collectDefaultMetrics({ register: registry })
   addBuildInfo(registry, build)
   const tracing = await openTracing(build, log)
-  let ranker: Ranker | undefined
+  const models = createModels({
+    peek: options.peek ?? peekBundle,
+    load: (folder, how) => loadRanker(config, log, { folder, ...how }),
+    maxModels: config.maxModels,
+    rampMs: 1000 * config.promoteRampSec,
+    ...(config.defaultModel !== '' && { defaultName: config.defaultModel }),
+    onEvent: (event) => log[WARNINGS.has(event.kind) ? 'warn' : 'info'](event, event.kind),
+  })
+  const bundles = bundlesOf(config)
+  const modelsFolder =
+    config.modelsDir === ''
+      ? undefined
+      : createModelsFolder({
+          folder: config.modelsDir,
+          models,
+          onFault: (fault) => log.warn({ modelsDir: config.modelsDir }, fault),
+        })
   let stopping: Promise<void> | undefined
   let finish = () => {}
   const stopped = new Promise<void>((resolve) => {
     finish = resolve
   })
   const app = await buildApp({
-    ranker: () => ranker,
+    ranker: models.ranker,
+    models: {
+      all: models,
+      bundles,
+      ...(modelsFolder !== undefined && { modelsDir: modelsFolder.folder }),
+      save: async () => modelsFolder?.save(),
+    },
     isDraining: () => stopping !== undefined,
     config,
     registry,
@@ -94,7 +129,10 @@ export async function serve(options: ServeOptions): Promise<Served> {
   })
   // Fastify says http of every server that it did not make itself.
   const url = address.replace(/^http:/, `${listener.scheme}:`)
-  log.info({ url }, `listening on ${url}; loading ${config.bundle}`)
+  const where = [...bundles, ...(modelsFolder === undefined ? [] : [modelsFolder.folder])].join(
+    ', ',
+  )
+  log.info({ url }, `listening on ${url}; loading ${where}`)
 
   function stop(why: string): Promise<void> {
     stopping ??= drain(why)
@@ -107,7 +145,8 @@ export async function serve(options: ServeOptions): Promise<Served> {
     log.info({ why, drainDelayMs }, 'draining')
     // /readyz says so from now on; whoever asks it sends requests until it has asked again. While the
     // model was loading nobody sent any.
-    if (ranker !== undefined) await new Promise((resolve) => setTimeout(resolve, drainDelayMs))
+    if (models.ranker() !== undefined)
+      await new Promise((resolve) => setTimeout(resolve, drainDelayMs))
     const timer = setTimeout(() => {
       log.warn({ shutdownTimeoutMs: config.shutdownTimeoutMs }, 'drain timed out: closing anyway')
       app.server.closeAllConnections()
@@ -115,8 +154,10 @@ export async function serve(options: ServeOptions): Promise<Served> {
     try {
       await app.close()
       clearTimeout(timer)
+      modelsFolder?.stop()
       await loaded
-      await ranker?.close()
+      await models.close()
+      await options.closeStores?.()
       await tracing?.close()
       log.info('stopped')
     } catch (error) {
@@ -145,16 +186,25 @@ export async function serve(options: ServeOptions): Promise<Served> {
 
   async function load(): Promise<boolean> {
     const startMs = performance.now()
-    try {
-      ranker = await loadRanker(config, log)
-    } catch (error) {
-      log.fatal({ err: error }, `cannot load ${config.bundle}`)
-      setExitCode(1)
-      // Not awaited: the stop waits for this load to end.
-      void stop('load failed')
-      return false
+    for (const bundle of bundles) {
+      try {
+        await models.load(bundle).ready
+      } catch (error) {
+        log.fatal({ err: error }, `cannot load ${bundle}`)
+        setExitCode(1)
+        // Not awaited: the stop waits for this load to end.
+        void stop('load failed')
+        return false
+      }
     }
+    await modelsFolder?.open()
+    if (stopping === undefined) modelsFolder?.start(LOOK_EVERY_MS)
     const tookMs = Math.round(performance.now() - startMs)
+    const ranker = models.ranker()
+    if (ranker === undefined) {
+      log.warn({ tookMs }, `not ready: no bundle of the default model in ${where} yet`)
+      return true
+    }
     // Item ids are not for logs.
     const { exampleItems: _, ...model } = ranker.model
     log.info({ model, tookMs }, `ready: ${readyAt(url, config)}`)

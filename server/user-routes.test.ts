@@ -281,8 +281,8 @@ describe('POST /v1/prefetch', () => {
     kv.resolve(MISS)
     await new Promise((resolve) => setImmediate(resolve))
     assert.ok(await metric('peregrine_inflight_requests 0'))
-    assert.ok(await metric('peregrine_prefetches_total{state="miss"} 3'))
-    assert.ok(await metric('peregrine_tokens_prefilled_total 30'))
+    assert.ok(await metric('peregrine_prefetches_total{model="toy@abc123",state="miss"} 3'))
+    assert.ok(await metric('peregrine_tokens_prefilled_total{model="toy@abc123"} 30'))
   })
 
   test('what goes wrong before is the answer, with paths as the client wrote them', async (t) => {

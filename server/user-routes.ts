@@ -2,11 +2,12 @@ import { setMaxListeners } from 'node:events'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import type { PrefetchResult, Ranker } from '../falcon/types.js'
-import { modelId } from './answer.js'
 import { ref, refusals } from './docs.js'
 import { clientOf, type Door } from './door.js'
 import { isFault, problemOf } from './errors.js'
 import type { Metrics } from './metrics.js'
+import type { ModelSource } from './models/source.js'
+import type { ModelLease } from './models/version.js'
 import {
   type Limits,
   type ParsedPrefetch,
@@ -14,10 +15,11 @@ import {
   parsePrefetch,
   parseUserId,
 } from './parse.js'
-import { asWritten, checkModel } from './rank.js'
+import { asWritten } from './rank.js'
 
 export type UserRoutes = {
   readonly door: Door
+  readonly models: ModelSource
   readonly limits: Limits
   readonly metrics: Metrics
   readonly nowSec: () => number
@@ -66,7 +68,7 @@ const prefetchSchema = {
 
 /** Adds /v1/users/{id}, /v1/users/{id}/events and /v1/prefetch. */
 export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
-  const { door, limits, metrics, nowSec } = parts
+  const { door, models, limits, metrics, nowSec } = parts
   /** Prefetches that nobody waits for; they end with the app. */
   const unwatched = new Set<Promise<void>>()
   const closing = new AbortController()
@@ -136,9 +138,9 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
     }
   }
 
-  async function finish({ kv }: PrefetchResult) {
+  async function finish(model: ModelLease, { kv }: PrefetchResult) {
     const use = await kv
-    metrics.prefetched(use)
+    metrics.prefetched(model.id, use)
     return use
   }
 
@@ -147,26 +149,33 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
     { schema: prefetchSchema, onRequest: hasRoom },
     async (request, reply) => {
       const parsed = parsePrefetch(request.body, limits, nowSec())
-      const ranker = door.loaded()
-      checkModel(ranker, parsed.model)
+      const model = models.lease(parsed.model, parsed.input.user.id)
+      const { ranker } = model
       const signal = parsed.wait ? clientOf(reply) : closing.signal
-      const ask = { workMs: ranker.predictPrefetchMs(parsed.input, parsed), signal }
-      const admitted = door.admit(request, [ask])
+      /** The model stays loaded until the K/V is there. Called once. */
+      const admitted = async <T>(work: () => Promise<T>): Promise<T> => {
+        try {
+          const ask = { workMs: ranker.predictPrefetchMs(parsed.input, parsed), signal }
+          return await door.admit(request, [ask])(ask, work)
+        } finally {
+          model.done()
+        }
+      }
       if (parsed.wait) {
-        return admitted(ask, async () => {
+        return admitted(async () => {
           const prefetch = await start(request, ranker, parsed, signal)
-          const kv = await finish(prefetch)
-          return { model: modelId(ranker.model), kv, warnings: prefetch.warnings }
+          const kv = await finish(model, prefetch)
+          return { model: model.id, kv, warnings: prefetch.warnings }
         })
       }
       return await new Promise((resolve, reject) => {
         let isAnswered = false
-        const work = admitted(ask, async () => {
+        const work = admitted(async () => {
           const prefetch = await start(request, ranker, parsed, signal)
           isAnswered = true
           reply.code(202)
-          resolve({ model: modelId(ranker.model), warnings: prefetch.warnings })
-          await finish(prefetch)
+          resolve({ model: model.id, warnings: prefetch.warnings })
+          await finish(model, prefetch)
         })
         const settled = work.catch((error: unknown) => {
           if (isAnswered) failed(request, error)

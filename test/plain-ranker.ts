@@ -33,6 +33,9 @@ const MODEL = {
   slackEvents: 0,
 } as const
 
+/** What the folder of that ranker's bundle would hold. */
+export const TOY = { name: MODEL.name, version: MODEL.version }
+
 /** Candidate i scores 1 / (i + 1), best first. */
 export function resultOf(input: RankInput, rest: Partial<RankResult> = {}): RankResult {
   return {

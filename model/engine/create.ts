@@ -33,6 +33,8 @@ export type EngineOptions = {
   readonly kernels?: string
   /** ONNX Runtime's shared library for `capi`, 1.29 or later; onnxruntime-node's own when absent. */
   readonly library?: string
+  /** For `capi` on the CPU: starts beside live traffic; see `Engine.background`. */
+  readonly background?: boolean
   readonly onEvent?: (event: EngineEvent) => void
 }
 

@@ -90,6 +90,14 @@ export type Engine = {
   isAlive(handle: KvHandle): boolean
   /** Runs these shapes on every worker, and on every later replacement before it takes jobs. */
   warmUp(shapes: WarmUp): Promise<void>
+  /**
+   * Where the engine starts beside live traffic: until `end` its runs take place one at a time on a
+   * thread of the lowest priority. `spentMs` is the processor time that they took; the time that passed
+   * says more about the others.
+   */
+  readonly background?: { spentMs(): number; end(): Promise<void> }
+  /** Gives free memory back to the system; absent where an engine cannot. */
+  trim?(): Promise<void>
   stats(): EngineStats
   /** Of the GPU that it runs on, by every process; absent on a CPU, undefined when the GPU does not say. */
   gpuMemory?(): { readonly usedBytes: number; readonly totalBytes: number } | undefined

@@ -4,6 +4,7 @@ import { loadRanker } from '../../falcon/load.js'
 import { RankError } from '../../model/errors.js'
 import { toAnswer } from '../answer.js'
 import { KNOBS } from '../config.js'
+import { singleModel } from '../models/source.js'
 import { parseRank } from '../parse.js'
 import { checkAsked, rankOnce } from '../rank.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from './demo.js'
@@ -38,10 +39,11 @@ export async function rankCommand(args: string[]): Promise<number> {
   const parseMs = performance.now() - start
   const ranker = await loadRanker({ bundle, kernels: values.kernels })
   try {
-    checkAsked(ranker, parsed)
-    const { result, retries } = await rankOnce(ranker, parsed, {})
+    const model = singleModel(() => ranker).lease(parsed.model, parsed.input.user.id)
+    checkAsked(model.ranker, parsed)
+    const { result, retries } = await rankOnce(model.ranker, parsed, {})
     const run = parsed.explain ? { parseMs, retries } : undefined
-    process.stdout.write(`${JSON.stringify(toAnswer(ranker.model, result, 0, run), null, 2)}\n`)
+    process.stdout.write(`${JSON.stringify(toAnswer(model.id, result, 0, run), null, 2)}\n`)
     return 0
   } finally {
     await ranker.close()

@@ -1,6 +1,5 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
-import type { Ranker } from '../../falcon/types.js'
 import { show } from '../../model/check.js'
 import { RankError } from '../../model/errors.js'
 import { clientOf, HEADERS } from '../door.js'
@@ -46,18 +45,7 @@ export function addOipRoutes(app: FastifyInstance, parts: OipRoutes): void {
 }
 
 function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
-  const { door, limits, metrics, nowSec, isReady } = parts
-
-  /** The model that a URL names. @throws {RankError} NOT_READY, MODEL_NOT_FOUND */
-  const asked = (request: FastifyRequest): Ranker => {
-    const ready = door.loaded()
-    const { name, version } = request.params as { name: string; version?: string }
-    const { model } = ready
-    if (name === model.name && (version ?? model.version) === model.version) return ready
-    const got = show(version === undefined ? name : `${name}@${version}`)
-    const message = `no model ${got}: expected ${show(`${model.name}@${model.version}`)}`
-    throw new RankError('MODEL_NOT_FOUND', message)
-  }
+  const { door, models, limits, metrics, nowSec, isReady } = parts
 
   scope.get('/v2', { schema: { tags, summary: 'The server' } }, async () => ({
     name: 'peregrine',
@@ -81,14 +69,17 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
           response: { 200: ModelMetadata, ...refused },
         },
       },
-      async (request) => {
-        const { model } = asked(request)
+      async ({ params: asked }) => {
+        const lease = models.lease(nameOf(asked), '')
+        lease.done()
+        const { name } = lease
+        const loaded = models.loaded().filter(({ ranker }) => ranker.model.name === name)
         return {
-          name: model.name,
-          versions: [model.version],
+          name,
+          versions: loaded.map(({ ranker }) => ranker.model.version),
           platform: 'peregrine_hstu',
           inputs: INPUTS,
-          outputs: outputsOf(model),
+          outputs: outputsOf(lease.ranker.model),
         }
       },
     )
@@ -102,9 +93,10 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
           response: { 200: Ready, 404: Failure, 503: Type.Union([Ready, Failure]) },
         },
       },
-      async (request, reply) => {
-        const { model } = asked(request)
-        return reply.code(isReady() ? 200 : 503).send({ name: model.name, ready: isReady() })
+      async ({ params: asked }, reply) => {
+        const { name, done } = models.lease(nameOf(asked), '')
+        done()
+        return reply.code(isReady() ? 200 : 503).send({ name, ready: isReady() })
       },
     )
     scope.post(
@@ -127,22 +119,27 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
       },
       async (request, reply) => {
         const { outcome } = request
-        const ready = asked(request)
         const startMs = performance.now()
         const infer = parseInfer(bytesOf(request), headerLength(request))
         const parsed = parseRank(infer.body, limits, nowSec())
-        checkAsked(ready, parsed)
         outcome.parseMs = performance.now() - startMs
-        metrics.stage('parse', outcome.parseMs)
+        metrics.stage('parse', outcome.parseMs, request.trace?.exemplar)
         outcome.requests = 1
-        const signal = clientOf(reply)
-        const ask = askOf(ready, parsed, signal)
-        const { result } = await door.admit(request, [ask])(ask, (turn) =>
-          rankCounted(request, metrics, ready, parsed, { ...turn, signal }),
-        )
-        const { body, jsonBytes } = toReply(ready.model, result, infer)
-        if (jsonBytes === undefined) return reply.type('application/json').send(body)
-        return reply.type('application/octet-stream').header(HEADER_LENGTH, jsonBytes).send(body)
+        const model = models.lease(nameOf(request.params), parsed.input.user.id)
+        try {
+          const { ranker } = model
+          checkAsked(ranker, parsed)
+          const signal = clientOf(reply)
+          const ask = askOf(ranker, parsed, signal)
+          const { result } = await door.admit(request, [ask])(ask, (turn) =>
+            rankCounted(request, metrics, model, parsed, { ...turn, signal }),
+          )
+          const { body, jsonBytes } = toReply(ranker.model, result, infer)
+          if (jsonBytes === undefined) return reply.type('application/json').send(body)
+          return reply.type('application/octet-stream').header(HEADER_LENGTH, jsonBytes).send(body)
+        } finally {
+          model.done()
+        }
       },
     )
   }
@@ -152,6 +149,12 @@ const DESCRIPTION = `Inputs: \`user_id\` and \`candidates\` (BYTES, or integers)
 \`history_times\` (INT64, seconds) and \`history_actions\` (BYTES, a JSON array of names each), \`time\`, and
 \`request\`: JSON with anything else of POST /v1/rank. Outputs: \`score\` and one per task, FP32, in the order
 of the candidates. With the header Inference-Header-Content-Length tensors stand behind the JSON.`
+
+/** The model that a URL names, as requests name it. */
+function nameOf(params: unknown): string {
+  const { name, version } = params as { readonly name: string; readonly version?: string }
+  return version === undefined ? name : `${name}@${version}`
+}
 
 function bytesOf({ body }: FastifyRequest): Buffer {
   return Buffer.isBuffer(body) ? body : Buffer.alloc(0)

@@ -9,6 +9,7 @@ import { bucketOf } from './buckets.js'
 import { watchDevice } from './device-watch.js'
 import type { KvEntry } from './kv-store.js'
 import { createLanes, type Lanes } from './lanes.js'
+import { trimMemory } from './memory.js'
 import { open } from './open.js'
 import type { Pointer } from './ort.js'
 
@@ -45,6 +46,8 @@ export type CapiEngineOptions = {
   readonly library?: string
   /** Folder of kernel libraries with their kernels.json; the graphs' own functions run when absent. */
   readonly kernels?: string
+  /** On the CPU: starts beside live traffic; see `Engine.background`. */
+  readonly background?: boolean
   readonly onEvent?: (event: EngineEvent) => void
 }
 
@@ -67,6 +70,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     gpuTableBytes: options.gpuTableBytes,
     library: options.library,
     kernels: options.kernels,
+    background: options.background ?? false,
   })
   const { blocks, store, decoder, runner, scheduler, none } = opened
   const { found, refusal } = opened.kernels ?? {}
@@ -184,6 +188,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
 
   const engine: Engine = {
     name: `capi/${provider}`,
+    ...(opened.background !== undefined && { background: opened.background }),
     async prefill(history, past, signal) {
       const from = past === undefined ? undefined : pastOf(past)
       const work = (runOptions: Pointer) => runner.prefill(history, from, runOptions, signal)
@@ -266,6 +271,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
       const ms = Math.round(performance.now() - start)
       onEvent({ kind: 'captured', shapes: lanes.shapes, batchLimit, ms })
     },
+    trim: trimMemory,
     stats: () => {
       const { homeBytes, overflowBytes, spills, restores } = blocks.stats()
       const gpu = { gpuBytes: homeBytes, gpuBudgetBytes: blocks.budgetBytes }

@@ -24,11 +24,31 @@ const memcpy = libc.func('memcpy', 'void*', ['void*', 'void*', 'size_t'])
 const mmap = libc.func('mmap', 'intptr_t', ['void*', 'size_t', 'int', 'int', 'int', 'int64_t'])
 const munmap = libc.func('munmap', 'int', ['void*', 'size_t'])
 const madvise = libc.func('madvise', 'int', ['intptr_t', 'size_t', 'int'])
+const mallocTrim = find(() => libc.func('malloc_trim', 'int', ['size_t']))
+const mallopt = find(() => libc.func('mallopt', 'int', ['int', 'int']))
+
+const M_MMAP_THRESHOLD = -3
+/**
+ * What is larger is mapped by itself and goes back to the system when it is freed. Left alone, glibc
+ * raises the bound to 32 MiB, and what models leave behind lies between what lives on: ten reloads of the
+ * demo model under load added 13 % to the process. A quarter of it costs system time at each prefill,
+ * this costs none that could be measured.
+ */
+const MAPPED_BYTES = 2 ** 19
+mallopt?.(M_MMAP_THRESHOLD, MAPPED_BYTES)
 const PROT_READ = 1
 const MAP_SHARED = 1
 /** Linux's own. */
 const MADV_HUGEPAGE = 14
 const HUGE_PAGE_BYTES = 2 ** 21
+
+/**
+ * Gives free memory of malloc's back to the system: of a model that went, most lies between what lives
+ * on. Nothing where the C library is not glibc.
+ */
+export async function trimMemory(): Promise<void> {
+  if (mallocTrim !== undefined) await callAsync(mallocTrim, 0)
+}
 
 /** The process's own memory, from ONNX Runtime's allocator without an arena: freed is given back. */
 export function hostMemory(ort: Ort): TensorMemory & { close(): void } {
@@ -80,4 +100,12 @@ export function mapFile(fd: number, bytes: number): { address: Pointer; unmap():
   const address = BigInt(mmap(null, bytes, PROT_READ, MAP_SHARED, fd, 0))
   if (address === -1n) throw new RankError('ENGINE_UNAVAILABLE', `cannot map ${bytes} bytes`)
   return { address, unmap: () => munmap(address, bytes) }
+}
+
+function find<T>(lookUp: () => T): T | undefined {
+  try {
+    return lookUp()
+  } catch {
+    return undefined
+  }
 }

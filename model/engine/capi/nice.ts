@@ -10,7 +10,15 @@ const MAX_ROUNDS = 100
  * Gives the threads of libuv's pool, where runs take place, a lower priority, and so the threads that
  * ONNX Runtime starts from them. They are found by asking each for its id until all have answered.
  */
-export async function niceThreads(): Promise<void> {
+export function niceThreads(): Promise<void> {
+  nicing ??= nice()
+  return nicing
+}
+
+/** Once per process: later on the questions would queue behind runs. */
+let nicing: Promise<void> | undefined
+
+async function nice(): Promise<void> {
   const gettid = loadLibrary(null).func('gettid', 'int', [])
   const ask = () => callAsync<number>(gettid)
   const ids = new Set<number>()

@@ -1,13 +1,14 @@
 import type { Bundle } from '../../manifest.js'
 import type { KvPages } from '../engine.js'
 import { KV_ELEMENT_BYTES } from '../kv-shape.js'
+import { type Background, startBackground } from './background.js'
 import { type Blocks, type BlocksOptions, createBlocks } from './blocks.js'
 import { type Cuda, openCuda } from './cuda.js'
 import { createKvDecoder, type KvDecoder } from './decoder.js'
 import { cpuFlags, findKernels, type Kernels, refusalOf } from './kernels.js'
 import { createKvStore, type KvEntry, type KvStore } from './kv-store.js'
 import { findLibrary } from './library.js'
-import { hostMemory, type TensorMemory } from './memory.js'
+import { hostMemory, type TensorMemory, trimMemory } from './memory.js'
 import { niceThreads, POOL_THREADS } from './nice.js'
 import { loadOrt, type Ort } from './ort.js'
 import { createRunner, type Runner } from './runner.js'
@@ -33,6 +34,8 @@ export type OpenOptions = {
   readonly library: string | undefined
   /** Folder of kernel libraries: see kernels.ts. */
   readonly kernels: string | undefined
+  /** On the CPU: starts on a thread of the lowest priority; see background.ts. */
+  readonly background: boolean
 }
 
 /** Everything native that an engine is made of. */
@@ -42,6 +45,7 @@ export type Opened = {
   readonly source: SessionSource
   /** A library that fits, and why it may not be used, if so. */
   readonly kernels: { readonly found: Kernels; readonly refusal: string | undefined } | undefined
+  readonly background: Background | undefined
   readonly cuda: Cuda | undefined
   /** Where runs need their tensors: the GPU's memory or the process's own. */
   readonly memory: TensorMemory
@@ -62,12 +66,21 @@ export async function open(options: OpenOptions): Promise<Opened> {
   const { bundle, workers, threadsPerWorker, provider } = options
   const { manifest } = bundle
   const library = options.library ?? findLibrary()
-  const ort = loadOrt(library)
+  // Runs share the pool and bring their own thread each.
+  const intraOpThreads = workers * (threadsPerWorker - 1) + 1
+  const loaded = loadOrt(library)
+  const background =
+    options.background && provider === 'cpu'
+      ? startBackground(loaded, library, intraOpThreads === 1)
+      : undefined
+  const ort = background?.ort ?? loaded
   const cleanups: (() => void | Promise<void>)[] = []
   const close = async () => {
     for (const each of cleanups.splice(0).reverse()) await each()
+    await trimMemory()
   }
   try {
+    if (background !== undefined) cleanups.push(background.end)
     const env = createEnv(ort)
     cleanups.push(() => ort.ReleaseEnv(env))
     const host = hostMemory(ort)
@@ -88,8 +101,7 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const registered = kernels?.refusal === undefined ? kernels?.found.library : undefined
     const source = { ort, env, bundle, weights, kernels: registered }
     const { sessions, release } = await createSessions(source, ['prefill', 'score', 'rank'], {
-      // Runs share the pool and bring their own thread each.
-      intraOpThreads: workers * (threadsPerWorker - 1) + 1,
+      intraOpThreads,
       spin: workers === 1 && threadsPerWorker > 1,
       ...(cuda === undefined ? {} : { addProvider: cuda.addProvider }),
     })
@@ -125,8 +137,8 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const scheduler = createScheduler(ort, slotsFor(options))
     cleanups.push(scheduler.close)
     return {
-      ...{ ort, library, source, kernels, cuda, memory, blocks, store, decoder, runner },
-      ...{ scheduler, none, cleanups, close },
+      ...{ ort, library, source, kernels, background, cuda, memory, blocks, store, decoder },
+      ...{ runner, scheduler, none, cleanups, close },
     }
   } catch (error) {
     await close()

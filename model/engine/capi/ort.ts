@@ -137,6 +137,10 @@ export type Ort = Calls & {
   createSession(env: Pointer, path: string, options: Pointer, container: Pointer): Promise<Pointer>
   /** A session of a graph in memory, which has no weights outside of it; off the calling thread. */
   createSessionFromBytes(env: Pointer, graph: Uint8Array, options: Pointer): Promise<Pointer>
+  /** The same on the calling thread, for another one, which adopts it. */
+  createSessionNow(env: Pointer, path: string, options: Pointer, container: Pointer): Pointer
+  /** Counts an object that another thread made: this one will release it. */
+  adopt(): void
   /** Objects created and not released, of all kinds: what a leak test watches. */
   live(): number
 }
@@ -249,6 +253,14 @@ function bind(path: string): Ort {
     runNow({ session, options, inputNames, inputs, outputNames, outputs }) {
       const values = [inputNames, inputs, inputs.length, outputNames, outputs.length, outputs]
       check(run(session, options, ...values))
+    },
+    createSessionNow(env, path, options, container) {
+      const session = new BigUint64Array(1)
+      check(create(env, path, options, container, session))
+      return session[0] ?? 0n
+    },
+    adopt() {
+      live++
     },
     live: () => live,
   }

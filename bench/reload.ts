@@ -1,0 +1,154 @@
+// Ten versions of the demo model, one after another, in the place of the one before, under an
+// open-loop load of real requests. Called by bench/run-reload.ts.
+import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { contentVersion, MANIFEST_FILE } from '../model/manifest.js'
+import { capacity, createClient, type Latencies, openLoop, startServer, summary } from './load.js'
+import { median } from './stats.js'
+
+const RELOADS = 10
+/** Share of the closed-loop capacity that the open loop asks for. */
+const LOAD_SHARE = 0.6
+const CAPACITY = { connections: 8, seconds: 8 }
+const MOST_SECONDS = 1800
+/** Before the first reload; of calm after each. */
+const BEFORE_MS = 20_000
+const CALM_MS = 8_000
+/** After a reload, until memory counts as what it is. */
+const SETTLE_MS = 2_000
+const ASK_EVERY_MS = 100
+const MOST_RELOAD_MS = 120_000
+
+export type Reload = {
+  /** From the new folder's appearance until it serves, until everybody has moved and the old is gone. */
+  readonly readyMs: number
+  readonly goneMs: number
+  readonly during: Latencies
+  /** Of the server in the calm after it. */
+  readonly rssMiB: number
+}
+
+export type ReloadResult = {
+  readonly capacityPerSecond: number
+  readonly perSecond: number
+  readonly failed: number
+  readonly rampSec: number
+  /** Outside of reloads: before the first, and in the calm after each. */
+  readonly calm: Latencies
+  readonly during: Latencies
+  readonly rssBeforeMiB: number
+  readonly reloads: readonly Reload[]
+}
+
+export async function benchReload(
+  bundleFolder: string,
+  bodies: readonly string[],
+  rampSec: number,
+  log: (line: string) => void,
+): Promise<ReloadResult> {
+  const folder = mkdtempSync(`${tmpdir()}/peregrine-bench-`)
+  const place = `${folder}/demo`
+  putVersion(bundleFolder, place, 0)
+  const server = await startServer([
+    ...['--models-dir', folder, '--promote-ramp-sec', String(rampSec), '--log-level', 'error'],
+  ])
+  const { port, pid } = server
+  const client = createClient(port)
+  const over = new AbortController()
+  try {
+    const capacityPerSecond = await capacity(client, bodies, CAPACITY)
+    const perSecond = LOAD_SHARE * capacityPerSecond
+    log(`capacity ${capacityPerSecond.toFixed(0)}/s, load ${perSecond.toFixed(0)}/s`)
+    const load = openLoop(client, bodies, {
+      ...{ perSecond, seconds: MOST_SECONDS, until: over.signal },
+    })
+    await pause(BEFORE_MS)
+    const rssBeforeMiB = await rssMiB(pid, CALM_MS)
+    const turns: { from: number; ready: number; gone: number; rss: number }[] = []
+    for (let i = 1; i <= RELOADS; i++) {
+      const from = performance.now()
+      const version = putVersion(bundleFolder, place, i)
+      await until(port, (states) => states.some((s) => s.version === version && s.isReady))
+      const ready = performance.now()
+      await until(port, (states) => states.length === 1 && states[0]?.version === version)
+      const gone = performance.now()
+      await pause(SETTLE_MS)
+      const rss = await rssMiB(pid, CALM_MS)
+      turns.push({ from, ready, gone, rss })
+      const took = [ready - from, gone - from].map((ms) => `${(ms / 1000).toFixed(1)} s`)
+      log(
+        `reload ${i}: ready after ${took[0]}, the old gone after ${took[1]}, ${rss.toFixed(0)} MiB`,
+      )
+    }
+    over.abort()
+    const { samples, failed } = await load
+    const within = (from: number, to: number) =>
+      samples.filter(({ dueAt }) => dueAt >= from && dueAt < to).map(({ ms }) => ms)
+    const isCalm = (at: number) => turns.every(({ from, gone }) => at < from || at >= gone)
+    const calm = samples.filter(({ dueAt }) => isCalm(dueAt)).map(({ ms }) => ms)
+    return {
+      ...{ capacityPerSecond, perSecond, failed, rampSec, rssBeforeMiB },
+      calm: summary(calm),
+      during: summary(turns.flatMap(({ from, gone }) => within(from, gone))),
+      reloads: turns.map(({ from, ready, gone, rss }) => ({
+        readyMs: ready - from,
+        goneMs: gone - from,
+        during: summary(within(from, gone)),
+        rssMiB: rss,
+      })),
+    }
+  } finally {
+    over.abort()
+    client.close()
+    await server.stop()
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** A bundle of the same weights and another version, whole and at once where the one before was. */
+function putVersion(bundleFolder: string, place: string, number: number): string {
+  const work = `${place}.tmp-${number}`
+  cpSync(bundleFolder, work, { recursive: true })
+  const file = `${work}/${MANIFEST_FILE}`
+  const manifest = JSON.parse(readFileSync(file, 'utf8'))
+  manifest.producer = `${manifest.producer} (reload ${number})`
+  manifest.version = contentVersion(manifest)
+  writeFileSync(file, JSON.stringify(manifest))
+  if (number > 0) renameSync(place, `${work}-former`)
+  renameSync(work, place)
+  rmSync(`${work}-former`, { recursive: true, force: true })
+  return manifest.version
+}
+
+type State = { readonly version: string; readonly isReady: boolean }
+
+async function until(port: number, isThere: (states: readonly State[]) => boolean): Promise<void> {
+  const end = performance.now() + MOST_RELOAD_MS
+  while (performance.now() < end) {
+    const response = await fetch(`http://127.0.0.1:${port}/v1/admin/models`)
+    const { models }: { models: { versions: { version: string; state: string }[] }[] } = JSON.parse(
+      await response.text(),
+    )
+    const states = models.flatMap(({ versions }) =>
+      versions.map(({ version, state }) => ({ version, isReady: state === 'ready' })),
+    )
+    if (isThere(states)) return
+    await pause(ASK_EVERY_MS)
+  }
+  throw new Error(`a reload took longer than ${MOST_RELOAD_MS / 1000} s`)
+}
+
+/** Median of the process's resident memory over some time. */
+async function rssMiB(pid: number, ms: number): Promise<number> {
+  const samples: number[] = []
+  for (const end = performance.now() + ms; performance.now() < end; ) {
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+    samples.push(Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? Number.NaN) / 1024)
+    await pause(ASK_EVERY_MS)
+  }
+  return median(samples)
+}
+
+function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms))
+}
