@@ -8,7 +8,6 @@ export type Operation = {
   readonly method: string
   /** `/v1/users/{id}` */
   readonly path: string
-  readonly parameters: readonly string[]
   /** Undefined for routes without a body. */
   readonly body: Json | undefined
   /** The fault of a body by status; undefined = none. A status that is not in here is not documented. */
@@ -37,7 +36,6 @@ function operationOf(document: Json, method: string, path: string, operation: Js
   return {
     method: method.toUpperCase(),
     path,
-    parameters: [...path.matchAll(/\{(.+?)\}/g)].map(([, name = '']) => name),
     body: body && resolve(document, body),
     answers: new Map(answers),
   }

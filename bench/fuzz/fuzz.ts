@@ -39,7 +39,7 @@ export type FuzzOptions = {
   readonly onAnswer?: () => void
 }
 
-/** More are not kept: one defect has many requests. */
+/** Kinds of faults that are kept, one request of each. */
 const MAX_FAULTS = 20
 /** An error quotes what it got, but not all of it. */
 const MAX_PROBLEM_CHARS = 4096
@@ -52,6 +52,7 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
   const random = createRandom(seed)
   const counts = new Map<string, Map<number, number>>()
   const faults: FuzzFault[] = []
+  const kinds = new Set<string>()
   const withBody = operations.filter(({ body }) => body !== undefined)
   for (let index = 0; index < count; index++) {
     const among = random() < 0.9 && withBody.length > 0 ? withBody : operations
@@ -63,7 +64,9 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
     const statuses = counts.get(name) ?? new Map<number, number>()
     counts.set(name, statuses.set(answer.status, (statuses.get(answer.status) ?? 0) + 1))
     const why = faultOf(operation, answer)
-    if (why !== undefined && faults.length < MAX_FAULTS) {
+    const kind = `${name} ${answer.status} ${why}`
+    if (why !== undefined && kinds.size < MAX_FAULTS && !kinds.has(kind)) {
+      kinds.add(kind)
       faults.push({ index, request, status: answer.status, why })
     }
     onAnswer?.()
@@ -73,7 +76,9 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
 
 function requestOf(operation: Operation, random: Random, words: Words): FuzzRequest {
   const { method, path, body } = operation
-  const url = path.replace(/\{.+?\}/g, () => encodeURIComponent(parameter(random)))
+  const url = path.replace(/\{(.+?)\}/g, (_, name: string) => {
+    return encodeURIComponent(parameter(random, words[name]))
+  })
   const query =
     random() < 0.05 ? `?${encodeURIComponent(wellFormed(text(random, 8)))}=${below(random, 9)}` : ''
   if (body === undefined) return { method, url: url + query, headers: {} }
@@ -92,11 +97,11 @@ function payloadOf(schema: Operation['body'] & object, random: Random, words: Wo
 }
 
 /**
- * Few users, so that histories and K/V of earlier requests are met again; and ids that no URL likes. No dots: clients
+ * One of the words that are known, a user, or what no URL likes. No dots: clients
  * make `/a/./b` `/a/b`.
  */
-function parameter(random: Random): string {
-  if (random() < 0.7) return `u${below(random, 20)}`
+function parameter(random: Random, words: readonly string[] = []): string {
+  if (random() < 0.7) return words[below(random, words.length)] ?? `u${below(random, 20)}`
   const odd = wellFormed(text(random, pick(random, [1, 8, 255, 256, 257])))
   return pick(random, [odd.replaceAll('.', '-'), '__proto__', '%', 'a/b', '\0'])
 }

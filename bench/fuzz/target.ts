@@ -54,6 +54,8 @@ function wordsOf(model: unknown): Words {
     candidates: items,
     actions: strings(actions),
     model: [`${name}`, `${name}@${version}`],
+    name: [`${name}`],
+    version: [`${version}`],
     weights: Array.isArray(tasks) ? tasks.map((task) => `${task?.name}`) : [],
     // Few users, whose histories and K/V are met again.
     id: ['u1', 'u2', 'u3', 'u4', 'u5'],
