@@ -1,4 +1,4 @@
-import { unwatchFile, watchFile } from 'node:fs'
+import { statSync } from 'node:fs'
 import { isIP } from 'node:net'
 import type { Logger } from 'pino'
 import type { ServerConfig } from './config.js'
@@ -23,7 +23,12 @@ export function hasFiles({ apiKeysFile, tlsCert }: ServerConfig): boolean {
   return apiKeysFile !== '' || tlsCert !== ''
 }
 
-type Watched = { readonly files: readonly string[]; readonly read: () => void }
+type Watched = {
+  readonly files: readonly string[]
+  readonly read: () => void
+  /** The files as they were before they were read last. */
+  state: string
+}
 
 const WATCH_MS = 5_000
 
@@ -47,20 +52,22 @@ export function openCredentials(
       keys = readKeyFile(apiKeysFile)
       log.info({ keys: keys.map(({ name }) => name) }, 'API keys read')
     }
+    const state = stateOf([apiKeysFile])
     read()
-    watched.push({ files: [apiKeysFile], read })
+    watched.push({ files: [apiKeysFile], read, state })
   } else if (!isLoopback(config.host) && tlsClientCa === '') {
     log.warn(`listening on ${config.host} without --api-keys-file: whoever reaches it may do all`)
   }
 
   const files = { cert: tlsCert, key: tlsKey, ...(tlsClientCa !== '' && { ca: tlsClientCa }) }
+  const state = stateOf(Object.values(files))
   const tls = tlsCert === '' ? undefined : readTls(files)
   if (tls !== undefined) {
     const read = () => {
       use(readTls(files))
       log.info('certificates read')
     }
-    watched.push({ files: Object.values(files), read })
+    watched.push({ files: Object.values(files), read, state })
   }
 
   const again = ({ files, read }: Watched) => {
@@ -70,13 +77,14 @@ export function openCredentials(
       log.error({ err, files }, 'not read: what was there before stays')
     }
   }
-  const watches = watched.flatMap((one) => {
-    const listener = () => again(one)
-    return one.files.map((file) => {
-      watchFile(file, { interval: watchMs, persistent: false }, listener)
-      return () => unwatchFile(file, listener)
-    })
-  })
+  const timer = setInterval(() => {
+    for (const one of watched) {
+      const found = stateOf(one.files)
+      if (found === one.state) continue
+      one.state = found
+      again(one)
+    }
+  }, watchMs).unref()
 
   return {
     keys: keys === undefined ? undefined : () => keys ?? [],
@@ -88,9 +96,22 @@ export function openCredentials(
       for (const one of watched) again(one)
     },
     close() {
-      for (const end of watches) end()
+      clearInterval(timer)
     },
   }
+}
+
+/** Another text when a file, or what its links lead to, is another. */
+function stateOf(files: readonly string[]): string {
+  const states = files.map((file) => {
+    try {
+      const { dev, ino, size, mtimeNs } = statSync(file, { bigint: true })
+      return `${dev} ${ino} ${size} ${mtimeNs}`
+    } catch {
+      return 'none' // reading it says why
+    }
+  })
+  return states.join()
 }
 
 function isLoopback(host: string): boolean {

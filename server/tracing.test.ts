@@ -239,8 +239,8 @@ describe('a ranking in a trace', () => {
 
   test('has a span for each of a batch, and says which failed with what', async (t) => {
     const { app, flush } = await traced(t)
-    const late = { ...bodyOf('u4', 5), deadlineMs: 1, weights: { nothing: 1 } }
-    const requests = [bodyOf('u4'), late]
+    const history = [{ item: '1', time: 1, actions: ['nothing'] }]
+    const requests = [bodyOf('u4'), { ...bodyOf('u4', 5), history }]
     const res = await post(app, { requests }, {}, '/v1/rank/batch')
     assert.equal(res.statusCode, 200)
     await post(app, {}, { traceparent: traceparent('01') })

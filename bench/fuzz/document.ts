@@ -8,7 +8,6 @@ export type Operation = {
   readonly method: string
   /** `/v1/users/{id}` */
   readonly path: string
-  readonly parameters: readonly string[]
   /** Undefined for routes without a body. */
   readonly body: Json | undefined
   /** A body that the document shows; undefined = none. */
@@ -41,7 +40,6 @@ function operationOf(document: Json, method: string, path: string, operation: Js
   return {
     method: method.toUpperCase(),
     path,
-    parameters: [...path.matchAll(/\{(.+?)\}/g)].map(([, name = '']) => name),
     body: resolved,
     example: record(content).example ?? listOf(resolved?.examples)[0],
     answers: new Map(answers),

@@ -39,7 +39,7 @@ export type FuzzOptions = {
   readonly onAnswer?: () => void
 }
 
-/** More are not kept: one defect has many requests. */
+/** Kinds of faults that are kept, one request of each. */
 const MAX_FAULTS = 20
 /** An error quotes what it got, but not all of it. */
 const MAX_PROBLEM_CHARS = 4096
@@ -52,6 +52,7 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
   const random = createRandom(seed)
   const counts = new Map<string, Map<number, number>>()
   const faults: FuzzFault[] = []
+  const kinds = new Set<string>()
   const withBody = operations.filter(({ body }) => body !== undefined)
   for (let index = 0; index < count; index++) {
     const among = random() < 0.9 && withBody.length > 0 ? withBody : operations
@@ -63,7 +64,9 @@ export async function fuzz(options: FuzzOptions): Promise<FuzzResult> {
     const statuses = counts.get(name) ?? new Map<number, number>()
     counts.set(name, statuses.set(answer.status, (statuses.get(answer.status) ?? 0) + 1))
     const why = faultOf(operation, answer)
-    if (why !== undefined && faults.length < MAX_FAULTS) {
+    const kind = `${name} ${answer.status} ${why}`
+    if (why !== undefined && kinds.size < MAX_FAULTS && !kinds.has(kind)) {
+      kinds.add(kind)
       faults.push({ index, request, status: answer.status, why })
     }
     onAnswer?.()
@@ -95,7 +98,7 @@ function payloadOf(value: unknown, random: Random): Buffer {
 }
 
 /**
- * Few users, so that histories and K/V of earlier requests are met again; and ids that no URL likes. No dots: clients
+ * One of the words that are known, a user, or what no URL likes. No dots: clients
  * make `/a/./b` `/a/b`.
  */
 function parameter(random: Random, known: readonly string[]): string {

@@ -288,12 +288,117 @@ class ModelListModels(TypedDict):
     engine: str
     microBatchSize: int
     slackEvents: int
+    state: Union[Literal["ready"], Literal["draining"]]
+    labels: Sequence[str]
 
 
 class ModelList(TypedDict):
-    """Models that are ready; empty while loading."""
+    """Models that are ready, the one that a request without `model` gets first; empty while loading."""
 
     models: Sequence[ModelListModels]
+
+
+class AdminModelCanary(TypedDict):
+    version: str
+    weightPercent: float
+
+
+class AdminModelShadow(TypedDict):
+    version: str
+    sharePercent: float
+
+
+class AdminModelVersions(TypedDict):
+    version: str
+    state: Union[Literal["loading"], Literal["warming"], Literal["ready"], Literal["draining"], Literal["failed"]]
+    reason: NotRequired[str]
+    labels: Sequence[str]
+    bundle: str
+    isOrphan: bool
+    inFlight: int
+    kvBytes: NotRequired[int]
+    since: str
+
+
+class AdminModel(TypedDict):
+    """A model with all its versions."""
+
+    name: str
+    isDefault: bool
+    stable: NotRequired[str]
+    former: NotRequired[str]
+    movedPercent: NotRequired[float]
+    canary: NotRequired[AdminModelCanary]
+    shadow: NotRequired[AdminModelShadow]
+    versions: Sequence[AdminModelVersions]
+
+
+class AdminModelListModelsCanary(TypedDict):
+    version: str
+    weightPercent: float
+
+
+class AdminModelListModelsShadow(TypedDict):
+    version: str
+    sharePercent: float
+
+
+class AdminModelListModelsVersions(TypedDict):
+    version: str
+    state: Union[Literal["loading"], Literal["warming"], Literal["ready"], Literal["draining"], Literal["failed"]]
+    reason: NotRequired[str]
+    labels: Sequence[str]
+    bundle: str
+    isOrphan: bool
+    inFlight: int
+    kvBytes: NotRequired[int]
+    since: str
+
+
+class AdminModelListModels(TypedDict):
+    """A model with all its versions."""
+
+    name: str
+    isDefault: bool
+    stable: NotRequired[str]
+    former: NotRequired[str]
+    movedPercent: NotRequired[float]
+    canary: NotRequired[AdminModelListModelsCanary]
+    shadow: NotRequired[AdminModelListModelsShadow]
+    versions: Sequence[AdminModelListModelsVersions]
+
+
+class AdminModelListUnreadable(TypedDict):
+    bundle: str
+    reason: str
+    since: str
+
+
+class AdminModelList(TypedDict):
+    """All models of this process."""
+
+    models: Sequence[AdminModelListModels]
+    unreadable: Sequence[AdminModelListUnreadable]
+
+
+class LoadRequest(TypedDict):
+    bundle: str
+    wait: NotRequired[bool]
+
+
+class PromoteRequest(TypedDict):
+    version: str
+    rampSec: NotRequired[float]
+
+
+class CanaryRequest(TypedDict):
+    version: str
+    weightPercent: float
+
+
+class ShadowRequest(TypedDict):
+    version: str
+    sharePercent: float
 
 
 class Problem(TypedDict):

@@ -56,7 +56,7 @@ export type RankRequest = {
   readonly partial?: boolean
   /** Add logits to the items, and how the answer was computed. */
   readonly explain?: boolean
-  /** Name of a model, or name@version. */
+  /** Name of a model, `name@version`, or `name@stable`, `name@canary`; absent = the default model. The name alone is the stable version, for its share of the users the canary. */
   readonly model?: string
 }
 
@@ -205,7 +205,7 @@ export type PrefetchRequest = {
   readonly historyOffset?: number
   /** Query time in whole seconds; absent = now. */
   readonly time?: number
-  /** Name of a model, or name@version. */
+  /** Name of a model, `name@version`, or `name@stable`, `name@canary`; absent = the default model. The name alone is the stable version, for its share of the users the canary. */
   readonly model?: string
   /** Answer 200 when the K/V is there, instead of 202 at once. */
   readonly wait?: boolean
@@ -285,9 +285,9 @@ export type UserAnswer = {
   }[]
 }
 
-/** Models that are ready; empty while loading. */
+/** Models that are ready, the one that a request without `model` gets first; empty while loading. */
 export type ModelList = {
-  readonly models: readonly {
+  readonly models: readonly ({
     readonly name: string
     /** Content hash of the bundle. */
     readonly version: string
@@ -307,7 +307,120 @@ export type ModelList = {
     readonly microBatchSize: number
     /** How many events the window of a full history moves at a time. */
     readonly slackEvents: number
+    readonly state: 'ready' | 'draining'
+    /** stable, canary, shadow; `model` of a request may be `name@label`. */
+    readonly labels: readonly string[]
+  })[]
+}
+
+/** A model with all its versions. */
+export type AdminModel = {
+  readonly name: string
+  /** Requests that name no model get it. */
+  readonly isDefault: boolean
+  readonly stable?: string
+  /** Where a rollback leads. */
+  readonly former?: string
+  /** Of the users, while a promotion moves them. */
+  readonly movedPercent?: number
+  readonly canary?: {
+    readonly version: string
+    readonly weightPercent: number
+  }
+  readonly shadow?: {
+    readonly version: string
+    readonly sharePercent: number
+  }
+  readonly versions: readonly ({
+    readonly version: string
+    readonly state: 'loading' | 'warming' | 'ready' | 'draining' | 'failed'
+    /** Why it failed. */
+    readonly reason?: string
+    readonly labels: readonly string[]
+    /** Where its bundle is, or was. */
+    readonly bundle: string
+    /** Its folder is gone: it serves on until another version is promoted. */
+    readonly isOrphan: boolean
+    /** Rankings and prefetches that use it now. */
+    readonly inFlight: number
+    /** K/V in this process. */
+    readonly kvBytes?: number
+    /** When it got into this state. */
+    readonly since: string
+  })[]
+}
+
+/** All models of this process. */
+export type AdminModelList = {
+  readonly models: readonly ({
+    readonly name: string
+    /** Requests that name no model get it. */
+    readonly isDefault: boolean
+    readonly stable?: string
+    /** Where a rollback leads. */
+    readonly former?: string
+    /** Of the users, while a promotion moves them. */
+    readonly movedPercent?: number
+    readonly canary?: {
+      readonly version: string
+      readonly weightPercent: number
+    }
+    readonly shadow?: {
+      readonly version: string
+      readonly sharePercent: number
+    }
+    readonly versions: readonly ({
+      readonly version: string
+      readonly state: 'loading' | 'warming' | 'ready' | 'draining' | 'failed'
+      /** Why it failed. */
+      readonly reason?: string
+      readonly labels: readonly string[]
+      /** Where its bundle is, or was. */
+      readonly bundle: string
+      /** Its folder is gone: it serves on until another version is promoted. */
+      readonly isOrphan: boolean
+      /** Rankings and prefetches that use it now. */
+      readonly inFlight: number
+      /** K/V in this process. */
+      readonly kvBytes?: number
+      /** When it got into this state. */
+      readonly since: string
+    })[]
+  })[]
+  /** Bundles that do not even say what they are. */
+  readonly unreadable: readonly {
+    readonly bundle: string
+    readonly reason: string
+    readonly since: string
   }[]
+}
+
+export type LoadRequest = {
+  /** A subfolder of --models-dir, or a folder that --bundle names. */
+  readonly bundle: string
+  /** Answer when it is done, instead of 202 at once. */
+  readonly wait?: boolean
+}
+
+export type PromoteRequest = {
+  /** Content hash of the bundle. */
+  readonly version: string
+  /** Seconds over which the users move, so that their K/V is not made all at once; 0 = all now; absent = as the server is configured. */
+  readonly rampSec?: number
+}
+
+export type CanaryRequest = {
+  /** Content hash of the bundle. */
+  readonly version: string
+  /** Of the users, always the same ones. */
+  readonly weightPercent: number
+}
+
+export type ShadowRequest = {
+  /** Content hash of the bundle. */
+  readonly version: string
+  /** Of the requests, chosen at random. */
+  readonly sharePercent: number
 }
 
 /** What went wrong. */
