@@ -34,8 +34,8 @@ const { values } = parseArgs({
     kernels: { type: 'string' },
   },
 })
-const { out, bundles, python, peer } = values
-const withKernels = values.kernels === undefined ? {} : kernelEngines(values.kernels)
+const { out, bundles, python, peer, kernels } = values
+const withKernels = kernels === undefined ? {} : kernelEngines(kernels)
 const wanted = new Set(values.only.split(','))
 const log = (line: string) => process.stderr.write(`${line}\n`)
 mkdirSync(out, { recursive: true })
@@ -119,11 +119,15 @@ await section('equality', async () => {
   }
 })
 await section('growth', async () => {
-  result.growth = await benchGrowth(bundleOf(randomConfig(paper), 'fp16'), log)
+  const bundle = bundleOf(randomConfig(paper), 'fp16')
+  result.growth = await benchGrowth(bundle, undefined, log)
+  if (kernels !== undefined) result.growthWithKernels = await benchGrowth(bundle, kernels, log)
 })
 await section('http', async () => {
   const { folder } = bundleOf(randomConfig(paper), 'fp16')
-  result.http = await benchGpuHttp(folder, HTTP_FLAGS, log)
+  result.http = await benchGpuHttp(folder, [...HTTP_FLAGS, '--kernels', 'off'], log)
+  if (kernels === undefined) return
+  result.httpWithKernels = await benchGpuHttp(folder, [...HTTP_FLAGS, '--kernels', kernels], log)
 })
 await section('profile', () => {
   const profiles = []
@@ -131,6 +135,9 @@ await section('profile', () => {
     const { folder } = bundleOf(config, 'fp16')
     for (const graph of ['hit', 'prefill', 'rank'] as const) {
       profiles.push({ model: config.name ?? '', ...profile(folder, graph, 1024) })
+      if (kernels === undefined) continue
+      const found = profile(folder, graph, 1024, kernels)
+      profiles.push({ model: `${config.name}, kernels`, ...found })
     }
   }
   result.profiles = profiles

@@ -15,7 +15,15 @@ import {
 } from './functions.js'
 import { enterLayer, finishLayer, project, projectKv, type Tokens, taskHead } from './layer.js'
 import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
-import { embedActions, embedItems, hstuEmbedItems, hstuEmbedTokens, hstuNorm } from './rows.js'
+import {
+  embedActions,
+  embedItems,
+  hstuEmbedItems,
+  hstuEmbedTokens,
+  hstuLogits,
+  hstuNorm,
+  tokensFirst,
+} from './rows.js'
 import type { WeightFile, WeightType } from './weight-file.js'
 
 /** The three graphs of a bundle; weight names are those of export/weights.ts. */
@@ -86,7 +94,7 @@ function buildScore(config: HstuConfig, weights: WeightFile, type: WeightType): 
   const { slots } = embeddingLayout(config)
   const functions = [
     ...[hstuAttention(shape), hstuGate(shape)],
-    ...rowFunctions(shape, [hstuEmbedItems(slots)]),
+    ...rowFunctions(shape, [hstuEmbedItems(slots, shape), hstuLogits(shape)]),
   ]
   return onnxGraph('score', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['m', slots])
@@ -121,7 +129,10 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
     ...[hstuAttention(shape), hstuGate(shape)],
     ...(config.layers > 1 ? [hstuCausalAttention(shape)] : []),
     ...(config.layers > 1 && isPacked ? [hstuPackedAttention(shape)] : []),
-    ...rowFunctions(shape, [hstuEmbedItems(slots), hstuEmbedTokens(slots, shape)]),
+    ...rowFunctions(shape, [
+      ...[hstuEmbedItems(slots, shape), hstuEmbedTokens(slots, shape)],
+      hstuLogits(shape),
+    ]),
   ]
   return onnxGraph('rank', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['users', 'n', slots])
@@ -130,14 +141,9 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
     const lengths = g.input('lengths', 'int64', ['users'])
     const candidateRows = g.input('candidate_rows', 'int32', ['users', 'm', slots])
     const queryTimes = g.input('query_times', 'int64', ['users'])
-    const tokensFirst = (x: string, perm: bigint[]) =>
-      g.op('Transpose', [x], { attributes: { perm } })
-
     const attend = candidateAttention(g, { times, queryTimes, lengths }, shape)
-    let x: Tokens = {
-      x: embedTokens(g, tokensFirst(rows, [1n, 0n, 2n]), tokensFirst(actions, [1n, 0n]), shape),
-    }
-    let y: Tokens = { x: embedCandidates(g, tokensFirst(candidateRows, [1n, 0n, 2n]), shape) }
+    let x: Tokens = { x: embedTokens(g, rows, actions, shape) }
+    let y: Tokens = { x: embedCandidates(g, candidateRows, shape) }
     const attributes = attentionAttributes(shape)
     const scoreLayer = (layer: number, history: History) => {
       const entered = enterLayer(g, y, layer, shape)
@@ -156,8 +162,7 @@ function buildRank(config: HstuConfig, weights: WeightFile, type: WeightType): O
       x = finishLayer(g, entered.x, uvqk, attended, i, shape)
     }
     scoreLayer(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
-    const logits = tokensFirst(taskHead(g, y, shape), [1n, 0n, 2n])
-    g.output('logits', logits, 'float32', ['users', 'm', config.tasks.length])
+    g.output('logits', taskHead(g, y, shape), 'float32', ['users', 'm', config.tasks.length])
   })
 }
 
@@ -171,22 +176,25 @@ function rowFunctions(shape: FunctionShape, tokens: readonly FunctionProto[]): F
   ]
 }
 
-/** (…, slots) rows -> (…, D) */
-function embedCandidates(g: GraphBuilder, rows: string, { config, type }: FunctionShape): string {
-  const inputs = [g.weight('embedding'), rows] as const
-  if (type === 'float16') return g.op('HstuEmbedItems', inputs, FUNCTION)
-  return embedItems(g, ...inputs, embeddingLayout(config).slots)
+/** ([users,] tokens, slots) rows -> (tokens, [users,] D) */
+function embedCandidates(g: GraphBuilder, rows: string, shape: FunctionShape): string {
+  const table = g.weight('embedding')
+  if (shape.type === 'float16') return g.op('HstuEmbedItems', [table, rows], FUNCTION)
+  const { slots } = embeddingLayout(shape.config)
+  return embedItems(g, table, tokensFirst(g, rows, 2, shape), slots)
 }
 
-/** (…, slots) rows and (…) action masks -> (…, D) */
+/** ([users,] tokens, slots) rows and ([users,] tokens) action masks -> (tokens, [users,] D) */
 function embedTokens(g: GraphBuilder, rows: string, masks: string, shape: FunctionShape): string {
-  const inputs = [g.weight('embedding'), rows] as const
+  const table = g.weight('embedding')
   const action = g.weight('action')
   if (shape.type === 'float16') {
-    return g.op('HstuEmbedTokens', [...inputs, action, masks], FUNCTION)
+    return g.op('HstuEmbedTokens', [table, rows, action, masks], FUNCTION)
   }
   const { slots } = embeddingLayout(shape.config)
-  return embedItems(g, ...inputs, slots, embedActions(g, masks, action, shape))
+  const ids = tokensFirst(g, rows, 2, shape)
+  const actions = embedActions(g, tokensFirst(g, masks, 1, shape), action, shape)
+  return embedItems(g, table, ids, slots, actions)
 }
 
 /** K and V of a history by themselves, or in its uvqk. */

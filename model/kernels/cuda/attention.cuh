@@ -35,11 +35,6 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
   const int headOfUser = Causal ? blockIdx.y : blockIdx.z;
   const int user = headOfUser / p.heads, head = headOfUser - user * p.heads;
   const int row0 = block * C::Rows, splits = gridDim.x, rank = blockIdx.x;
-  const int realKeys = p.lengths ? min(p.keys, int(p.lengths[user])) : p.keys;
-  const int ownKeys = Causal ? min(p.rows, row0 + C::Rows) : 0;
-  const int sharedTiles = (realKeys + Keys - 1) / Keys, tiles = sharedTiles + (ownKeys + Keys - 1) / Keys;
-  const int first = int(int64_t(tiles) * rank / splits), end = int(int64_t(tiles) * (rank + 1) / splits);
-
   if (threadIdx.x == 0) {
     prefetchMap(&maps.q);
     prefetchMap(&maps.k);
@@ -55,6 +50,11 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     barrierInit(fullQ, 1);
     barrierInitFence();
   }
+  waitForBefore();
+  const int realKeys = p.lengths ? min(p.keys, int(p.lengths[user])) : p.keys;
+  const int ownKeys = Causal ? min(p.rows, row0 + C::Rows) : 0;
+  const int sharedTiles = (realKeys + Keys - 1) / Keys, tiles = sharedTiles + (ownKeys + Keys - 1) / Keys;
+  const int first = int(int64_t(tiles) * rank / splits), end = int(int64_t(tiles) * (rank + 1) / splits);
   if (Bias && threadIdx.x < kBuckets) timeWeights[threadIdx.x] = 0.5f * __half2float(p.timeW[threadIdx.x]);
   __syncthreads();
 
@@ -355,15 +355,22 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
 
   __half* out = p.out + user * p.outUser + int64_t(head) * p.dv;
   if (splits == 1) {
+    // A thread has two columns of every eight; four of them change theirs for eight columns of a row each.
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int r = r0 + 8 * e;
-      if (r >= p.rows) continue;
-      __half* to = out + r * p.outRow + 2 * quad;
 #pragma unroll
-      for (int j = 0; j < Width / 8; j++) {
-        if (8 * j >= p.dv) break;
-        *reinterpret_cast<uint32_t*>(to + 8 * j) = packHalves(sum[4 * j + 2 * e] * p.scale, sum[4 * j + 2 * e + 1] * p.scale);
+      for (int g = 0; g < Width / 32; g++) {
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int j = 4 * g + i;
+          words[i] = packHalves(sum[4 * j + 2 * e] * p.scale, sum[4 * j + 2 * e + 1] * p.scale);
+        }
+        transposeQuad(words, quad);
+        const int column = 32 * g + 8 * quad;
+        if (r < p.rows && column < p.dv)
+          *reinterpret_cast<uint4*>(out + r * p.outRow + column) = make_uint4(words[0], words[1], words[2], words[3]);
       }
     }
     return;

@@ -32,7 +32,8 @@ Attention = struct(
 Linear = struct(x=P, w=P, bias=P, y=P, rows=L, depth=I, width=I, silu=I, tile=I, split=I, stream=P)
 Gate = struct(uvqk=P, a=P, gamma=P, beta=P, out=P, rows=L, uvqk_row=L, width=I, act=I, concat=I, epsilon=F, stream=P)
 Norm = struct(x=P, gamma=P, beta=P, out=P, rows=L, width=I, epsilon=F, stream=P)
-Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, slots=I, width=I, actions=I, stream=P)
+Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, users=I, slots=I, width=I, actions=I, stream=P)
+Logits = struct(x=P, w=P, bias=P, out=P, rows=L, users=I, depth=I, tasks=I, stream=P)
 
 parser = argparse.ArgumentParser()
 parser.add_argument("library")
@@ -44,7 +45,7 @@ parser.add_argument("--seed", type=int, default=1)
 options = parser.parse_args()
 DEVICE = "cpu" if options.host else "cuda"
 library = ctypes.CDLL(options.library)
-for function in ("Attention", "Linear", "Gate", "Norm", "Embed"):
+for function in ("Attention", "Linear", "Gate", "Norm", "Embed", "Logits"):
     getattr(library, f"hstu{function}").restype = ctypes.c_char_p
 torch.manual_seed(options.seed)
 rng = random.Random(options.seed)
@@ -59,10 +60,10 @@ def half(*shape, scale=1.0):
     return whole[:size].view(*shape)
 
 
-def poisoned(*shape):
+def poisoned(*shape, dtype=torch.float16):
     """An output full of NaN, and the whole buffer, whose end must keep its pattern."""
     size = math.prod(shape)
-    whole = torch.full((size + GUARD,), float("nan"), device=DEVICE, dtype=torch.float16)
+    whole = torch.full((size + GUARD,), float("nan"), device=DEVICE, dtype=dtype)
     whole[size:] = 7.0
     return whole[:size].view(*shape), whole
 
@@ -238,16 +239,21 @@ def row_cases():
             out, whole = poisoned(rows, width * (3 if concat else 1))
             args = Gate(at(uvqk), at(a), at(gamma) if has_affine else None, at(beta) if has_affine else None, at(out), rows, 4 * width, width, act, concat, 1e-6, stream())
             check("gate", (rows, width, act, concat, has_affine), call("Gate", args), out, whole, expected)
-        for slots, actions in ((1, 0), (3, 6)):
+        for users, slots, actions in ((1, 1, 0), (1, 3, 6), (3, 2, 4)):
             table, action = half(50, width), half(max(1, actions), width)
-            ids = torch.randint(0, 50, (rows, slots), device=DEVICE, dtype=torch.int32)
-            masks = torch.randint(0, 1 << actions, (rows,), device=DEVICE, dtype=torch.int32) if actions else None
-            expected = table.double()[ids.long()].sum(1)
+            ids = torch.randint(0, 50, (users, rows, slots), device=DEVICE, dtype=torch.int32)
+            masks = torch.randint(0, 1 << actions, (users, rows), device=DEVICE, dtype=torch.int32) if actions else None
+            expected = table.double()[ids.long()].sum(2)
             for bit in range(actions):
-                expected = expected + (masks >> bit & 1)[:, None] * action.double()[bit]
-            out, whole = poisoned(rows, width)
-            args = Embed(at(table), at(ids), at(masks), at(action) if actions else None, at(out), rows, slots, width, actions, stream())
-            check("embed", (rows, width, slots, actions), call("Embed", args), out, whole, expected)
+                expected = expected + (masks >> bit & 1)[..., None] * action.double()[bit]
+            out, whole = poisoned(rows, users, width)
+            args = Embed(at(table), at(ids), at(masks), at(action) if actions else None, at(out), rows * users, users, slots, width, actions, stream())
+            check("embed", (rows, users, width, slots, actions), call("Embed", args), out, whole, expected.transpose(0, 1))
+        for users, tasks in ((1, 1), (1, 2), (3, 5)):
+            x, w, b = half(rows, users, width), half(width, tasks), half(tasks)
+            out, whole = poisoned(users, rows, tasks, dtype=torch.float32)
+            args = Logits(at(x), at(w), at(b), at(out), rows * users, users, width, tasks, stream())
+            check("logits", (rows, users, width, tasks), call("Logits", args), out, whole, (x.double() @ w.double() + b.double()).transpose(0, 1))
 
 
 def graph_us(run, repeats=10):
@@ -312,8 +318,10 @@ def times():
         norm = graph_us(lambda _: call("Norm", Norm(at(a), at(gamma), at(beta), at(out), rows, width, 1e-6, stream())))
         ids = torch.randint(0, 1000, (rows, 3), device=DEVICE, dtype=torch.int32)
         table = half(1000, width)
-        embed = graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, 3, width, 0, stream())))
-        print(f"rows {rows} x {width}: gate {gate:.1f}, norm {norm:.1f}, embed {embed:.1f} us", flush=True)
+        embed = graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, 1, 3, width, 0, stream())))
+        w, scores = half(width, 2), torch.empty(rows, 2, device=DEVICE)
+        logits = graph_us(lambda _: call("Logits", Logits(at(a), at(w), at(gamma), at(scores), rows, 1, width, 2, stream())))
+        print(f"rows {rows} x {width}: gate {gate:.1f}, norm {norm:.1f}, embed {embed:.1f}, logits {logits:.1f} us", flush=True)
 
 
 print("host" if options.host else torch.cuda.get_device_name(), flush=True)

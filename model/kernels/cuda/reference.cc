@@ -142,13 +142,26 @@ const char* hstuNorm(const HstuNormArgs* args) {
 
 const char* hstuEmbed(const HstuEmbedArgs* args) {
   const HstuEmbedArgs& e = *args;
-  for (int64_t r = 0; r < e.rows; r++)
+  for (int64_t r = 0; r < e.rows; r++) {
+    const int64_t from = r % e.users * (e.rows / e.users) + r / e.users;
     for (int c = 0; c < e.width; c++) {
       double sum = 0;
-      for (int s = 0; s < e.slots; s++) sum += at(e.table, int64_t(e.ids[r * e.slots + s]) * e.width + c);
+      for (int s = 0; s < e.slots; s++) sum += at(e.table, int64_t(e.ids[from * e.slots + s]) * e.width + c);
       for (int bit = 0; bit < e.actions; bit++)
-        if (uint32_t(e.masks[r]) >> bit & 1) sum += at(e.action, int64_t(bit) * e.width + c);
+        if (uint32_t(e.masks[from]) >> bit & 1) sum += at(e.action, int64_t(bit) * e.width + c);
       static_cast<uint16_t*>(e.out)[r * e.width + c] = toHalf(sum);
+    }
+  }
+  return nullptr;
+}
+
+const char* hstuLogits(const HstuLogitsArgs* args) {
+  const HstuLogitsArgs& l = *args;
+  for (int64_t r = 0; r < l.rows; r++)
+    for (int task = 0; task < l.tasks; task++) {
+      double sum = at(l.bias, task);
+      for (int c = 0; c < l.depth; c++) sum += at(l.x, r * l.depth + c) * at(l.w, int64_t(c) * l.tasks + task);
+      l.out[(r % l.users * (l.rows / l.users) + r / l.users) * l.tasks + task] = float(sum);
     }
   return nullptr;
 }
