@@ -2,7 +2,7 @@ import { FUNCTION, type FunctionShape, gateAttributes } from './functions.js'
 import { hstuLinear } from './linear.js'
 import type { GraphBuilder } from './onnx.js'
 import { ones } from './ops.js'
-import { tokensFirst } from './rows.js'
+import { hstuAddNorm, skipNorm, tokensFirst } from './rows.js'
 
 /**
  * (…, D): `x`, or in float16 `x + update (+ bias)` behind a layer: that is for GPUs, where the next norm
@@ -109,11 +109,10 @@ function normOf(
   }
   const [gamma = '', beta = ''] = affine
   const inputs = [update, x, gamma, beta, ...bias]
-  const [norm = '', , , sum = ''] = g.opN('SkipLayerNormalization', inputs, 4, {
-    domain: 'com.microsoft',
-    attributes: { epsilon },
-    // Mean and variance, which are for training.
-    omitted: [1, 2],
-  })
+  if (affine.length < 2) {
+    const [norm, sum] = skipNorm(g, inputs, epsilon)
+    return { norm, x: sum }
+  }
+  const [norm = '', sum = ''] = g.callN(hstuAddNorm(bias.length > 0), inputs, { epsilon })
   return { norm, x: sum }
 }

@@ -1,6 +1,6 @@
 import type { FunctionProto } from 'onnx-buf'
 import type { FunctionShape } from './functions.js'
-import type { NodeBuilder } from './nodes.js'
+import type { Attribute, NodeBuilder } from './nodes.js'
 import { onnxFunction } from './onnx.js'
 import { castTo } from './ops.js'
 
@@ -14,6 +14,32 @@ export function hstuNorm(): FunctionProto {
       attributes: { axis: -1n, epsilon: { ref: 'epsilon', type: 'float' } },
     }),
   )
+}
+
+/**
+ * (update, x, gamma, beta, [bias]) -> LN(s)·gamma + beta and s = x + update (+ bias), each (…, D). Called where gamma
+ * and beta are.
+ */
+export function hstuAddNorm(hasBias: boolean): FunctionProto {
+  const inputs = ['update', 'x', 'gamma', 'beta', ...(hasBias ? ['bias'] : [])]
+  return onnxFunction('HstuAddNorm', inputs, ['epsilon'], (f) =>
+    skipNorm(f, inputs, { ref: 'epsilon', type: 'float' }),
+  )
+}
+
+/** Norm and sum of (update, x, gamma, [beta, bias]): (…, D) each. */
+export function skipNorm(
+  f: NodeBuilder,
+  inputs: readonly string[],
+  epsilon: Attribute,
+): [norm: string, sum: string] {
+  const [norm = '', , , sum = ''] = f.opN('SkipLayerNormalization', inputs, 4, {
+    domain: 'com.microsoft',
+    attributes: { epsilon },
+    // Mean and variance, which are for training.
+    omitted: [1, 2],
+  })
+  return [norm, sum]
 }
 
 /** (table, ids ([users,] tokens, slots)) -> (tokens, [users,] D): the sum of a token's rows. */

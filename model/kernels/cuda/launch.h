@@ -54,10 +54,11 @@ struct HstuGateArgs {
   void* stream;
 };
 
-/// LN(x)·gamma + beta over rows of `width`.
+/// LN(s)·gamma + beta over rows of `width`, where s is x, or x + update (+ bias), and then written as well.
 struct HstuNormArgs {
   const void *x, *gamma, *beta;
-  void* out;
+  const void *update, *bias;  ///< may be null
+  void *out, *sum;            ///< sum: null without update
   int64_t rows;
   int32_t width;
   float epsilon;

@@ -217,9 +217,24 @@ struct NormKernel : ort::Kernel {
   explicit NormKernel(const ort::Attributes& attributes) : epsilon(attributes.number("epsilon")) {}
   void compute(const Context& context) const override {
     const Tensor& x = context.input(0);
-    const HstuNormArgs args{x.data, context.input(1).data, context.input(2).data, context.output(x.dims), x.rows(),
-                            int32_t(x.last()), epsilon, streamOf(context)};
+    const HstuNormArgs args{x.data, context.input(1).data, context.input(2).data, nullptr, nullptr, context.output(x.dims),
+                            nullptr, x.rows(), int32_t(x.last()), epsilon, streamOf(context)};
     launched("HstuNorm", hstuNorm(&args));
+  }
+};
+
+/// (update, x, gamma, beta, [bias]) -> norm, sum.
+struct AddNormKernel : ort::Kernel {
+  float epsilon;
+  explicit AddNormKernel(const ort::Attributes& attributes) : epsilon(attributes.number("epsilon")) {}
+  void compute(const Context& context) const override {
+    constexpr const char* op = "HstuAddNorm";
+    const Tensor &update = context.input(0), &x = context.input(1), &gamma = context.input(2), &bias = context.input(4);
+    expect(update.dims == x.dims && gamma.last() == x.last(), op, "an update like x and gamma of its width");
+    expect(bias.data == nullptr || bias.last() == x.last(), op, "a bias of x's width");
+    const HstuNormArgs args{x.data, gamma.data, context.input(3).data, update.data, bias.data, context.output(x.dims),
+                            context.output(x.dims, 1), x.rows(), int32_t(x.last()), epsilon, streamOf(context)};
+    launched(op, hstuNorm(&args));
   }
 };
 
@@ -302,6 +317,11 @@ void inferGate(const ShapeInference& node) {
 
 void inferNorm(const ShapeInference& node) { node.setOutput(node.input(0)); }
 
+void inferAddNorm(const ShapeInference& node) {
+  inferNorm(node);
+  node.setOutput(node.input(0), kFloat16, 1);
+}
+
 /// As wide as the other input's last axis.
 template <size_t Like, size_t Wide>
 void inferWidth(const ShapeInference& node) {
@@ -346,6 +366,8 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
                               inferAttention);
   static const ort::Op gate("HstuGate", kProvider, {half, half, maybeHalf, maybeHalf}, make<GateKernel>, inferGate);
   static const ort::Op norm("HstuNorm", kProvider, {half, half, half}, make<NormKernel>, inferNorm);
+  static const ort::Op addNorm("HstuAddNorm", kProvider, {half, half, half, half, maybeHalf}, make<AddNormKernel>, inferAddNorm,
+                               kFloat16, 2);
   static const ort::Op embedItems("HstuEmbedItems", kProvider, {half, {kInt32, false}}, make<EmbedKernel>,
                                   inferSwapped<1, 0, kFloat16>);
   static const ort::Op embedTokens("HstuEmbedTokens", kProvider, {half, {kInt32, false}, half, {kInt32, false}},
@@ -354,7 +376,7 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
                               ort::kFloat);
   static const ort::Op linears[] = {linearOp<false, false>("HstuLinear"), linearOp<true, false>("HstuLinearBias"),
                                     linearOp<false, true>("HstuLinearSilu"), linearOp<true, true>("HstuLinearBiasSilu")};
-  std::vector<const ort::Op*> ops{&attention, &packed, &causal, &gate, &norm, &embedItems, &embedTokens, &logits};
+  std::vector<const ort::Op*> ops{&attention, &packed, &causal, &gate, &norm, &addNorm, &embedItems, &embedTokens, &logits};
   for (const ort::Op& linear : linears) ops.push_back(&linear);
   return ort::addOps(options, base, ops);
 }

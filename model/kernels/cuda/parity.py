@@ -31,7 +31,7 @@ Attention = struct(
 )
 Linear = struct(x=P, w=P, bias=P, y=P, rows=L, depth=I, width=I, silu=I, tile=I, split=I, stream=P)
 Gate = struct(uvqk=P, a=P, gamma=P, beta=P, out=P, rows=L, uvqk_row=L, width=I, act=I, concat=I, epsilon=F, stream=P)
-Norm = struct(x=P, gamma=P, beta=P, out=P, rows=L, width=I, epsilon=F, stream=P)
+Norm = struct(x=P, gamma=P, beta=P, update=P, bias=P, out=P, sum=P, rows=L, width=I, epsilon=F, stream=P)
 Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, users=I, slots=I, width=I, actions=I, stream=P)
 Logits = struct(x=P, w=P, bias=P, out=P, rows=L, users=I, depth=I, tasks=I, stream=P)
 
@@ -230,7 +230,18 @@ def row_cases():
         normed = torch.nn.functional.layer_norm(a.double(), (width,), eps=1e-6)
         affine = normed * gamma.double() + beta.double()
         out, whole = poisoned(rows, width)
-        check("norm", (rows, width), call("Norm", Norm(at(a), at(gamma), at(beta), at(out), rows, width, 1e-6, stream())), out, whole, affine)
+        args = Norm(at(a), at(gamma), at(beta), None, None, at(out), None, rows, width, 1e-6, stream())
+        check("norm", (rows, width), call("Norm", args), out, whole, affine)
+        for has_bias in (0, 1):
+            update, bias = half(rows, width), half(width)
+            expected = a.double() + update.double() + (bias.double() if has_bias else 0)
+            total, whole_total = poisoned(rows, width)
+            out, whole = poisoned(rows, width)
+            args = Norm(at(a), at(gamma), at(beta), at(update), at(bias) if has_bias else None, at(out), at(total), rows, width, 1e-6, stream())
+            failure = call("Norm", args)
+            check("sum", (rows, width, has_bias), failure, total, whole_total, expected)
+            of_sum = torch.nn.functional.layer_norm(total.double(), (width,), eps=1e-6) * gamma.double() + beta.double()
+            check("norm of sum", (rows, width, has_bias), failure, out, whole, of_sum)
         for act, concat, has_affine in itertools.product((0, 1), (0, 1), (0, 1)):
             u = uvqk[:, :width].double()
             u = silu(u) if act else u
@@ -315,7 +326,7 @@ def times():
     for rows, width in [(256, 512), (2048, 512), (4096, 1024)]:
         a, uvqk, gamma, beta, out = half(rows, width), half(rows, 4 * width), half(width), half(width), poisoned(rows, 3 * width)[0]
         gate = graph_us(lambda _: call("Gate", Gate(at(uvqk), at(a), at(gamma), at(beta), at(out), rows, 4 * width, width, 1, 1, 1e-6, stream())))
-        norm = graph_us(lambda _: call("Norm", Norm(at(a), at(gamma), at(beta), at(out), rows, width, 1e-6, stream())))
+        norm = graph_us(lambda _: call("Norm", Norm(at(a), at(gamma), at(beta), at(uvqk), None, at(out), at(poisoned(rows, width)[0]), rows, width, 1e-6, stream())))
         ids = torch.randint(0, 1000, (rows, 3), device=DEVICE, dtype=torch.int32)
         table = half(1000, width)
         embed = graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, 1, 3, width, 0, stream())))

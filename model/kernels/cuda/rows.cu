@@ -51,10 +51,14 @@ struct NormedRow {
     }
   }
 
-  __device__ __forceinline__ NormedRow(const __half* row, int width, int lane_, float epsilon)
+  /// `load` gives a vector; `row` is where it can be read again.
+  template <class Load>
+  __device__ __forceinline__ NormedRow(const __half* row, int width, int lane_, float epsilon, Load load)
       : from(reinterpret_cast<const uint4*>(row)), vectors(width / 8), lane(lane_) {
-    if constexpr (Vectors > 0)
-      each([&](int turn, int vector) { kept[turn] = from[vector]; });
+    each([&](int turn, int vector) {
+      const uint4 x = load(vector);
+      if constexpr (Vectors > 0) kept[turn] = x;
+    });
     float sum = 0.f;
     each([&](int turn, int) {
       float x[8];
@@ -86,13 +90,32 @@ struct NormedRow {
   }
 };
 
-template <int Vectors>
+/// With `Adds`, of x + update (+ bias), which goes into `sum`.
+template <int Vectors, bool Adds>
 __global__ void __launch_bounds__(kRowsPerBlock * 32)
-    norm(const __half* x, const __half* gamma, const __half* beta, __half* out, int64_t rows, int width, float epsilon) {
+    norm(const __half* x, const __half* update, const __half* bias, const __half* gamma, const __half* beta, __half* sum,
+         __half* out, int64_t rows, int width, float epsilon) {
   waitForBefore();
   const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
   if (row >= rows) return;
-  const NormedRow<Vectors> normedRow(x + row * width, width, threadIdx.x % 32, epsilon);
+  const auto at = [&](const __half* matrix) { return reinterpret_cast<const uint4*>(matrix + row * width); };
+  const NormedRow<Vectors> normedRow((Adds ? sum : x) + row * width, width, threadIdx.x % 32, epsilon, [&](int vector) {
+    const uint4 own = at(x)[vector];
+    if constexpr (!Adds) return own;
+    float a[8], b[8];
+    unpack(own, a);
+    unpack(at(update)[vector], b);
+#pragma unroll
+    for (int i = 0; i < 8; i++) a[i] += b[i];
+    if (bias) {
+      unpack(__ldg(reinterpret_cast<const uint4*>(bias) + vector), b);
+#pragma unroll
+      for (int i = 0; i < 8; i++) a[i] += b[i];
+    }
+    const uint4 added = pack(a);
+    reinterpret_cast<uint4*>(sum + row * width)[vector] = added;
+    return added;
+  });
   uint4* to = reinterpret_cast<uint4*>(out + row * width);
   normedRow.each([&](int turn, int vector) {
     float y[8];
@@ -108,7 +131,9 @@ __global__ void __launch_bounds__(kRowsPerBlock * 32)
   waitForBefore();
   const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
   if (row >= rows) return;
-  const NormedRow<Vectors> normedRow(a + row * width, width, threadIdx.x % 32, epsilon);
+  const uint4* own = reinterpret_cast<const uint4*>(a + row * width);
+  const NormedRow<Vectors> normedRow(a + row * width, width, threadIdx.x % 32, epsilon,
+                                     [&](int vector) { return own[vector]; });
   const uint4* from = reinterpret_cast<const uint4*>(uvqk + row * uvqkRow);
   uint4* to = reinterpret_cast<uint4*>(out + row * width * (concat ? 3 : 1));
   const int vectors = width / 8;
@@ -212,11 +237,14 @@ extern "C" const char* hstuNorm(const HstuNormArgs* args) {
   const HstuNormArgs& n = *args;
   if (n.rows == 0) return nullptr;
   if (n.width % 8) return kWidth;
-  if (!isAligned({n.x, n.gamma, n.beta, n.out})) return kAlignment;
+  if (!isAligned({n.x, n.update, n.bias, n.gamma, n.beta, n.sum, n.out})) return kAlignment;
   return withVectors(n.width, [&](auto vectors) {
-    return launchRows(norm<vectors.value>, n.rows, n.stream, static_cast<const __half*>(n.x),
-                      static_cast<const __half*>(n.gamma), static_cast<const __half*>(n.beta), static_cast<__half*>(n.out),
-                      n.rows, n.width, n.epsilon);
+    constexpr int kVectors = vectors.value;
+    return launchRows(n.update ? norm<kVectors, true> : norm<kVectors, false>, n.rows, n.stream,
+                      static_cast<const __half*>(n.x), static_cast<const __half*>(n.update),
+                      static_cast<const __half*>(n.bias), static_cast<const __half*>(n.gamma),
+                      static_cast<const __half*>(n.beta), static_cast<__half*>(n.sum), static_cast<__half*>(n.out), n.rows,
+                      n.width, n.epsilon);
   });
 }
 
