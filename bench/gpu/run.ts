@@ -14,7 +14,7 @@ import { benchGpuHttp } from './http.js'
 import { benchLatency, ENGINES, kernelEngines } from './latency.js'
 import { profile } from './profile.js'
 import type { GpuResult } from './result.js'
-import { exportShape, SHAPES, stuConfig } from './shapes.js'
+import { exportShape, SHAPES, stuConfig, withoutBias } from './shapes.js'
 
 const SECTIONS = ['latency', 'equality', 'growth', 'http', 'profile', 'peer']
 const HTTP_FLAGS = ['--provider', 'cuda', '--engine', 'capi', '--kv-bytes', String(16 * 2 ** 30)]
@@ -105,6 +105,10 @@ await section('latency', async () => {
     await measure(shape.name, bundleOf(stuConfig(shape), 'fp16'), shape.candidates, names)
   }
   await measure('paper, rab', bundleOf(randomConfig(paper), 'fp16'), paper.candidates, usual)
+  if (kernels !== undefined) {
+    const bundle = bundleOf(withoutBias(paper), 'fp16')
+    await measure('paper, no rab', bundle, paper.candidates, [])
+  }
   const demo = `${bundles}/demo-fp16`
   if (!existsSync(`${demo}/manifest.json`)) exportBundle('demo/kuairand', demo, 'fp16')
   await measure('demo', openBundle(demo), [100, 500], usual)

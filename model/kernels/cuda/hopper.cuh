@@ -33,6 +33,19 @@ __device__ __forceinline__ void barrierArrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+/// Arrivals of a warp: its first lane's, behind all of them. compute-sanitizer's racecheck knows only of threads that arrive
+/// themselves: built for it, all do.
+#ifdef HSTU_RACECHECK
+constexpr int kArrivals = 32;
+#else
+constexpr int kArrivals = 1;
+#endif
+
+__device__ __forceinline__ void arriveTogether(uint32_t barrier, int lane) {
+  __syncwarp();
+  if (kArrivals == 32 || lane == 0) barrierArrive(barrier);
+}
+
 __device__ __forceinline__ void barrierWait(uint32_t barrier, uint32_t phase) {
   asm volatile(
       "{\n.reg .pred done;\n"

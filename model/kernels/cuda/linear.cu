@@ -52,6 +52,8 @@ extern "C" const char* hstuLinear(const HstuLinearArgs* args) {
   if (a.rows == 0) return nullptr;
   if (a.depth < 8 || a.width < 8 || a.depth % 8 || a.width % 8) return "a linear layer's width and depth must be multiples of 8";
   if ((uintptr_t(a.bias) | uintptr_t(a.y)) % 16) return "bias and y must begin at multiples of 16 bytes";
-  const hstu::LinearPlan plan = hstu::planLinear(a.rows, a.depth, a.width, hstu::multiprocessors(), a.tile - 1, a.split);
+  hstu::LinearPlan plan = hstu::planLinear(a.rows, a.depth, a.width, hstu::multiprocessors(), a.tile - 1, a.split);
+  // Every CTA of a cluster has a step of the depth at least.
+  while (plan.split > 1 && plan.split > (a.depth + 63) / 64) plan.split /= 2;
   return hstu::dispatch(a, plan, std::make_integer_sequence<int, hstu::kLinearTileCount>());
 }
