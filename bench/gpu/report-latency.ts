@@ -171,7 +171,7 @@ export function throughputSection(
   return [
     '## Requests per second',
     '',
-    'Eight callers of the engine, each with one call at a time, for 0.8 s: score on cached K/V (users in turns), one pass, and one pass in explicit batches of four users. "node x 4" has four worker threads, the other node one.',
+    'Eight callers of the engine, each with one call at a time, for 0.5 s: score on cached K/V (users in turns), one pass, and one pass in explicit batches of four users. "node x 4" has four worker threads, the other node one.',
     '',
     ...table(
       ['shape', 'm', 'engine', 'score', 'one pass', 'one pass, batches of 4'],

@@ -58,9 +58,10 @@ async function section(name: string, work: () => Promise<void> | void): Promise<
     process.exitCode = 1
   }
   log(`${name}: ${((performance.now() - start) / 1000).toFixed(0)} s`)
-  writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
+  write()
 }
 
+const write = () => writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
 const folderOf = (config: { readonly name?: string }, precision: string) =>
   `${bundles}/${config.name}-${precision}`
 function bundleOf(config: ReturnType<typeof randomConfig>, precision: 'fp16' | 'fp32') {
@@ -77,8 +78,9 @@ const [paper = SHAPES[0]] = SHAPES
 if (paper === undefined) throw new Error('no shapes')
 
 await section('latency', async () => {
-  const msPerFigure = values.quick ? 400 : 800
+  const msPerFigure = values.quick ? 400 : 500
   const latency: Mutable<GpuResult['latency']> = []
+  result.latency = latency
   const measure = async (shape: string, bundle: Bundle, m: readonly number[], names: string[]) => {
     const model = bundle.manifest.name
     log(model)
@@ -88,6 +90,7 @@ await section('latency', async () => {
       engines.push(await benchLatency(bundle, [name, create], m, msPerFigure, log))
     }
     latency.push({ shape, model, engines })
+    write()
   }
   const all = Object.keys(ENGINES)
   const usual = all.filter((name) => !['node x 4', 'capi, table on the host'].includes(name))
@@ -97,7 +100,6 @@ await section('latency', async () => {
       const m = shape.candidates.filter((count) => count <= 1024)
       await measure(shape.name, bundleOf(stuConfig(shape), 'fp16'), m, names)
     }
-    result.latency = latency
     return
   }
   for (const shape of SHAPES) {
@@ -112,7 +114,6 @@ await section('latency', async () => {
   const demo = `${bundles}/demo-fp16`
   if (!existsSync(`${demo}/manifest.json`)) exportBundle('demo/kuairand', demo, 'fp16')
   await measure('demo', openBundle(demo), [100, 500], usual)
-  result.latency = latency
 })
 await section('equality', async () => {
   const config = randomConfig(paper)
