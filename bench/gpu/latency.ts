@@ -12,7 +12,7 @@ import { QUERY_TIME } from '../workload.js'
 /** Users whose K/V takes turns: no two runs in a row read the same. */
 const USERS = 4
 const LEAST_RUNS = 9
-const MOST_RUNS = 60
+const MOST_RUNS = 300
 /** Users of one explicit batch. */
 const BATCH = 4
 const IN_FLIGHT = 8
