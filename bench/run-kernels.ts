@@ -16,7 +16,7 @@ const { values } = parseArgs({
     out: { type: 'string', default: 'bench/results' },
   },
 })
-const kernels = kernelFolder(values.kernels)
+const kernels = kernelFolder(values.kernels, 'cpu')
 if (kernels === undefined) {
   throw new RankError('ENGINE_UNAVAILABLE', 'no kernels here: npm run build:kernels makes them')
 }

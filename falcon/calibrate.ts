@@ -5,7 +5,10 @@ import { createRandom } from '../model/random.js'
 import { tokenScheme } from '../model/schemes.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 
+/** Without kernels a run of m keeps (heads, m, n) scores in memory, so larger ones are not tried. */
 const SIZES = [16, 32, 64, 128, 256, 512, 1024, 2048]
+/** Kernels on a GPU keep none, and fill it better the more there are. */
+const KERNEL_SIZES = [4096, 8192, 16_384]
 const RUNS = 3
 /** A longer run would keep deadlines unchecked and other requests waiting. */
 const MAX_RUN_MS = 100
@@ -32,7 +35,7 @@ export async function calibrate(
   const points: CalibrationPoint[] = []
   const now = clockOf(engine)
   try {
-    for (const microBatchSize of SIZES) {
+    for (const microBatchSize of sizesFor(engine)) {
       const rows = randomRows(manifest, microBatchSize, random)
       let best = Number.POSITIVE_INFINITY
       for (let run = 0; run <= RUNS; run++) {
@@ -52,6 +55,12 @@ export async function calibrate(
 /** Milliseconds of runs: beside live traffic only what they themselves took. */
 function clockOf({ background }: Engine): () => number {
   return background === undefined ? () => performance.now() : background.spentMs
+}
+
+/** Micro-batch sizes worth trying, ascending. */
+export function sizesFor(engine: Engine): readonly number[] {
+  const hasKernels = engine.name.endsWith('/cuda') && engine.stats().kernels !== undefined
+  return hasKernels ? [...SIZES, ...KERNEL_SIZES] : SIZES
 }
 
 /** Milliseconds at the longest history and b candidates. */

@@ -85,7 +85,11 @@ export type Growth = {
 }
 
 /** Mixed prefills, appends, scores, one-pass runs and releases under a small K/V budget. */
-export async function benchGrowth(bundle: Bundle, log: (line: string) => void): Promise<Growth> {
+export async function benchGrowth(
+  bundle: Bundle,
+  kernels: string | undefined,
+  log: (line: string) => void,
+): Promise<Growth> {
   const { manifest } = bundle
   const { maxTokens, layers, heads, dqk, dv } = manifest.config
   const random = createRandom(3)
@@ -96,6 +100,7 @@ export async function benchGrowth(bundle: Bundle, log: (line: string) => void): 
     bundle,
     provider: 'cuda',
     workers: 4,
+    ...(kernels === undefined ? {} : { kernels }),
     // A third of the users at full length: the rest goes to the host and back.
     gpuKvBytes: (MIXED_USERS / 3) * userBytes,
   })

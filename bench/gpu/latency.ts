@@ -1,6 +1,6 @@
 // What one run costs on a GPU, by shape and engine: score on cached K/V, prefill, one-pass rank, and how
 // many of them finish per second. Called by bench/gpu/run.ts.
-import { randomHistory, randomRows } from '../../falcon/calibrate.js'
+import { randomHistory, randomRows, sizesFor } from '../../falcon/calibrate.js'
 import { createCapiEngine } from '../../model/engine/capi/engine.js'
 import type { Engine, RankUser } from '../../model/engine/engine.js'
 import { createNodeEngine } from '../../model/engine/node/pool.js'
@@ -12,11 +12,11 @@ import { QUERY_TIME } from '../workload.js'
 /** Users whose K/V takes turns: no two runs in a row read the same. */
 const USERS = 4
 const LEAST_RUNS = 9
-const MOST_RUNS = 60
+const MOST_RUNS = 300
 /** Users of one explicit batch. */
 const BATCH = 4
 const IN_FLIGHT = 8
-/** The most candidates of one run: larger requests go in micro-batches of it. */
+/** The most candidates of one run without kernels: larger requests go in micro-batches of it. */
 export const LARGEST_RUN = 2048
 
 export type Timing = { readonly ms: number; readonly p10: number; readonly p90: number }
@@ -87,7 +87,7 @@ export async function benchLatency(
     const { manifest } = bundle
     const { maxTokens } = manifest.config
     const random = createRandom(1)
-    const largest = Math.min(LARGEST_RUN, Math.max(...candidates))
+    const largest = Math.min(Math.max(...sizesFor(engine)), Math.max(...candidates))
     await engine.warmUp({ historyTokens: [maxTokens, 2], candidates: [largest] })
     const histories = Array.from({ length: USERS }, () =>
       randomHistory(manifest, maxTokens, random),
@@ -103,7 +103,7 @@ export async function benchLatency(
         candidates: rows,
         queryTime: QUERY_TIME,
       })
-      const score = (handle = next(handles)) => inRuns(engine, handle, rows, m)
+      const score = (handle = next(handles)) => inRuns(engine, handle, rows, m, largest)
       const rank = () => engine.rank([user()])
       const batched = () => engine.rank(Array.from({ length: BATCH }, user))
       const perSecond = (run: () => Promise<unknown>) =>
@@ -151,16 +151,17 @@ export async function benchLatency(
   }
 }
 
-/** As the ranking pipeline does: micro-batches one after the other. */
+/** As the ranking pipeline does: micro-batches of at most `largest` one after the other. */
 async function inRuns(
   engine: Engine,
   handle: Parameters<Engine['score']>[0],
   rows: Int32Array,
   m: number,
+  largest: number,
 ): Promise<void> {
   const width = rows.length / m
-  for (let start = 0; start < m; start += LARGEST_RUN) {
-    const part = rows.subarray(start * width, Math.min(m, start + LARGEST_RUN) * width)
+  for (let start = 0; start < m; start += largest) {
+    const part = rows.subarray(start * width, Math.min(m, start + largest) * width)
     await engine.score(handle, part, QUERY_TIME)
   }
 }

@@ -52,7 +52,12 @@ const whole: GpuResult = {
   ],
   equality: { fp16: [{ what: 'way', absolute: 1e-3, relative: 1e-4 }], fp32: [] },
   growth: { requests: 10, usedMiB: [6000, 6100, 6100], spills: 3, restores: 2 },
+  growthWithKernels: { requests: 10, usedMiB: [6000], spills: 3, restores: 2 },
   http: {
+    flags: [],
+    kinds: [{ kv: 'hit', single: latencies, capacityPerSecond: 1, loads: [load] }],
+  },
+  httpWithKernels: {
     flags: [],
     kinds: [{ kv: 'hit', single: latencies, capacityPerSecond: 1, loads: [load] }],
   },
@@ -87,8 +92,10 @@ const HEADINGS: Readonly<Record<string, readonly string[]>> = {
     '## When kept K/V pays',
   ],
   http: ['## HTTP, end to end'],
+  httpWithKernels: ['## HTTP, end to end, with kernels'],
   equality: ['## The same scores by every way'],
   growth: ["## Growth of the GPU's memory"],
+  growthWithKernels: ["## Growth of the GPU's memory, with kernels"],
   profiles: ['## Where the time goes'],
   peer: [],
 }

@@ -9,6 +9,7 @@ import type { PartialResult } from './result.js'
 /** gpu.md; a section that the result lacks is left out. */
 export function page(result: PartialResult): string {
   const { latency, equality, growth, http, profiles, peer } = result
+  const { httpWithKernels, growthWithKernels } = result
   return [
     ...head(result),
     ...(latency === undefined
@@ -24,8 +25,10 @@ export function page(result: PartialResult): string {
           ...keepSection(latency, peer),
         ]),
     ...(http === undefined ? [] : httpSection(http)),
+    ...(httpWithKernels === undefined ? [] : httpSection(httpWithKernels, ', with kernels')),
     ...(equality === undefined ? [] : equalitySection(equality)),
     ...(growth === undefined ? [] : growthSection(growth)),
+    ...(growthWithKernels === undefined ? [] : growthSection(growthWithKernels, ', with kernels')),
     ...(profiles === undefined
       ? []
       : profileSection(profiles, latency ?? [], peer?.ceilings.copyGBs)),

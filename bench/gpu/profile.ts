@@ -39,11 +39,17 @@ const UNITS = new Map([
  * `prefill`, one-pass `rank`, or `hit`: a prefill and then a score.
  * @throws when ncu is not there or may not read the counters
  */
-export function profile(folder: string, graph: 'prefill' | 'hit' | 'rank', m: number): Profile {
+export function profile(
+  folder: string,
+  graph: 'prefill' | 'hit' | 'rank',
+  m: number,
+  kernelFolder?: string,
+): Profile {
   const script = fileURLToPath(new URL('./profile-run.js', import.meta.url))
   const metrics = 'gpu__time_duration.sum,dram__bytes.sum'
   const options = ['--csv', '--metrics', metrics, '--clock-control', 'none']
   const args = [...options, process.execPath, script, folder, graph, String(m)]
+  if (kernelFolder !== undefined) args.push(kernelFolder)
   const output = execFileSync('ncu', args, { encoding: 'utf8', maxBuffer: 2 ** 28 })
   const table = output.slice(output.indexOf('"ID"'))
   const rows: Record<string, string>[] = parse(table, { columns: true, relax_column_count: true })

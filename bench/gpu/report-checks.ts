@@ -4,9 +4,9 @@ import type { Growth } from './checks.js'
 import type { GpuHttp } from './http.js'
 import type { GpuResult } from './result.js'
 
-export function httpSection({ flags, kinds }: GpuHttp): string[] {
+export function httpSection({ flags, kinds }: GpuHttp, more = ''): string[] {
   return [
-    '## HTTP, end to end',
+    `## HTTP, end to end${more}`,
     '',
     `\`peregrine serve\` with \`${flags.join(' ')}\` and the client over loopback on the same host: paper shape with relative bias, fp16, 1,023 events and 1,024 candidates in the body, the best 100 in the answer. Hit: 32 users whose K/V is cached; miss: every request names a user never seen before. One at a time: 50 requests. Capacity: 16 connections, each with one request at a time. Loads: Poisson arrivals at a share of that capacity for 5 s; the wait counts from the moment a request was due. Event-loop delay is the server's own (an idle loop reads 10 to 11: the timer's own period); busy is its time in parsing, tokens, heads and JSON.`,
     '',
@@ -72,9 +72,12 @@ export function equalitySection({ fp16, fp32 }: GpuResult['equality']): string[]
   ]
 }
 
-export function growthSection({ requests, usedMiB, spills, restores }: Growth): string[] {
+export function growthSection(
+  { requests, usedMiB, spills, restores }: Growth,
+  more = '',
+): string[] {
   return [
-    "## Growth of the GPU's memory",
+    `## Growth of the GPU's memory${more}`,
     '',
     `${count(requests)} mixed prefills, appends, scores and one-pass runs of 300 users, 16 at a time, with room on the GPU for a third of their K/V: the driver says ${usedMiB.map(count).join(', ')} MiB in use after each tenth of them. K/V went to the host ${count(spills)} times and came back ${count(restores)} times.`,
     '',

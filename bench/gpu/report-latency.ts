@@ -36,7 +36,7 @@ export function scoreSection(latency: readonly ShapeLatency[], peer: Peer | unde
   return [
     '## Score on cached K/V',
     '',
-    `Milliseconds of one call of the engine, from candidate rows in JavaScript to logits in JavaScript, one call at a time; medians. "Turns": four users take turns, so with graphs every run copies the user's K/V (${figure(Math.min(...megabytes))} to ${figure(Math.max(...megabytes))} MB) into the graph's fixed memory; "same": one user again and again. The engine node keeps K/V on the host and sends it with every run. More than ${count(LARGEST_RUN)} candidates are runs of ${count(LARGEST_RUN)}, one after the other.`,
+    `Milliseconds of one call of the engine, from candidate rows in JavaScript to logits in JavaScript, one call at a time; medians. "Turns": four users take turns, so with graphs every run copies the user's K/V (${figure(Math.min(...megabytes))} to ${figure(Math.max(...megabytes))} MB) into the graph's fixed memory; "same": one user again and again. The engine node keeps K/V on the host and sends it with every run. More than ${count(LARGEST_RUN)} candidates are runs of ${count(LARGEST_RUN)}, one after the other, but where kernels are used.`,
     '',
     ...table(
       [
@@ -171,7 +171,7 @@ export function throughputSection(
   return [
     '## Requests per second',
     '',
-    'Eight callers of the engine, each with one call at a time, for 0.8 s: score on cached K/V (users in turns), one pass, and one pass in explicit batches of four users. "node x 4" has four worker threads, the other node one.',
+    'Eight callers of the engine, each with one call at a time, for 0.5 s: score on cached K/V (users in turns), one pass, and one pass in explicit batches of four users. "node x 4" has four worker threads, the other node one.',
     '',
     ...table(
       ['shape', 'm', 'engine', 'score', 'one pass', 'one pass, batches of 4'],

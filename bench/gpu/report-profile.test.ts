@@ -19,6 +19,10 @@ const NAMES: Readonly<Record<string, KernelKind>> = {
   _PadNCHWInputWithPaddingAlongHAndWKernel: 'moves and fills',
   Transpose4DKernelParallelizeMultipleElementsPerThreadInInnermostDim: 'moves and fills',
   RangeKernel: 'moves and fills',
+  attention: 'matrix products',
+  linear: 'matrix products',
+  gate: 'norms and sums',
+  embed: 'moves and fills',
   unheard_of: 'other',
 }
 

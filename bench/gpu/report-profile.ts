@@ -5,12 +5,12 @@ import type { GpuResult, ShapeLatency } from './result.js'
 
 const SHOWN = 8
 
-/** By what the names of cuBLAS, CUTLASS, cuDNN and ONNX Runtime's own kernels begin or end with. */
+/** By what the names of cuBLAS's, CUTLASS's, cuDNN's, ONNX Runtime's and our own kernels begin or end with. */
 const KINDS = {
-  'matrix products': /nvjet|gemm|Kernel2|cutlass|xmma/i,
+  'matrix products': /nvjet|gemm|Kernel2|cutlass|xmma|^(linear|logits|attention)$/i,
   elementwise: /ElementWise|op_tensor/i,
-  'norms and sums': /Norm|reduce/,
-  'moves and fills': /Split|Concat|Gather|Scatter|Slice|Transpose|Pad|Fill|Range/,
+  'norms and sums': /Norm|reduce|^(norm|gate)$/,
+  'moves and fills': /Split|Concat|Gather|Scatter|Slice|Transpose|Pad|Fill|Range|^embed$/,
 } as const
 
 export type KernelKind = keyof typeof KINDS | 'other'

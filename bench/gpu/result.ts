@@ -43,7 +43,9 @@ export type GpuResult = {
   readonly latency: readonly ShapeLatency[]
   readonly equality: { readonly fp16: readonly Difference[]; readonly fp32: readonly Difference[] }
   readonly growth: Growth
+  readonly growthWithKernels: Growth
   readonly http: GpuHttp
+  readonly httpWithKernels: GpuHttp
   readonly profiles: readonly (Profile & { readonly model: string })[]
   readonly peer: Peer
 }

@@ -14,7 +14,7 @@ import { benchGpuHttp } from './http.js'
 import { benchLatency, ENGINES, kernelEngines } from './latency.js'
 import { profile } from './profile.js'
 import type { GpuResult } from './result.js'
-import { exportShape, SHAPES, stuConfig } from './shapes.js'
+import { exportShape, SHAPES, stuConfig, withoutBias } from './shapes.js'
 
 const SECTIONS = ['latency', 'equality', 'growth', 'http', 'profile', 'peer']
 const HTTP_FLAGS = ['--provider', 'cuda', '--engine', 'capi', '--kv-bytes', String(16 * 2 ** 30)]
@@ -34,8 +34,8 @@ const { values } = parseArgs({
     kernels: { type: 'string' },
   },
 })
-const { out, bundles, python, peer } = values
-const withKernels = values.kernels === undefined ? {} : kernelEngines(values.kernels)
+const { out, bundles, python, peer, kernels } = values
+const withKernels = kernels === undefined ? {} : kernelEngines(kernels)
 const wanted = new Set(values.only.split(','))
 const log = (line: string) => process.stderr.write(`${line}\n`)
 mkdirSync(out, { recursive: true })
@@ -58,9 +58,10 @@ async function section(name: string, work: () => Promise<void> | void): Promise<
     process.exitCode = 1
   }
   log(`${name}: ${((performance.now() - start) / 1000).toFixed(0)} s`)
-  writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
+  write()
 }
 
+const write = () => writeFileSync(file, `${JSON.stringify(result, null, 2)}\n`)
 const folderOf = (config: { readonly name?: string }, precision: string) =>
   `${bundles}/${config.name}-${precision}`
 function bundleOf(config: ReturnType<typeof randomConfig>, precision: 'fp16' | 'fp32') {
@@ -77,8 +78,9 @@ const [paper = SHAPES[0]] = SHAPES
 if (paper === undefined) throw new Error('no shapes')
 
 await section('latency', async () => {
-  const msPerFigure = values.quick ? 400 : 800
+  const msPerFigure = values.quick ? 400 : 500
   const latency: Mutable<GpuResult['latency']> = []
+  result.latency = latency
   const measure = async (shape: string, bundle: Bundle, m: readonly number[], names: string[]) => {
     const model = bundle.manifest.name
     log(model)
@@ -88,6 +90,7 @@ await section('latency', async () => {
       engines.push(await benchLatency(bundle, [name, create], m, msPerFigure, log))
     }
     latency.push({ shape, model, engines })
+    write()
   }
   const all = Object.keys(ENGINES)
   const usual = all.filter((name) => !['node x 4', 'capi, table on the host'].includes(name))
@@ -97,7 +100,6 @@ await section('latency', async () => {
       const m = shape.candidates.filter((count) => count <= 1024)
       await measure(shape.name, bundleOf(stuConfig(shape), 'fp16'), m, names)
     }
-    result.latency = latency
     return
   }
   for (const shape of SHAPES) {
@@ -105,10 +107,13 @@ await section('latency', async () => {
     await measure(shape.name, bundleOf(stuConfig(shape), 'fp16'), shape.candidates, names)
   }
   await measure('paper, rab', bundleOf(randomConfig(paper), 'fp16'), paper.candidates, usual)
+  if (kernels !== undefined) {
+    const bundle = bundleOf(withoutBias(paper), 'fp16')
+    await measure('paper, no rab', bundle, paper.candidates, [])
+  }
   const demo = `${bundles}/demo-fp16`
   if (!existsSync(`${demo}/manifest.json`)) exportBundle('demo/kuairand', demo, 'fp16')
   await measure('demo', openBundle(demo), [100, 500], usual)
-  result.latency = latency
 })
 await section('equality', async () => {
   const config = randomConfig(paper)
@@ -119,11 +124,15 @@ await section('equality', async () => {
   }
 })
 await section('growth', async () => {
-  result.growth = await benchGrowth(bundleOf(randomConfig(paper), 'fp16'), log)
+  const bundle = bundleOf(randomConfig(paper), 'fp16')
+  result.growth = await benchGrowth(bundle, undefined, log)
+  if (kernels !== undefined) result.growthWithKernels = await benchGrowth(bundle, kernels, log)
 })
 await section('http', async () => {
   const { folder } = bundleOf(randomConfig(paper), 'fp16')
-  result.http = await benchGpuHttp(folder, HTTP_FLAGS, log)
+  result.http = await benchGpuHttp(folder, [...HTTP_FLAGS, '--kernels', 'off'], log)
+  if (kernels === undefined) return
+  result.httpWithKernels = await benchGpuHttp(folder, [...HTTP_FLAGS, '--kernels', kernels], log)
 })
 await section('profile', () => {
   const profiles = []
@@ -131,6 +140,9 @@ await section('profile', () => {
     const { folder } = bundleOf(config, 'fp16')
     for (const graph of ['hit', 'prefill', 'rank'] as const) {
       profiles.push({ model: config.name ?? '', ...profile(folder, graph, 1024) })
+      if (kernels === undefined) continue
+      const found = profile(folder, graph, 1024, kernels)
+      profiles.push({ model: `${config.name}, kernels`, ...found })
     }
   }
   result.profiles = profiles

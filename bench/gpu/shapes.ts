@@ -62,6 +62,12 @@ export function stuConfig(shape: RandomShape): HstuConfig {
   })
 }
 
+/** The paper's layer without its relative bias: what that costs. */
+export function withoutBias(shape: RandomShape): HstuConfig {
+  const config = randomConfig(shape)
+  return parseConfig({ ...config, name: `${config.name}-norab`, block: { rab: false } })
+}
+
 /** Exports a model of seeded random weights into `out`. */
 export function exportShape(config: HstuConfig, out: string, precision: Precision): string {
   mkdirSync(out, { recursive: true })

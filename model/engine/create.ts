@@ -70,7 +70,7 @@ async function start(
   const { gpuKvBytes = 0, onEvent = () => {}, provider = 'cpu', kernels, ...rest } = options
   const threads = chooseThreads(kind, provider, rest.workers ?? 0, rest.threadsPerWorker ?? 0)
   const budget = gpuKvBytes > 0 ? { gpuKvBytes } : {}
-  const folder = kernelFolder(kernels ?? 'off')
+  const folder = kernelFolder(kernels ?? 'off', provider)
   const library = folder === undefined ? {} : { kernels: folder }
   const engine = await create({ ...rest, ...threads, provider, onEvent, ...budget, ...library })
   onEvent({ kind: 'engine', name: engine.name, ...threads })

@@ -4,8 +4,11 @@ import { test } from 'node:test'
 import { kernelFolder } from './kernel-folder.js'
 
 test('off is no folder, a path is itself, auto is a folder with kernels.json or none', () => {
-  assert.equal(kernelFolder('off'), undefined)
-  assert.equal(kernelFolder('/some/where'), '/some/where')
-  const found = kernelFolder('auto')
-  assert.ok(found === undefined || existsSync(`${found}/kernels.json`), found)
+  for (const provider of ['cpu', 'cuda'] as const) {
+    assert.equal(kernelFolder('off', provider), undefined)
+    assert.equal(kernelFolder('/some/where', provider), '/some/where')
+    const found = kernelFolder('auto', provider)
+    assert.ok(found === undefined || existsSync(`${found}/kernels.json`), found)
+    if (found !== undefined) assert.equal(found.endsWith('/cuda'), provider === 'cuda')
+  }
 })

@@ -93,9 +93,10 @@ function buildScore(options: GraphOptions): OnnxGraph {
   const { config, parts, weights, type } = options
   const shape = shapeOf(options, false)
   const { slots } = embeddingLayout(config)
+  const own = parts.functions(shape)
   const functions = [
     ...[hstuAttention(shape), hstuGate(shape)],
-    ...rowFunctions(shape, parts.functions(shape).queries),
+    ...rowFunctions(shape, [...own.queries, ...own.head]),
   ]
   return onnxGraph('score', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['m', slots])
@@ -134,7 +135,7 @@ function buildRank(options: GraphOptions): OnnxGraph {
     ...[hstuAttention(shape), hstuGate(shape)],
     ...(config.layers > 1 ? [hstuCausalAttention(shape)] : []),
     ...(config.layers > 1 && isPacked ? [hstuPackedAttention(shape)] : []),
-    ...rowFunctions(shape, [...own.queries, ...own.history]),
+    ...rowFunctions(shape, [...own.queries, ...own.history, ...own.head]),
   ]
   return onnxGraph('rank', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['users', 'n', slots])
@@ -143,16 +144,11 @@ function buildRank(options: GraphOptions): OnnxGraph {
     const lengths = g.input('lengths', 'int64', ['users'])
     const candidateRows = g.input('candidate_rows', 'int32', ['users', 'm', slots])
     const queryTimes = g.input('query_times', 'int64', ['users'])
-    const tokensFirst = (x: string, perm: bigint[]) =>
-      g.op('Transpose', [x], { attributes: { perm } })
-
     const moments = parts.next?.ofHistory(g, times, rows) ?? times
     const selfSeconds = parts.next?.ofQueries(g, candidateRows, shape)
     const attend = candidateAttention(g, { times, queryTimes, lengths, selfSeconds }, shape)
-    const [historyRows, masks] = [tokensFirst(rows, [1n, 0n, 2n]), tokensFirst(actions, [1n, 0n])]
-    let x: Tokens = { x: parts.history(g, historyRows, masks, shape) }
-    const ownRows = tokensFirst(candidateRows, [1n, 0n, 2n])
-    let y: Tokens = { x: parts.queries(g, ownRows, shape) }
+    let x: Tokens = { x: parts.history(g, rows, actions, shape) }
+    let y: Tokens = { x: parts.queries(g, candidateRows, shape) }
     const attributes = attentionAttributes(shape)
     const scoreLayer = (layer: number, history: History) => {
       const entered = enterLayer(g, y, layer, shape)
@@ -171,8 +167,7 @@ function buildRank(options: GraphOptions): OnnxGraph {
       x = finishLayer(g, entered.x, uvqk, attended, i, shape)
     }
     scoreLayer(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
-    const head = parts.head(g, y, { rows: ownRows, queryTimes }, shape)
-    const logits = tokensFirst(head, [1n, 0n, 2n])
+    const logits = parts.head(g, y, { rows: candidateRows, queryTimes }, shape)
     g.output('logits', logits, 'float32', ['users', 'm', config.tasks.length])
   })
 }

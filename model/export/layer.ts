@@ -1,7 +1,8 @@
 import { FUNCTION, type FunctionShape, gateAttributes } from './functions.js'
 import { hstuLinear } from './linear.js'
 import type { GraphBuilder } from './onnx.js'
-import { castTo, ones } from './ops.js'
+import { ones } from './ops.js'
+import { hstuAddNorm, skipNorm, tokensFirst } from './rows.js'
 
 /**
  * (…, D): `x`, or in float16 `x + update (+ bias)` behind a layer: that is for GPUs, where the next norm
@@ -78,17 +79,16 @@ export function finishLayer(
   return { x: g.call(body, [gated, weight, ...bias, x]) }
 }
 
-/** logits = W2·SiLU(W1·LN(y) + b1) + b2, as float32: (…, D) -> (…, tasks) */
+/** logits = W2·SiLU(W1·LN(y) + b1) + b2, as float32: (tokens, [users,] D) -> ([users,] tokens, tasks) */
 export function taskHead(g: GraphBuilder, y: Tokens, shape: FunctionShape): string {
   const affine = [g.weight('head.norm.weight'), g.weight('head.norm.bias')]
   const { norm } = normOf(g, y, affine, shape)
   const parameters = (name: string) =>
     [g.weight(`${name}.weight`), g.weight(`${name}.bias`)] as const
   const hidden = g.call(hstuLinear({ bias: true, silu: true }), [norm, ...parameters('head.fc1')])
-  // A column per task: nothing to gain from a kernel, and its rounding would be the logits' own.
   const [weight, bias] = parameters('head.fc2')
-  const logits = g.op('Add', [g.op('MatMul', [hidden, weight]), bias])
-  return castTo(g, logits, 'float32', shape.type)
+  if (shape.type === 'float16') return g.op('HstuLogits', [hidden, weight, bias], FUNCTION)
+  return tokensFirst(g, g.op('Add', [g.op('MatMul', [hidden, weight]), bias]), 2, shape)
 }
 
 /** The tokens themselves, added up. */
@@ -114,11 +114,10 @@ function normOf(
   }
   const [gamma = '', beta = ''] = affine
   const inputs = [update, x, gamma, beta, ...bias]
-  const [norm = '', , , sum = ''] = g.opN('SkipLayerNormalization', inputs, 4, {
-    domain: 'com.microsoft',
-    attributes: { epsilon },
-    // Mean and variance, which are for training.
-    omitted: [1, 2],
-  })
+  if (affine.length < 2) {
+    const [norm, sum] = skipNorm(g, inputs, epsilon)
+    return { norm, x: sum }
+  }
+  const [norm = '', sum = ''] = g.callN(hstuAddNorm(bias.length > 0), inputs, { epsilon })
   return { norm, x: sum }
 }

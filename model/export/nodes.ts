@@ -22,7 +22,7 @@ export const DATA_TYPE: Record<TensorType, DataType> = {
 }
 
 /** An attribute value; `{ref}` reads the enclosing function's attribute of that name. */
-type Attribute =
+export type Attribute =
   | number
   | bigint
   | readonly bigint[]

@@ -13,7 +13,13 @@ import {
   type ValueInfoProto,
   ValueInfoProtoSchema,
 } from 'onnx-buf'
-import { createNodes, DATA_TYPE, type NodeBuilder, type TensorType } from './nodes.js'
+import {
+  type Attribute,
+  createNodes,
+  DATA_TYPE,
+  type NodeBuilder,
+  type TensorType,
+} from './nodes.js'
 import type { WeightFile } from './weight-file.js'
 
 const IR_VERSION = 9n
@@ -26,20 +32,22 @@ const OPSETS = [
 /** A dimension: fixed, or a name that stands for a length known at run time. */
 export type Dim = number | string
 
-/** A model-local function of domain `peregrine`; `build` gives the name of its one output. */
+/** A model-local function of domain `peregrine`; `build` gives the names of its outputs. */
 export function onnxFunction(
   name: string,
   inputs: readonly string[],
   attributes: readonly string[],
-  build: (nodes: NodeBuilder) => string,
+  build: (nodes: NodeBuilder) => string | readonly string[],
 ): FunctionProto {
   const body = createNodes()
-  body.alias(build(body), 'out')
+  const built = build(body)
+  const results = typeof built === 'string' ? [['out', built]] : built.map((y, i) => [`out${i}`, y])
+  for (const [output = '', y = ''] of results) body.alias(y, output)
   return create(FunctionProtoSchema, {
     name,
     domain: 'peregrine',
     input: [...inputs],
-    output: ['out'],
+    output: results.map(([output = '']) => output),
     attribute: [...attributes],
     node: body.nodes,
     opsetImport: opsets(['', 'com.microsoft']),
@@ -59,6 +67,12 @@ export type GraphBuilder = NodeBuilder & {
   weight(name: string): string
   /** Calls a function without attributes, which then travels in the file. */
   call(body: FunctionProto, inputs: readonly string[]): string
+  /** The same for all its outputs, and with attributes. */
+  callN(
+    body: FunctionProto,
+    inputs: readonly string[],
+    attributes: { readonly [name: string]: Attribute },
+  ): string[]
 }
 
 /** One graph of the bundle. `inputs` and `outputs` are the contract that the manifest states. */
@@ -97,6 +111,10 @@ export function onnxGraph(
     call(callee, names) {
       called.set(callee.name, callee)
       return body.op(callee.name, names, { domain: 'peregrine' })
+    },
+    callN(callee, names, attributes) {
+      called.set(callee.name, callee)
+      return body.opN(callee.name, names, callee.output.length, { domain: 'peregrine', attributes })
     },
   })
   const model = create(ModelProtoSchema, {

@@ -1,6 +1,6 @@
 import type { FunctionProto } from 'onnx-buf'
 import type { FunctionShape } from './functions.js'
-import type { NodeBuilder } from './nodes.js'
+import type { Attribute, NodeBuilder } from './nodes.js'
 import { onnxFunction } from './onnx.js'
 import { castTo } from './ops.js'
 
@@ -16,26 +16,75 @@ export function hstuNorm(): FunctionProto {
   )
 }
 
-/** (table, ids (…, slots)) -> (…, D): the sum of a token's rows. */
-export function hstuEmbedItems(slots: number): FunctionProto {
-  return onnxFunction('HstuEmbedItems', ['table', 'ids'], [], (f) => embedNodes(f, slots))
+/**
+ * (update, x, gamma, beta, [bias]) -> LN(s)·gamma + beta and s = x + update (+ bias), each (…, D). Called where gamma
+ * and beta are.
+ */
+export function hstuAddNorm(hasBias: boolean): FunctionProto {
+  const inputs = ['update', 'x', 'gamma', 'beta', ...(hasBias ? ['bias'] : [])]
+  return onnxFunction('HstuAddNorm', inputs, ['epsilon'], (f) =>
+    skipNorm(f, inputs, { ref: 'epsilon', type: 'float' }),
+  )
+}
+
+/** Norm and sum of (update, x, gamma, [beta, bias]): (…, D) each. */
+export function skipNorm(
+  f: NodeBuilder,
+  inputs: readonly string[],
+  epsilon: Attribute,
+): [norm: string, sum: string] {
+  const [norm = '', , , sum = ''] = f.opN('SkipLayerNormalization', inputs, 4, {
+    domain: 'com.microsoft',
+    attributes: { epsilon },
+    // Mean and variance, which are for training.
+    omitted: [1, 2],
+  })
+  return [norm, sum]
+}
+
+/** (table, ids ([users,] tokens, slots)) -> (tokens, [users,] D): the sum of a token's rows. */
+export function hstuEmbedItems(slots: number, shape: FunctionShape): FunctionProto {
+  return onnxFunction('HstuEmbedItems', ['table', 'ids'], [], (f) =>
+    embedNodes(f, tokensFirst(f, 'ids', 2, shape), slots),
+  )
 }
 
 /**
- * (table, ids (…, slots), action (types, D), masks (…)) -> (…, D): and of the action's rows, one per set bit;
- * the last is the base.
+ * (table, ids ([users,] tokens, slots), action (types, D), masks ([users,] tokens)) -> (tokens, [users,] D): and
+ * of the action's rows, one per set bit; the last is the base.
  */
 export function hstuEmbedTokens(slots: number, shape: FunctionShape): FunctionProto {
-  return onnxFunction('HstuEmbedTokens', ['table', 'ids', 'action', 'masks'], [], (f) =>
-    embedNodes(f, slots, embedActions(f, 'masks', 'action', shape)),
-  )
+  return onnxFunction('HstuEmbedTokens', ['table', 'ids', 'action', 'masks'], [], (f) => {
+    const actions = embedActions(f, tokensFirst(f, 'masks', 1, shape), 'action', shape)
+    return embedNodes(f, tokensFirst(f, 'ids', 2, shape), slots, actions)
+  })
+}
+
+/** (x (tokens, [users,] D), weight (D, tasks), bias (tasks)) -> ([users,] tokens, tasks) float32. */
+export function hstuLogits(shape: FunctionShape): FunctionProto {
+  return onnxFunction('HstuLogits', ['x', 'weight', 'bias'], [], (f) => {
+    const logits = f.op('Add', [f.op('MatMul', ['x', 'weight']), 'bias'])
+    return castTo(f, tokensFirst(f, logits, 2, shape), 'float32', shape.type)
+  })
+}
+
+/** ([users,] tokens, …) of `axes` axes without users -> (tokens, [users,] …), and back. */
+export function tokensFirst(
+  f: NodeBuilder,
+  x: string,
+  axes: number,
+  { batched }: FunctionShape,
+): string {
+  if (!batched) return x
+  const others = Array.from({ length: axes - 1 }, (_, i) => BigInt(2 + i))
+  return f.op('Transpose', [x], { attributes: { perm: [1n, 0n, ...others] } })
 }
 
 /**
  * Slot by slot, and `more`: on a GPU one ReduceSum over all slots takes as long as ten small kernels.
  */
-function embedNodes(f: NodeBuilder, slots: number, ...more: string[]): string {
-  return embedItems(f, 'table', 'ids', slots, ...more)
+function embedNodes(f: NodeBuilder, ids: string, slots: number, ...more: string[]): string {
+  return embedItems(f, 'table', ids, slots, ...more)
 }
 
 /** Sum over a token's slots, and `more`: (…, slots) rows -> (…, D). Tables are stored times sqrt(D). */

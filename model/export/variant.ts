@@ -19,25 +19,26 @@ export type ExportVariant = {
   readonly graphs: GraphParts
 }
 
-/** A variant's own ends of the graphs. Rows are (…, slots) int32; `users` stands behind the tokens. */
+/** A variant's own ends of the graphs. Inputs are ([users,] tokens, …), as the graphs have them. */
 export type GraphParts = {
-  /** History rows and action masks (…) -> (…, D). */
+  /** History rows ([users,] n, slots) int32 and action masks ([users,] n) -> (n, [users,] D). */
   history(g: GraphBuilder, rows: string, actions: string, shape: FunctionShape): string
-  /** Candidates' rows -> (…, D) of what sees the history: each of them, or one row for all. */
+  /** Candidates' rows -> (m, [users,] D) of what sees the history: each of them, or one row for all. */
   queries(g: GraphBuilder, rows: string, shape: FunctionShape): string
-  /** The last layer's rows of `queries` -> logits (…, tasks) float32. */
+  /** The last layer's rows of `queries`, (m, [users,] D) -> logits ([users,] m, tasks) float32. */
   head(g: GraphBuilder, y: Tokens, inputs: HeadInputs, shape: FunctionShape): string
   /** Where a row compares times with another moment than its own. */
   readonly next?: NextTimes
-  /** Functions that `history` and `queries` call in float16. */
+  /** Functions that the three call in float16. */
   functions(shape: FunctionShape): {
     readonly history: readonly FunctionProto[]
     readonly queries: readonly FunctionProto[]
+    readonly head: readonly FunctionProto[]
   }
 }
 
 export type HeadInputs = {
-  /** Candidates' rows (m, [users,] slots). */
+  /** Candidates' rows ([users,] m, slots). */
   readonly rows: string
   /** (users), or one, int64 seconds. */
   readonly queryTimes: string

@@ -7,12 +7,12 @@ import { defaultSlack, droppedEvents, roomOf } from '../../model/window.js'
 import { KNOBS } from '../config.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from './demo.js'
 import { needFolder } from './export.js'
-import { integer } from './flags.js'
+import { integer, providerFlag } from './flags.js'
 import { type KuaiRandUser, readKuaiRand } from './kuairand.js'
 import { createProgress } from './progress.js'
 import { type TaskQuality, taskQuality } from './score-metrics.js'
 
-export const EVAL_HELP = `peregrine eval --data DIR [--bundle DIR] [--users N] [--max-events N] [--window-slack N] [--kernels auto|off|DIR] [--json]
+export const EVAL_HELP = `peregrine eval --data DIR [--bundle DIR] [--users N] [--max-events N] [--window-slack N] [--provider cpu|cuda] [--kernels auto|off|DIR] [--json]
     replays KuaiRand-Pure's test days (5-8 May 2022) through the ranking pipeline, one request per
     exposure with the earlier exposures as history; prints AUC and NE per task, and how often a full
     window cost a user the K/V
@@ -42,6 +42,7 @@ export async function evalCommand(args: string[]): Promise<number> {
       users: { type: 'string' },
       'max-events': { type: 'string' },
       'window-slack': { type: 'string' },
+      provider: { type: 'string', default: 'cpu' },
       kernels: { type: 'string', default: KNOBS.kernels.fallback },
       json: { type: 'boolean', default: false },
     },
@@ -52,7 +53,8 @@ export async function evalCommand(args: string[]): Promise<number> {
   const { config } = openBundle(bundle).manifest
   const contextNames = config.context.map(({ name }) => name)
   const window = openWindow(values['max-events'], values['window-slack'], roomOf(config))
-  const ranker = await loadRanker({ bundle, kernels: values.kernels })
+  const provider = providerFlag(values.provider)
+  const ranker = await loadRanker({ bundle, provider, kernels: values.kernels })
   try {
     const all = await readKuaiRand(data)
     const users =

@@ -31,12 +31,15 @@ export function findCudaRuntime(): string {
 export function bindCudaRuntime(library: string) {
   const runtime = loadLibrary(library)
   const errorString = runtime.func('cudaGetErrorString', 'const char*', ['int'])
+  const forget = runtime.func('cudaGetLastError', 'int', [])
   return {
     /** A function that answers with a code for `check`. */
     bind: (name: string, ...params: string[]) => runtime.func(name, 'int', params),
     /** @throws {RankError} ENGINE_UNAVAILABLE unless the code is cudaSuccess */
     check(code: number): void {
       if (code === 0) return
+      // ONNX Runtime asks for the thread's last error behind its launches, and would take this one for its own.
+      forget()
       throw new RankError('ENGINE_UNAVAILABLE', `CUDA: ${errorString(code)}`)
     },
   }

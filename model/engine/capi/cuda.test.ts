@@ -17,7 +17,7 @@ describe('createProviderOptions', () => {
       { ...ort, UpdateCUDAProviderOptions: fails },
       { ...ort, CreateCUDAProviderOptions: fails },
     ]) {
-      assert.throws(() => createProviderOptions(broken, 0, {}), expected)
+      assert.throws(() => createProviderOptions(broken, 0), expected)
       assert.equal(ort.live(), before)
     }
   })

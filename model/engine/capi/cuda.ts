@@ -31,8 +31,8 @@ export type Cuda = {
   readonly computeCapability: string
   /** Adds the provider to session options. */
   readonly addProvider: (options: Pointer) => void
-  /** The same with runs captured as CUDA graphs, which ties the session's runs to one thread. */
-  readonly addGraphProvider: (options: Pointer) => void
+  /** The same for sessions that put all their runs on one stream. */
+  readonly addStreamProvider: (options: Pointer, stream: Pointer) => void
   /** OrtMemoryInfo of the GPU's memory. */
   readonly info: Pointer
   freeBytes(): number
@@ -70,8 +70,7 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
     return value[0] ?? 0
   }
   const computeCapability = `${attribute(ATTRIBUTE_MAJOR)}.${attribute(ATTRIBUTE_MINOR)}`
-  const plain = createProviderOptions(ort, limits.arenaBytes, {})
-  const graph = createProviderOptions(ort, limits.arenaBytes, { enable_cuda_graph: '1' })
+  const plain = createProviderOptions(ort, limits.arenaBytes)
   const add = (options: Pointer, provider: Pointer) =>
     orUnavailable(() => ort.SessionOptionsAppendExecutionProvider_CUDA_V2(options, provider))
   const info = ort.CreateMemoryInfo('Cuda', 0, DEVICE, 0)
@@ -110,7 +109,17 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
     computeCapability,
     runtime,
     addProvider: (options) => add(options, plain),
-    addGraphProvider: (options) => add(options, graph),
+    addStreamProvider(options, stream) {
+      const provider = createProviderOptions(ort, limits.arenaBytes)
+      try {
+        orUnavailable(() =>
+          ort.UpdateCUDAProviderOptionsWithValue(provider, 'user_compute_stream', stream),
+        )
+        add(options, provider)
+      } finally {
+        ort.ReleaseCUDAProviderOptions(provider)
+      }
+    },
     info,
     freeBytes,
     memory,
@@ -155,18 +164,13 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
     },
     close() {
       ort.ReleaseCUDAProviderOptions(plain)
-      ort.ReleaseCUDAProviderOptions(graph)
       ort.ReleaseMemoryInfo(info)
     },
   }
 }
 
 /** @throws {RankError} ENGINE_UNAVAILABLE without the provider's library: this is what loads it */
-export function createProviderOptions(
-  ort: Ort,
-  memoryLimitBytes: number,
-  more: { readonly [key: string]: string },
-): Pointer {
+export function createProviderOptions(ort: Ort, memoryLimitBytes: number): Pointer {
   const options = orUnavailable(() => ort.CreateCUDAProviderOptions())
   const entries = {
     device_id: String(DEVICE),
@@ -174,7 +178,6 @@ export function createProviderOptions(
     use_tf32: '0',
     // Exact steps: doubling would take memory that K/V could have.
     arena_extend_strategy: 'kSameAsRequested',
-    ...more,
     ...(memoryLimitBytes === 0 ? {} : { gpu_mem_limit: String(memoryLimitBytes) }),
   }
   const keys = Object.keys(entries)

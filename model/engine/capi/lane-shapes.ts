@@ -1,8 +1,8 @@
 import type { Manifest } from '../../manifest.js'
 import { KV_ELEMENT_BYTES } from '../kv-shape.js'
-import type { LaneShape } from './lane-worker.js'
+import type { LaneDevice } from './lane-device.js'
 import type { TensorMemory } from './memory.js'
-import type { Ort, Pointer } from './ort.js'
+import type { Ort, Pointer, RunArguments } from './ort.js'
 import type { Session, Values } from './sessions.js'
 import { align, createTensor, ELEMENT, KV_ELEMENT, tensorBytes } from './tensor.js'
 
@@ -12,16 +12,19 @@ type Packed = { readonly offsets: ReadonlyMap<string, number>; readonly bytes: n
 
 /** One captured graph: n history tokens, m candidates, and where its inputs lie in their memory. */
 export type Shape = {
-  readonly id: number
   readonly kind: Kind
   readonly n: number
   readonly m: number
   readonly packed: Packed
+  /** What its runs share: values over fixed addresses. */
+  readonly args: RunArguments
 }
 
 export type ShapesOptions = {
   readonly ort: Ort
+  /** Where runs need their tensors. */
   readonly memory: TensorMemory
+  readonly device: LaneDevice
   readonly sessions: Readonly<Record<Kind, Session>>
   readonly manifest: Manifest
   /** Lengths of the shapes that are captured, ascending; a run is padded to the next. */
@@ -31,12 +34,17 @@ export type ShapesOptions = {
 
 /**
  * The shapes of a lane over one fixed memory: K/V of the longest history, packed inputs, logits. A
- * captured graph keeps the addresses that it was captured with. `add` gets each shape's arguments.
+ * captured graph keeps the addresses that it was captured with.
  */
-export async function createShapes(
-  { ort, memory, sessions, manifest, historyTokens, candidates }: ShapesOptions,
-  add: (shape: number, args: LaneShape) => void,
-) {
+export async function createShapes({
+  ort,
+  memory,
+  device,
+  sessions,
+  manifest,
+  historyTokens,
+  candidates,
+}: ShapesOptions) {
   const { config, precision } = manifest
   const { slots } = manifest.embedding
   const tasks = config.tasks.length
@@ -63,34 +71,36 @@ export async function createShapes(
       { name: 'candidate_rows', type: ELEMENT.int32, dims: [1, m, slots] },
     ],
   }
-  const largest = Object.values(fieldsOf).map((fields) => pack(fields(longest, most)).bytes)
-  const values: Pointer[] = []
-  const runOptions: Pointer[] = []
-  const addresses: Pointer[] = []
-  const all: Shape[] = []
+  const inputBytes = Object.values(fieldsOf).map((fields) => pack(fields(longest, most)).bytes)
+  const releases: (() => void)[] = []
   const release = () => {
-    for (const each of values) ort.ReleaseValue(each)
-    for (const each of runOptions) ort.ReleaseRunOptions(each)
-    for (const each of addresses) memory.free(each)
+    for (const each of releases.splice(0).reverse()) each()
   }
-  const allocate = async (bytes: number): Promise<Pointer> => {
-    const address = await memory.allocate(bytes)
-    addresses.push(address)
-    return address
+  const allocateAll = async () => {
+    const kvAt = await memory.allocate(regions * pitch)
+    releases.push(() => memory.free(kvAt))
+    const mirror = (bytes: number) => {
+      const made = device.mirror(bytes)
+      releases.push(() => device.release(made))
+      return made
+    }
+    const inputs = mirror(Math.max(...inputBytes))
+    const logits = mirror(most * tasks * Float32Array.BYTES_PER_ELEMENT)
+    return { kvAt, inputs, logits }
   }
-  const allocateAll = async () => ({
-    kvAt: await allocate(regions * pitch),
-    inputsAt: await allocate(Math.max(...largest)),
-    logitsAt: await allocate(most * tasks * Float32Array.BYTES_PER_ELEMENT),
-  })
-  const { kvAt, inputsAt, logitsAt } = await allocateAll().catch((error) => {
+  const { kvAt, inputs, logits } = await allocateAll().catch((error) => {
     release()
     throw error
   })
+  const options = ort.CreateRunOptions()
+  releases.push(() => ort.ReleaseRunOptions(options))
+  // A captured run must not wait for what it has not begun; who replays it waits.
+  ort.AddRunConfigEntry(options, 'disable_synchronize_execution_providers', '1')
+  const all: Shape[] = []
 
   const value = (at: Pointer, type: number, dims: readonly number[]): Pointer => {
     const made = createTensor(ort, memory.info, at, dims, type)
-    values.push(made)
+    releases.push(() => ort.ReleaseValue(made))
     return made
   }
   const kvValues = (n: number): Values =>
@@ -101,27 +111,18 @@ export async function createShapes(
       ]),
     )
   const addShape = (kind: Kind, n: number, m: number, kv: Values) => {
-    const id = all.length
     const fields = fieldsOf[kind](n, m)
     const packed = pack(fields)
-    const options = ort.CreateRunOptions()
-    runOptions.push(options)
-    // Graphs are told apart by this number; shapes differ, so every one has its own.
-    ort.AddRunConfigEntry(options, 'gpu_graph_id', String(id + 1))
-    const inputs = Object.fromEntries(
+    const given = Object.fromEntries(
       fields.map(({ name, type, dims }) => [
         name,
-        value(inputsAt + BigInt(packed.offsets.get(name) ?? 0), type, dims),
+        value(inputs.at + BigInt(packed.offsets.get(name) ?? 0), type, dims),
       ]),
     )
     const dims = kind === 'score' ? [m, tasks] : [1, m, tasks]
-    const logits = value(logitsAt, ELEMENT.float32, dims)
-    add(id, {
-      ...sessions[kind].bind({ ...inputs, ...kv }, { logits }, options),
-      inputsAt,
-      logitsAt,
-    })
-    all.push({ id, kind, n, m, packed })
+    const result = { logits: value(logits.at, ELEMENT.float32, dims) }
+    const args = sessions[kind].bind({ ...given, ...kv }, result, options)
+    all.push({ kind, n, m, packed, args })
   }
   for (const n of historyTokens) {
     const kv = kvValues(n)
@@ -134,6 +135,8 @@ export async function createShapes(
   return {
     all,
     kvAt,
+    inputs,
+    logits,
     /** Bytes from one region of K/V to the next, and of a token's row in it. */
     pitch,
     rowBytes,

@@ -1,29 +1,25 @@
-import { Worker } from 'node:worker_threads'
 import { RankError } from '../../errors.js'
 import { writeTimes } from '../../tokens.js'
 import type { RankUser } from '../engine.js'
 import type { Blocks } from './blocks.js'
 import type { KvEntry, KvStore } from './kv-store.js'
+import type { Replay } from './lane-device.js'
 import { createShapes, type Shape, type ShapesOptions } from './lane-shapes.js'
-import type { FromLane, LaneLoad, LaneOptions, ToLane } from './lane-worker.js'
-
-/** Runs before ONNX Runtime has captured a shape: two to settle its memory, one to capture. */
-const CAPTURE_RUNS = 3
+import { OrtError } from './ort.js'
 
 export type LaneParts = ShapesOptions & {
-  readonly thread: LaneOptions
   readonly store: KvStore
   readonly blocks: Blocks
 }
 
 /**
- * One thread with captured CUDA graphs and the fixed memory that they read and write: one job at a
- * time, given while it `isIdle`.
+ * Runs of fixed shapes over fixed memory, on a GPU captured CUDA graphs: one job at a time, given while it
+ * `isIdle`.
  */
 export type Lane = {
   /** A job is under way. */
   isBusy(): boolean
-  /** True while its thread lives and has nothing to do. */
+  /** True while it is open and has nothing to do. */
   isIdle(): boolean
   /** Undefined where no shape holds so much. Otherwise as the engine's. */
   score(
@@ -33,126 +29,104 @@ export type Lane = {
     signal?: AbortSignal,
   ): Promise<Float32Array> | undefined
   rank(user: RankUser, signal?: AbortSignal): Promise<Float32Array> | undefined
-  /** Runs every shape until it is captured. */
+  /** Prepares every shape; none is used before. The calling thread waits for one shape at a time. */
   capture(onShape: () => void): Promise<void>
   close(): Promise<void>
 }
 
 type Job = {
   readonly shape: Shape
-  readonly inputs: Uint8Array
   readonly candidates: number
-  /** Brings K/V home, and says whether the lane must load it. */
-  readonly prepare: () => Promise<LaneLoad | undefined>
+  /** Puts the inputs where the run takes them from; a promise where K/V must come home first. */
+  readonly prepare: () => Promise<void> | undefined
   readonly done: () => void
-  readonly signal: AbortSignal | undefined
-  readonly resolve: (logits: Float32Array) => void
-  readonly reject: (error: unknown) => void
 }
 
-/** Starts a lane: its thread, its fixed memory, its shapes. Nothing is captured yet. */
+/** The lane's memory and its shapes. Nothing is captured yet. */
 export async function createLane(parts: LaneParts): Promise<Lane> {
-  const { store, blocks, manifest } = parts
+  const { store, blocks, manifest, device } = parts
   const { slots } = manifest.embedding
   const tasks = manifest.config.tasks.length
-  // Before the thread, which would keep the process if there is no memory for them.
-  const messages: ToLane[] = []
-  const shapes = await createShapes(parts, (shape, args) =>
-    messages.push({ kind: 'shape', shape, args }),
-  )
+  const shapes = await createShapes(parts)
   const { kvAt, pitch, rowBytes, regions, longest } = shapes
-  const worker = new Worker(new URL('./lane-worker.js', import.meta.url), {
-    workerData: parts.thread,
-  })
-  const post = (message: ToLane, transfer: ArrayBuffer[] = []) =>
-    worker.postMessage(message, transfer)
-  for (const message of messages) post(message)
+  const inputs = shapes.inputs.bytes
+  const replays = new Map<Shape, Replay>()
 
-  let current: Job | undefined
-  let isPreparing = false
-  let gone: RankError | undefined
+  let isBusy = false
+  let isClosed = false
   let idle = () => {}
-  /** What the lane's own K/V holds, once the thread has got there. */
+  /** What the lane's own K/V holds, once what was begun is done. */
   let loaded: { readonly entry: KvEntry; readonly n: number } | undefined
 
-  const start = async (job: Job) => {
-    current = job
-    isPreparing = true
+  const failure = (error: unknown): unknown => {
+    if (!(error instanceof OrtError)) return error
+    return new RankError('MODEL_CONTRACT', `inference failed: ${error.message}`, { cause: error })
+  }
+
+  const execute = async (job: Job): Promise<Float32Array> => {
+    const replay = replays.get(job.shape)
+    if (replay === undefined) throw new Error('this shape was not prepared')
     try {
-      const load = await job.prepare()
-      if (gone !== undefined) throw gone
-      const { shape, inputs, candidates: m } = job
-      const bytes = m * tasks * Float32Array.BYTES_PER_ELEMENT
-      const message = { kind: 'run', shape: shape.id, inputs, bytes } as const
-      post(load === undefined ? message : { ...message, load }, [inputs.buffer as ArrayBuffer])
+      const coming = job.prepare()
+      if (coming !== undefined) await coming
+      await replay.run()
+      const { buffer, byteOffset } = shapes.logits.bytes
+      return new Float32Array(buffer, byteOffset, job.candidates * tasks).slice()
     } catch (error) {
-      settle(({ reject }) => reject(error))
-    } finally {
-      isPreparing = false
+      loaded = undefined
+      throw failure(error)
     }
   }
-  const settle = (how: (job: Job) => void) => {
-    const job = current
-    if (job === undefined) return
-    current = undefined
-    job.done()
-    how(job)
-    idle()
-  }
-  worker.on('message', (message: FromLane) => {
-    settle(({ resolve, reject }) => {
-      if (message.kind === 'error') {
-        loaded = undefined
-        reject(new RankError('MODEL_CONTRACT', `inference failed: ${message.message}`))
-      } else {
-        const { buffer, byteOffset, byteLength } = message.logits
-        resolve(new Float32Array(buffer, byteOffset, byteLength / 4))
-      }
-    })
-  })
-  const fail = (why: string) => {
-    gone ??= new RankError('WORKER_CRASHED', `the lane's thread ended: ${why}`)
-    // What a job holds is known once it has been prepared: `start` settles it then.
-    if (!isPreparing) settle(({ reject }) => reject(gone))
-  }
-  worker.on('error', (error) => fail(error instanceof Error ? error.message : String(error)))
-  worker.on('exit', () => fail('exited'))
 
-  const submit = (job: Omit<Job, 'resolve' | 'reject'>): Promise<Float32Array> =>
-    new Promise((resolve, reject) => {
-      const { signal } = job
-      const refuse = (why: unknown) => {
-        job.done()
-        reject(why)
-      }
-      if (gone !== undefined) return refuse(gone)
-      if (signal?.aborted) return refuse(signal.reason)
-      if (current !== undefined) return refuse(new Error('the lane is not idle'))
+  const submit = (job: Job, signal: AbortSignal | undefined): Promise<Float32Array> => {
+    const refuse = (why: unknown) => {
+      job.done()
+      return Promise.reject(why)
+    }
+    if (isClosed) return refuse(new RankError('WORKER_CRASHED', 'the engine is closed'))
+    if (signal?.aborted) return refuse(signal.reason)
+    if (isBusy) return refuse(new Error('the lane is not idle'))
+    isBusy = true
+    return new Promise((resolve, reject) => {
+      // The caller may go, the run stays: its memory is free when it has ended.
       const onAbort = () => reject(signal?.reason)
       signal?.addEventListener('abort', onAbort, { once: true })
-      const done = () => {
+      const settle = () => {
         signal?.removeEventListener('abort', onAbort)
+        isBusy = false
         job.done()
+        idle()
       }
-      void start({ ...job, done, resolve, reject })
+      execute(job).then(
+        (logits) => {
+          settle()
+          resolve(logits)
+        },
+        (error) => {
+          settle()
+          reject(error)
+        },
+      )
     })
+  }
 
-  /** K/V at the end of the lane's rows, zeros before it: distances count from the end. */
-  const loadOf = async (entry: KvEntry, n: number): Promise<LaneLoad | undefined> => {
-    if (loaded?.entry === entry && loaded.n === n) return undefined
-    await blocks.beginRun(entry.block)
-    loaded = { entry, n }
+  /** A view of the inputs that begin at `name`. */
+  const offset = ({ packed }: Shape, name: string) =>
+    inputs.byteOffset + (packed.offsets.get(name) ?? 0)
+  const int64 = (shape: Shape, name: string, length: number) =>
+    new BigInt64Array(inputs.buffer, offset(shape, name), length)
+  const int32 = (shape: Shape, name: string, length: number) =>
+    new Int32Array(inputs.buffer, offset(shape, name), length)
+
+  /** Begins to copy K/V to the end of the lane's rows, zeros before it: distances count from the end. */
+  const load = (entry: KvEntry, n: number) => {
     const grid = store.grid(entry)
     if (grid === undefined) throw new Error('regions of different widths')
-    return {
-      to: kvAt,
-      toPitch: pitch,
-      from: grid.address,
-      fromPitch: grid.pitch,
-      bytes: entry.tokens * rowBytes,
-      padBytes: (n - entry.tokens) * rowBytes,
-      regions,
-    }
+    const padBytes = (n - entry.tokens) * rowBytes
+    loaded = { entry, n }
+    if (padBytes > 0) device.zeroRows(kvAt, pitch, padBytes, regions)
+    const to = kvAt + BigInt(padBytes)
+    device.copyRows(to, pitch, grid.address, grid.pitch, entry.tokens * rowBytes, regions)
   }
 
   const scoreOn = (
@@ -162,29 +136,32 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
     queryTime: number,
     signal: AbortSignal | undefined,
   ) => {
-    const inputs = new Uint8Array(shape.packed.bytes)
-    const at = (name: string) => shape.packed.offsets.get(name) ?? 0
-    new BigInt64Array(inputs.buffer, at('query_time'), 1)[0] = BigInt(queryTime)
-    const times = new BigInt64Array(inputs.buffer, at('times'), shape.n)
-    times.set(entry.block.times.subarray(0, entry.tokens), shape.n - entry.tokens)
-    new Int32Array(inputs.buffer, at('rows'), rows.length).set(rows)
-    store.hold(entry)
+    const write = () => {
+      inputs.fill(0, 0, shape.packed.bytes)
+      int64(shape, 'query_time', 1)[0] = BigInt(queryTime)
+      const times = entry.block.times.subarray(0, entry.tokens)
+      int64(shape, 'times', shape.n).set(times, shape.n - entry.tokens)
+      int32(shape, 'rows', rows.length).set(rows)
+    }
     let isInRun = false
-    return submit({
+    store.hold(entry)
+    const job: Job = {
       shape,
-      inputs,
       candidates: rows.length / slots,
-      async prepare() {
-        const load = await loadOf(entry, shape.n)
-        isInRun = load !== undefined
-        return load
+      prepare() {
+        write()
+        if (loaded?.entry === entry && loaded.n === shape.n) return undefined
+        return blocks.beginRun(entry.block).then(() => {
+          isInRun = true
+          load(entry, shape.n)
+        })
       },
       done() {
         if (isInRun) blocks.endRun(entry.block)
         store.release(entry)
       },
-      signal,
-    })
+    }
+    return submit(job, signal)
   }
 
   const rankOn = (
@@ -192,56 +169,65 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
     { history, candidates: rows, queryTime }: RankUser,
     signal: AbortSignal | undefined,
   ) => {
-    const inputs = new Uint8Array(shape.packed.bytes)
-    const at = (name: string) => shape.packed.offsets.get(name) ?? 0
-    new BigInt64Array(inputs.buffer, at('query_times'), 1)[0] = BigInt(queryTime)
-    new BigInt64Array(inputs.buffer, at('lengths'), 1)[0] = BigInt(history.length)
-    writeTimes(new BigInt64Array(inputs.buffer, at('times'), shape.n), history.times)
-    new Int32Array(inputs.buffer, at('actions'), shape.n).set(history.actions)
-    new Int32Array(inputs.buffer, at('rows'), shape.n * slots).set(history.rows)
-    new Int32Array(inputs.buffer, at('candidate_rows'), rows.length).set(rows)
-    const prepare = async () => undefined
-    return submit({ shape, inputs, candidates: rows.length / slots, prepare, done() {}, signal })
+    const job: Job = {
+      shape,
+      candidates: rows.length / slots,
+      prepare() {
+        inputs.fill(0, 0, shape.packed.bytes)
+        int64(shape, 'query_times', 1)[0] = BigInt(queryTime)
+        int64(shape, 'lengths', 1)[0] = BigInt(history.length)
+        writeTimes(int64(shape, 'times', shape.n), history.times)
+        int32(shape, 'actions', shape.n).set(history.actions)
+        int32(shape, 'rows', shape.n * slots).set(history.rows)
+        int32(shape, 'candidate_rows', rows.length).set(rows)
+        return undefined
+      },
+      done() {},
+    }
+    return submit(job, signal)
+  }
+
+  const fit = (kind: 'score' | 'rank', n: number, m: number) => {
+    const shape = shapes.fit(kind, n, m)
+    return shape !== undefined && replays.has(shape) ? shape : undefined
   }
 
   return {
-    isBusy: () => current !== undefined,
-    isIdle: () => gone === undefined && current === undefined,
+    isBusy: () => isBusy,
+    isIdle: () => !isClosed && !isBusy,
     score(entry, rows, queryTime, signal) {
-      const shape = shapes.fit('score', entry.tokens, rows.length / slots)
+      const shape = fit('score', entry.tokens, rows.length / slots)
       if (shape === undefined || store.grid(entry) === undefined) return undefined
       return scoreOn(shape, entry, rows, queryTime, signal)
     },
     rank(user, signal) {
-      const shape = shapes.fit('rank', user.history.length, user.candidates.length / slots)
+      const shape = fit('rank', user.history.length, user.candidates.length / slots)
       return shape === undefined ? undefined : rankOn(shape, user, signal)
     },
     async capture(onShape) {
-      const zeros = (shape: Shape) =>
-        submit({
-          shape,
-          inputs: new Uint8Array(shape.packed.bytes),
-          candidates: shape.m,
-          prepare: async () => ({
-            ...{ to: kvAt, toPitch: pitch, from: kvAt, fromPitch: pitch },
-            ...{ bytes: 0, padBytes: longest * rowBytes, regions },
-          }),
-          done() {},
-          signal: undefined,
-        })
+      inputs.fill(0)
+      device.zeroRows(kvAt, pitch, longest * rowBytes, regions)
       // The largest first: the arena then has its final size.
       for (const shape of shapes.all.toReversed()) {
-        for (let run = 0; run < CAPTURE_RUNS; run++) await zeros(shape)
+        const replay = await device.prepare(shape.args, {
+          inputs: shapes.inputs,
+          inputBytes: shape.packed.bytes,
+          results: shapes.logits,
+          resultBytes: shape.m * tasks * Float32Array.BYTES_PER_ELEMENT,
+        })
+        replays.set(shape, replay)
+        // Once before the first request, which would wait for what CUDA puts off until then.
+        await replay.run()
         onShape()
       }
     },
     async close() {
+      isClosed = true
       await new Promise<void>((resolve) => {
         idle = resolve
-        if (current === undefined) resolve()
+        if (!isBusy) resolve()
       })
-      gone ??= new RankError('WORKER_CRASHED', 'the engine is closed')
-      await worker.terminate()
+      for (const replay of replays.values()) replay.release()
       shapes.release()
     },
   }

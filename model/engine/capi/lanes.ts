@@ -1,7 +1,10 @@
 import type { Bundle } from '../../manifest.js'
 import type { WarmUp } from '../engine.js'
+import { openCudaLane } from './cuda-lane.js'
 import { createLane, type Lane } from './lane.js'
+import { hostLane } from './lane-device.js'
 import type { Opened } from './open.js'
+import type { Pointer } from './ort.js'
 import { createSessions } from './sessions.js'
 
 /** Lengths of the captured shapes: each is at most this much of the next. */
@@ -27,14 +30,14 @@ export async function createLanes(
   { historyTokens, candidates }: WarmUp,
   count: number,
 ): Promise<Lanes> {
-  const { ort, library, source, cuda, memory, blocks, store } = opened
+  const { ort, source, cuda, memory, blocks, store } = opened
   const { config, precision } = bundle.manifest
   const lanes: Lane[] = []
   let shapes = 0
   const releases: (() => void)[] = []
   const close = async () => {
     await Promise.all(lanes.map((lane) => lane.close()))
-    for (const release of releases) release()
+    for (const release of releases.splice(0).reverse()) release()
   }
   // K and V of different widths do not lie in one grid; the float32 graphs are not made to be replayed
   // (export/functions.ts, withBias).
@@ -44,15 +47,18 @@ export async function createLanes(
   }
   try {
     for (let i = 0; i < count; i++) {
+      const graphs = cuda && openCudaLane(cuda.runtime, ort.runNow)
+      const device = graphs ?? hostLane(ort)
+      releases.push(device.close)
       const { sessions, release } = await createSessions(source, ['score', 'rank'], {
         intraOpThreads: 1,
         spin: false,
-        ...(cuda === undefined ? {} : { addProvider: cuda.addGraphProvider }),
+        ...(cuda &&
+          graphs && { addProvider: (to: Pointer) => cuda.addStreamProvider(to, graphs.stream) }),
       })
       releases.push(release)
       const lane = await createLane({
-        ...{ ort, memory, store, blocks, sessions, manifest: bundle.manifest },
-        thread: { library, ...(cuda === undefined ? {} : { cudaRuntime: cuda.runtime }) },
+        ...{ ort, memory, store, blocks, device, sessions, manifest: bundle.manifest },
         historyTokens: lengths(SHORTEST_HISTORY, Math.max(...historyTokens)),
         candidates: lengths(FEWEST_CANDIDATES, Math.max(...candidates)),
       })

@@ -78,6 +78,12 @@ const ENTRIES = {
   UpdateCUDAProviderOptions: does<
     [options: Pointer, keys: readonly string[], values: readonly string[], count: number]
   >(206, P, 'const char**', 'const char**', SIZE),
+  UpdateCUDAProviderOptionsWithValue: does<[options: Pointer, key: string, value: Pointer]>(
+    263,
+    P,
+    TEXT,
+    P,
+  ),
   SessionOptionsAppendExecutionProvider_CUDA_V2: does<[options: Pointer, cuda: Pointer]>(204, P, P),
   RegisterCustomOpsLibrary_V2: does<[options: Pointer, path: string]>(228, P, TEXT),
   RunOptionsSetTerminate: does<[runOptions: Pointer]>(46, P),

@@ -6,7 +6,7 @@ import { sumOf } from '../layer.js'
 import type { TensorType } from '../nodes.js'
 import type { GraphBuilder } from '../onnx.js'
 import { castTo, lengthOf } from '../ops.js'
-import { actionBits } from '../rows.js'
+import { actionBits, tokensFirst } from '../rows.js'
 import type { GraphParts } from '../variant.js'
 import { PERIODS } from './tensors.js'
 
@@ -48,18 +48,23 @@ export function dlrmGraphs(config: ConfigOf<'dlrm-v3'>): GraphParts {
   }
 
   return {
-    history(g, rows, masks, shape) {
+    history(g, userRows, userMasks, shape) {
+      const rows = tokensFirst(g, userRows, 2, shape)
+      const masks = tokensFirst(g, userMasks, 1, shape)
       const action = perceptron(g, 'action', actionVector(g, masks, config, shape), eps.mlps)
       const events = g.op('Add', [content(g, rows), action])
       const tokens = config.context.length === 0 ? events : withContext(g, events, rows, config)
       return place(g, tokens, rows, shape)
     },
-    queries(g, rows, shape) {
+    queries(g, userRows, shape) {
+      const rows = tokensFirst(g, userRows, 2, shape)
       // Nobody knows yet what will be done with a candidate: upstream learned a row for that.
       const action = perceptron(g, 'action', g.weight('target_action'), eps.mlps)
       return place(g, g.op('Add', [content(g, rows), action]), rows, shape)
     },
-    head(g, y, { rows, queryTimes }, { type }) {
+    head(g, y, { rows: userRows, queryTimes }, shape) {
+      const { type } = shape
+      const rows = tokensFirst(g, userRows, 2, shape)
       const ofTime = g.op('MatMul', [
         timeFeatures(g, queryTimes, type),
         g.weight('post.time.weight'),
@@ -69,9 +74,9 @@ export function dlrmGraphs(config: ConfigOf<'dlrm-v3'>): GraphParts {
       const user = norm(g, combined, 'post.norm', eps.user)
       const item = perceptron(g, 'item', gather(g, rows, tower), eps.mlps)
       const logits = perceptron(g, 'head', g.op('Mul', [user, item]), eps.mlps, true)
-      return castTo(g, logits, 'float32', type)
+      return tokensFirst(g, castTo(g, logits, 'float32', type), 2, shape)
     },
-    functions: () => ({ history: [], queries: [] }),
+    functions: () => ({ history: [], queries: [], head: [] }),
   }
 }
 

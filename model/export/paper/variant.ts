@@ -4,7 +4,14 @@ import { FUNCTION, type FunctionShape } from '../functions.js'
 import { taskHead } from '../layer.js'
 import type { GraphBuilder } from '../onnx.js'
 import { randomWeights } from '../random.js'
-import { embedActions, embedItems, hstuEmbedItems, hstuEmbedTokens } from '../rows.js'
+import {
+  embedActions,
+  embedItems,
+  hstuEmbedItems,
+  hstuEmbedTokens,
+  hstuLogits,
+  tokensFirst,
+} from '../rows.js'
 import type { ExportVariant } from '../variant.js'
 import { bundleTensors, checkWeights } from '../weights.js'
 
@@ -21,25 +28,26 @@ export function paperVariant(config: ConfigOf<'paper'>): ExportVariant {
       head: (g, y, _inputs, shape) => taskHead(g, y, shape),
       functions: (shape) => ({
         history: [hstuEmbedTokens(slots, shape)],
-        queries: [hstuEmbedItems(slots)],
+        queries: [hstuEmbedItems(slots, shape)],
+        head: [hstuLogits(shape)],
       }),
     },
   }
 }
 
-/** (…, slots) rows -> (…, D) */
+/** ([users,] tokens, slots) rows -> (tokens, [users,] D) */
 function embedCandidates(
   g: GraphBuilder,
   rows: string,
   slots: number,
-  { type }: FunctionShape,
+  shape: FunctionShape,
 ): string {
-  const inputs = [g.weight('embedding'), rows] as const
-  if (type === 'float16') return g.op('HstuEmbedItems', inputs, FUNCTION)
-  return embedItems(g, ...inputs, slots)
+  const table = g.weight('embedding')
+  if (shape.type === 'float16') return g.op('HstuEmbedItems', [table, rows], FUNCTION)
+  return embedItems(g, table, tokensFirst(g, rows, 2, shape), slots)
 }
 
-/** (…, slots) rows and (…) action masks -> (…, D) */
+/** ([users,] tokens, slots) rows and ([users,] tokens) action masks -> (tokens, [users,] D) */
 function embedTokens(
   g: GraphBuilder,
   rows: string,
@@ -47,10 +55,12 @@ function embedTokens(
   slots: number,
   shape: FunctionShape,
 ): string {
-  const inputs = [g.weight('embedding'), rows] as const
+  const table = g.weight('embedding')
   const action = g.weight('action')
   if (shape.type === 'float16') {
-    return g.op('HstuEmbedTokens', [...inputs, action, masks], FUNCTION)
+    return g.op('HstuEmbedTokens', [table, rows, action, masks], FUNCTION)
   }
-  return embedItems(g, ...inputs, slots, embedActions(g, masks, action, shape))
+  const ids = tokensFirst(g, rows, 2, shape)
+  const actions = embedActions(g, tokensFirst(g, masks, 1, shape), action, shape)
+  return embedItems(g, table, ids, slots, actions)
 }

@@ -4,7 +4,7 @@ import { tensorsOf } from '../checkpoint.js'
 import { sumOf } from '../layer.js'
 import type { GraphBuilder } from '../onnx.js'
 import { castTo } from '../ops.js'
-import { embedItems } from '../rows.js'
+import { embedItems, tokensFirst } from '../rows.js'
 import type { ExportVariant, GraphParts } from '../variant.js'
 import { randomResearch, researchWeights } from './weights.js'
 
@@ -25,19 +25,21 @@ function graphParts(config: ConfigOf<'research'>): GraphParts {
   const secondsToNext = (g: GraphBuilder, rows: string) =>
     g.op('Gather', [rows, g.scalar(SLOT.secondsToNext, 'int64')], { attributes: { axis: -1n } })
   return {
-    history: (g, rows) => embed(g, rows),
-    queries: (g, rows) => embed(g, firstAlong(g, rows, 0)),
+    history: (g, rows, _, shape) => embed(g, tokensFirst(g, rows, 2, shape)),
+    queries: (g, rows, shape) => embed(g, firstAlong(g, tokensFirst(g, rows, 2, shape), 0)),
     head(g, y, { rows }, shape) {
       const { dModel, stated } = config
       const eps = stated.outputNormEps ?? 1e-6
-      const ids = g.op('Gather', [rows, g.scalar(SLOT.candidate, 'int64')], {
+      const own = tokensFirst(g, rows, 2, shape)
+      const ids = g.op('Gather', [own, g.scalar(SLOT.candidate, 'int64')], {
         attributes: { axis: -1n },
       })
       const items = castTo(g, g.op('Gather', [g.weight('embedding'), ids]), 'float32', shape.type)
       const user = normalized(g, castTo(g, sumOf(g, y), 'float32', shape.type), eps)
       // Stored times sqrt(D), which the norm takes out again.
       const scaled = normalized(g, items, eps * Math.sqrt(dModel))
-      return g.op('ReduceSum', [g.op('Mul', [user, scaled]), g.ints([-1])])
+      const similarity = g.op('ReduceSum', [g.op('Mul', [user, scaled]), g.ints([-1])])
+      return tokensFirst(g, similarity, 2, shape)
     },
     next: {
       ofHistory: (g, times, rows) =>
@@ -45,7 +47,7 @@ function graphParts(config: ConfigOf<'research'>): GraphParts {
       ofQueries: (g, rows, { batched }) =>
         castTo(g, secondsToNext(g, firstAlong(g, rows, batched ? 1 : 0)), 'float64'),
     },
-    functions: () => ({ history: [], queries: [] }),
+    functions: () => ({ history: [], queries: [], head: [] }),
   }
 }
 

@@ -2,6 +2,7 @@
 #include <atomic>
 #include "attention.cuh"
 #include "attention-widths.h"
+#include "launcher.cuh"
 #include "maps.h"
 #include "plan.h"
 
@@ -15,22 +16,11 @@ struct Launcher {
   using C = AttentionConfig<kWidth, kKeys, Warpgroups, kStages, Causal, Bias>;
   static constexpr auto kernel = attention<kWidth, kKeys, Warpgroups, kStages, Causal, Bias>;
 
+  static constexpr unsigned kThreads = (Warpgroups + 1) * 128;
+
   static cudaError_t prepare() {
     static const cudaError_t done = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SharedBytes);
     return done;
-  }
-
-  static cudaLaunchConfig_t config(dim3 grid, cudaLaunchAttribute* cluster, cudaStream_t stream) {
-    cudaLaunchConfig_t made{};
-    made.gridDim = grid;
-    made.blockDim = dim3((Warpgroups + 1) * 128);
-    made.dynamicSmemBytes = C::SharedBytes;
-    made.stream = stream;
-    cluster->id = cudaLaunchAttributeClusterDimension;
-    cluster->val.clusterDim = {grid.x, 1, 1};
-    made.attrs = cluster;
-    made.numAttrs = 1;
-    return made;
   }
 
   /// Clusters that run at once: the GPU's groups of multiprocessors differ in size, so it is asked.
@@ -40,7 +30,14 @@ struct Launcher {
     if (const int found = cached.load()) return found;
     int count = 0;
     cudaLaunchAttribute cluster;
-    const cudaLaunchConfig_t asked = config(dim3(split, 1, 1), &cluster, nullptr);
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {unsigned(split), 1, 1};
+    cudaLaunchConfig_t asked{};
+    asked.gridDim = dim3(split);
+    asked.blockDim = dim3(kThreads);
+    asked.dynamicSmemBytes = C::SharedBytes;
+    asked.attrs = &cluster;
+    asked.numAttrs = 1;
     const bool isKnown = prepare() == cudaSuccess && cudaOccupancyMaxActiveClusters(&count, kernel, &asked) == cudaSuccess && count > 0;
     cached = isKnown ? count : 100 / split;
     return cached;
@@ -81,11 +78,8 @@ struct Launcher {
     p.halfAlpha = 0.5f * a.alpha;
     p.scale = a.scale;
     const unsigned blocks = (a.rows + C::Rows - 1) / C::Rows, heads = a.users * a.heads;
-    cudaLaunchAttribute cluster;
     const dim3 grid = Causal ? dim3(split, heads, blocks) : dim3(split, blocks, heads);
-    const cudaLaunchConfig_t made = config(grid, &cluster, static_cast<cudaStream_t>(a.stream));
-    const cudaError_t error = cudaLaunchKernelEx(&made, kernel, maps, p);
-    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+    return launchKernel(kernel, grid, kThreads, C::SharedBytes, split, a.stream, maps, p);
   }
 };
 

@@ -35,11 +35,6 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
   const int headOfUser = Causal ? blockIdx.y : blockIdx.z;
   const int user = headOfUser / p.heads, head = headOfUser - user * p.heads;
   const int row0 = block * C::Rows, splits = gridDim.x, rank = blockIdx.x;
-  const int realKeys = p.lengths ? min(p.keys, int(p.lengths[user])) : p.keys;
-  const int ownKeys = Causal ? min(p.rows, row0 + C::Rows) : 0;
-  const int sharedTiles = (realKeys + Keys - 1) / Keys, tiles = sharedTiles + (ownKeys + Keys - 1) / Keys;
-  const int first = int(int64_t(tiles) * rank / splits), end = int(int64_t(tiles) * (rank + 1) / splits);
-
   if (threadIdx.x == 0) {
     prefetchMap(&maps.q);
     prefetchMap(&maps.k);
@@ -49,12 +44,17 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       barrierInit(fullV(s), 1);
       barrierInit(emptyK(s), Warpgroups * 4);
       barrierInit(emptyV(s), Warpgroups * 4);
-      barrierInit(fullBias(s), 3);
-      barrierInit(emptyBias(s), Warpgroups * 4);
+      barrierInit(fullBias(s), kArrivals);
+      barrierInit(emptyBias(s), Warpgroups * 4 * kArrivals);
     }
     barrierInit(fullQ, 1);
     barrierInitFence();
   }
+  waitForBefore();
+  const int realKeys = p.lengths ? min(p.keys, int(p.lengths[user])) : p.keys;
+  const int ownKeys = Causal ? min(p.rows, row0 + C::Rows) : 0;
+  const int sharedTiles = (realKeys + Keys - 1) / Keys, tiles = sharedTiles + (ownKeys + Keys - 1) / Keys;
+  const int first = int(int64_t(tiles) * rank / splits), end = int(int64_t(tiles) * (rank + 1) / splits);
   if (Bias && threadIdx.x < kBuckets) timeWeights[threadIdx.x] = 0.5f * __half2float(p.timeW[threadIdx.x]);
   __syncthreads();
 
@@ -84,25 +84,26 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
         }
       }
     } else if (Bias && threadIdx.x >= 32) {
-      const int helper = threadIdx.x - 32, last = p.positions - 1;
-      int stage = 0;
-      uint32_t phase = 0;
-      for (int t = first; t < end; t++) {
+      // A warp per stage: the loads of several tiles are under way.
+      const int helper = threadIdx.x / 32 - 1, lane = threadIdx.x % 32, last = p.positions - 1;
+      for (int t = first + helper; helper < Stages && t < end; t += Stages) {
+        const int stage = helper;
+        const uint32_t phase = (t - first) / Stages & 1;
         const bool isOwn = Causal && t >= sharedTiles;
         const int token = (isOwn ? t - sharedTiles : t) * Keys, limit = isOwn ? p.rows : p.keys;
         const int64_t* times = p.times + int64_t(user) * (p.keys + (Causal ? p.rows : 0)) + (isOwn ? p.keys : 0);
         barrierWait(emptyBias(stage), phase ^ 1);
         typename C::Tile& tile = biasTiles[stage];
-        // Keys is a multiple of a warp: its lanes agree on every turn of the loop.
-        for (int c = helper; c < Keys; c += 96) {
+#pragma unroll
+        for (int c = lane; c < Keys; c += 32) {
           // What lies behind the last key is masked; a copy of that key does not widen its neighbours' range.
           const int64_t time = __ldg(times + min(token + c, limit - 1));
           if constexpr (Causal) {
             int64_t low = time, high = time;
 #pragma unroll
-            for (int lane = 1; lane < 8; lane *= 2) {
-              low = min(low, __shfl_xor_sync(~0u, low, lane));
-              high = max(high, __shfl_xor_sync(~0u, high, lane));
+            for (int other = 1; other < 8; other *= 2) {
+              low = min(low, __shfl_xor_sync(~0u, low, other));
+              high = max(high, __shfl_xor_sync(~0u, high, other));
             }
             tile.times[c] = time;
             if (c % 8 == 0) {
@@ -116,15 +117,11 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
         }
         if constexpr (Causal) {
           const int nearest = row0 + (isOwn ? 0 : p.keys) - (token + Keys - 1);
-          for (int i = helper; i < C::Rows + Keys; i += 96)
+#pragma unroll
+          for (int i = lane; i < C::Rows + Keys; i += 32)
             tile.position[i] = 0.5f * __half2float(p.posW[min(max(nearest + i, 0), last)]);
         }
-        __syncwarp();
-        if (threadIdx.x % 32 == 0) barrierArrive(fullBias(stage));
-        if (++stage == Stages) {
-          stage = 0;
-          phase ^= 1;
-        }
+        arriveTogether(fullBias(stage), lane);
       }
     }
     if (splits > 1) {
@@ -241,16 +238,20 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     const int most0 = (isOwn ? min(lastKey, r0) : lastKey) - token - 2 * quad;
     const int most1 = (isOwn ? min(lastKey, r0 + 8) : lastKey) - token - 2 * quad;
     const typename C::Tile& tile = biasTiles[Bias ? stage : 0];
-    uint32_t isOneBucket = 0;
-    float oneWeight = 0.f, above[2] = {0.f, 0.f};
+    uint32_t isOneBucket = 0, isTwoBuckets = 0;
+    int64_t bucketEnd = 0;
+    float endWeight = 0.f, above[2] = {0.f, 0.f};
     if constexpr (Bias) barrierWait(fullBias(stage), phase);
     if constexpr (Bias && Causal) {
       // Lane l asks for the nearest, lane 16 + l for the farthest pair of the warp's 16 rows and eight keys: mostly both
-      // fall into one bucket, and the eight keys need no search.
+      // fall into one bucket or into neighbours, and the eight keys need no search.
       const int group = min(lane % 16, Keys / 8 - 1);
       const int bucket = timeBucket(lane < 16 ? rowEarliest - tile.latest[group] : rowLatest - tile.earliest[group]);
-      isOneBucket = __ballot_sync(~0u, bucket == __shfl_xor_sync(~0u, bucket, 16));
-      oneWeight = timeWeights[bucket];
+      const int farther = __shfl_xor_sync(~0u, bucket, 16) - bucket;
+      isOneBucket = __ballot_sync(~0u, farther == 0);
+      isTwoBuckets = __ballot_sync(~0u, farther == 1);
+      bucketEnd = endOfBucket(bucket);
+      endWeight = timeWeights[bucket];
       above[0] = tile.position[localRow + 8 + Keys - 1 - 2 * quad];
       above[1] = tile.position[localRow + 8 + Keys - 2 - 2 * quad];
     }
@@ -275,9 +276,15 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
         above[0] = here[0];
         above[1] = here[1];
         if (isOneBucket >> j & 1) {
-          const float weight = __shfl_sync(~0u, oneWeight, j);
+          const float weight = __shfl_sync(~0u, endWeight, j);
 #pragma unroll
           for (int e = 0; e < 4; e++) half[e] += weight;
+        } else if (isTwoBuckets >> j & 1) {
+          const float near = __shfl_sync(~0u, endWeight, j), far = __shfl_sync(~0u, endWeight, j + 16);
+          const int64_t edge = __shfl_sync(~0u, bucketEnd, j);
+          const longlong2 times = *reinterpret_cast<const longlong2*>(&tile.times[8 * j + 2 * quad]);
+#pragma unroll
+          for (int e = 0; e < 4; e++) half[e] += rowTime[e >> 1] - (e & 1 ? times.y : times.x) >= edge ? far : near;
         } else {
 #pragma unroll
           for (int e = 0; e < 4; e++)
@@ -291,8 +298,7 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       }
     }
     if constexpr (Bias) {
-      __syncwarp();
-      if (lane == 0) barrierArrive(emptyBias(stage));
+      arriveTogether(emptyBias(stage), lane);
     }
   };
 
@@ -355,15 +361,22 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
 
   __half* out = p.out + user * p.outUser + int64_t(head) * p.dv;
   if (splits == 1) {
+    // A thread has two columns of every eight; four of them change theirs for eight columns of a row each.
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       const int r = r0 + 8 * e;
-      if (r >= p.rows) continue;
-      __half* to = out + r * p.outRow + 2 * quad;
 #pragma unroll
-      for (int j = 0; j < Width / 8; j++) {
-        if (8 * j >= p.dv) break;
-        *reinterpret_cast<uint32_t*>(to + 8 * j) = packHalves(sum[4 * j + 2 * e] * p.scale, sum[4 * j + 2 * e + 1] * p.scale);
+      for (int g = 0; g < Width / 32; g++) {
+        uint32_t words[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int j = 4 * g + i;
+          words[i] = packHalves(sum[4 * j + 2 * e] * p.scale, sum[4 * j + 2 * e + 1] * p.scale);
+        }
+        transposeQuad(words, quad);
+        const int column = 32 * g + 8 * quad;
+        if (r < p.rows && column < p.dv)
+          *reinterpret_cast<uint4*>(out + r * p.outRow + column) = make_uint4(words[0], words[1], words[2], words[3]);
       }
     }
     return;

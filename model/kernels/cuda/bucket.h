@@ -60,6 +60,28 @@ constexpr Segments makeSegments() {
 
 inline constexpr Segments kHostSegments = makeSegments();
 
+struct Ends {
+  int64_t at[kBuckets];
+};
+
+constexpr Ends makeEnds() {
+  Ends made{};
+  for (int b = 0; b < kBuckets; b++) made.at[b] = b < kBuckets - 1 ? kEdges[b] : INT64_MAX;
+  return made;
+}
+
+inline constexpr Ends kHostEnds = makeEnds();
+
+/// Where the next bucket begins.
+HSTU_BOTH inline int64_t endOfBucket(int bucket) {
+#ifdef __CUDA_ARCH__
+  static constexpr Ends kEnds = kHostEnds;
+  return __ldg(reinterpret_cast<const long long*>(&kEnds.at[bucket]));
+#else
+  return kHostEnds.at[bucket];
+#endif
+}
+
 /// Two segments of 12 % lie within a bucket of 35 %, so one comparison decides.
 HSTU_BOTH inline int timeBucket(int64_t seconds) {
   const int64_t s = seconds < 1 ? 1 : seconds;

@@ -4,6 +4,8 @@
 # library are inside and hidden: nothing to install, nothing to clash with. Built on Debian 12 it runs where glibc is 2.36 or later.
 #
 #   model/kernels/cuda/build.sh [DIR]          the library, for compute capability 9.0
+# HSTU_RACECHECK=1 builds the library that compute-sanitizer can follow (hopper.cuh).
+#
 #   model/kernels/cuda/build.sh --host [DIR]   the same ops over plain C++ on the CPU, for tests of the ops: g++ alone
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,12 +24,12 @@ if [ -n "$host" ]; then
 fi
 
 flags=(-std=c++20 -O3 -gencode=arch=compute_90a,code=sm_90a --Werror=all-warnings
-  -Xcompiler "-fPIC,-fvisibility=hidden,-Wall,-ffile-prefix-map=$here=cuda")
+  ${HSTU_RACECHECK:+-DHSTU_RACECHECK} -Xcompiler "-fPIC,-fvisibility=hidden,-Wall,-ffile-prefix-map=$here=cuda")
 jobs=()
 compile() { # OBJECT SOURCE FLAGS...
   local object=$1 source=$2
   shift 2
-  nvcc "${flags[@]}" "$@" -c "$source" -o "$work/$object.o" &
+  nvcc "${flags[@]}" "$@" -c "$source" -o "$work/$object.o" 2> >(tee "$work/$object.log" >&2) &
   jobs+=($!)
 }
 for width in 64 128 256; do compile "attention$width" attention.cu "-DHSTU_WIDTH=$width"; done
@@ -37,6 +39,8 @@ compile maps maps.cu
 compile attention-entry attention-entry.cc
 compile ops ops.cc
 for job in "${jobs[@]}"; do wait "$job"; done
+# The assembler says so and goes on: a kernel whose products wait for each other takes twice as long.
+if grep -h 'wgmma.*serialized' "$work"/*.log; then exit 1; fi
 printf '{ global: RegisterCustomOps; PeregrineKernelsRefusal; hstu*; local: *; };' >"$work/exports"
 nvcc -shared -cudart static -Xlinker -s -Xlinker --build-id=none -Xlinker --exclude-libs=ALL \
   -Xlinker "--version-script=$work/exports" -Xcompiler -static-libstdc++,-static-libgcc \

@@ -15,6 +15,16 @@ void expect(bool isTrue, const char* format, Values... values) {
   if (faults <= 20) std::printf(format, values...), std::printf("\n");
 }
 
+/// A bucket's end is the first number of the next.
+void checkEnds() {
+  for (int bucket = 0; bucket < hstu::kBuckets - 1; bucket++) {
+    const int64_t end = hstu::endOfBucket(bucket);
+    expect(hstu::timeBucket(end) > bucket && (end <= 2 || hstu::timeBucket(end - 1) <= bucket), "bucket %d ends at %lld", bucket,
+           static_cast<long long>(end));
+  }
+  expect(hstu::endOfBucket(hstu::kBuckets - 1) == INT64_MAX, "the last bucket ends");
+}
+
 int countEdges(int64_t seconds) {
   int bucket = 0;
   while (bucket < hstu::kBuckets - 1 && hstu::kEdges[bucket] <= seconds) bucket++;
@@ -74,6 +84,7 @@ void checkPlans() {
 
 int main() {
   checkBuckets();
+  checkEnds();
   checkPlans();
   std::printf("%d faults\n", faults);
   return faults != 0;

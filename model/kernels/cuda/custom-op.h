@@ -30,7 +30,7 @@ struct ApiBase {
 /// The oldest release whose entries are all there: shape inference of custom ops came with 1.17.
 constexpr uint32_t kApiVersion = 17;
 
-enum Type { kAny = 0, kInt32 = 6, kInt64 = 7, kFloat16 = 10 };
+enum Type { kAny = 0, kFloat = 1, kInt32 = 6, kInt64 = 7, kFloat16 = 10 };
 
 /// OrtApi's entries by index.
 enum Entry {
@@ -149,9 +149,9 @@ class Context {
     static const Tensor none;
     return i < inputs_.size() ? inputs_[i] : none;
   }
-  void* output(const std::vector<int64_t>& dims) const {
+  void* output(const std::vector<int64_t>& dims, size_t i = 0) const {
     Value* value = nullptr;
-    call(kOutput, context_, size_t(0), dims.data(), dims.size(), &value);
+    call(kOutput, context_, i, dims.data(), dims.size(), &value);
     return dataOf(value);
   }
   /// The CUDA stream of the run.
@@ -224,18 +224,18 @@ class ShapeInference {
     return value;
   }
   /// Says nothing where an axis has neither number nor name.
-  void setOutput(Shape shape) const {
+  void setOutput(Shape shape, Type type = kFloat16, size_t i = 0) const {
     if (shape.dims.empty()) return;
-    for (size_t i = 0; i < shape.dims.size(); i++) {
-      if (shape.symbols[i] == nullptr) shape.symbols[i] = "";
-      if (shape.dims[i] < 0 && *shape.symbols[i] == 0) return;
+    for (size_t axis = 0; axis < shape.dims.size(); axis++) {
+      if (shape.symbols[axis] == nullptr) shape.symbols[axis] = "";
+      if (shape.dims[axis] < 0 && *shape.symbols[axis] == 0) return;
     }
     TensorInfo* info = nullptr;
     call(kCreateTensorInfo, &info);
-    Status* failed = raw(kSetElementType, info, int(kFloat16));
+    Status* failed = raw(kSetElementType, info, int(type));
     if (failed == nullptr) failed = raw(kSetDims, info, shape.dims.data(), shape.dims.size());
     if (failed == nullptr) failed = raw(kSetSymbols, info, shape.symbols.data(), shape.symbols.size());
-    if (failed == nullptr) failed = raw(kSetOutputShape, static_cast<const ShapeContext*>(context_), size_t(0), static_cast<const TensorInfo*>(info));
+    if (failed == nullptr) failed = raw(kSetOutputShape, static_cast<const ShapeContext*>(context_), i, static_cast<const TensorInfo*>(info));
     reinterpret_cast<void (*)(TensorInfo*)>(entries[kReleaseTensorInfo])(info);
     if (failed != nullptr) throw Failure(failed);
   }
@@ -263,8 +263,8 @@ struct Op {
   const char* (*getProvider)(const Op*) = [](const Op* op) { return op->provider; };
   int (*getInputType)(const Op*, size_t) = [](const Op* op, size_t i) { return int(op->inputs[i].type); };
   size_t (*getInputTypeCount)(const Op*) = [](const Op* op) { return op->inputs.size(); };
-  int (*getOutputType)(const Op*, size_t) = [](const Op*, size_t) { return int(kFloat16); };
-  size_t (*getOutputTypeCount)(const Op*) = [](const Op*) { return size_t(1); };
+  int (*getOutputType)(const Op*, size_t) = [](const Op* op, size_t) { return int(op->outputType); };
+  size_t (*getOutputTypeCount)(const Op*) = [](const Op* op) { return op->outputs; };
   void (*computeOld)(void*, KernelContext*) = nullptr;
   void (*destroy)(void*) = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   int (*getInputCharacteristic)(const Op*, size_t) = [](const Op* op, size_t i) { return int(op->inputs[i].isOptional); };
@@ -293,10 +293,18 @@ struct Op {
   std::vector<Input> inputs;
   Kernel* (*make)(const Attributes&);
   void (*infer)(const ShapeInference&);
+  Type outputType;
+  size_t outputs;
 
   Op(const char* opName, const char* opProvider, std::vector<Input> opInputs, Kernel* (*makeKernel)(const Attributes&),
-     void (*inferOutput)(const ShapeInference&))
-      : name(opName), provider(opProvider), inputs(std::move(opInputs)), make(makeKernel), infer(inferOutput) {}
+     void (*inferOutput)(const ShapeInference&), Type type = kFloat16, size_t outputCount = 1)
+      : name(opName),
+        provider(opProvider),
+        inputs(std::move(opInputs)),
+        make(makeKernel),
+        infer(inferOutput),
+        outputType(type),
+        outputs(outputCount) {}
 };
 
 /// Adds ops of domain `peregrine` to a session that is about to be made; they live as long as the library.

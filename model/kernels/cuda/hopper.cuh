@@ -33,6 +33,19 @@ __device__ __forceinline__ void barrierArrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+/// Arrivals of a warp: its first lane's, behind all of them. compute-sanitizer's racecheck knows only of threads that arrive
+/// themselves: built for it, all do.
+#ifdef HSTU_RACECHECK
+constexpr int kArrivals = 32;
+#else
+constexpr int kArrivals = 1;
+#endif
+
+__device__ __forceinline__ void arriveTogether(uint32_t barrier, int lane) {
+  __syncwarp();
+  if (kArrivals == 32 || lane == 0) barrierArrive(barrier);
+}
+
 __device__ __forceinline__ void barrierWait(uint32_t barrier, uint32_t phase) {
   asm volatile(
       "{\n.reg .pred done;\n"
@@ -85,6 +98,15 @@ __device__ __forceinline__ void pin(float (&values)[Count]) {
   for (int i = 0; i < Count; i++) asm volatile("" : "+f"(values[i])::"memory");
 }
 
+// --- launches that overlap: see launcher.cuh ---
+
+/// Waits until all that was launched before has ended and can be seen; then lets the next kernel's CTAs come, to wait
+/// in turn, where there is room for them.
+__device__ __forceinline__ void waitForBefore() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 // --- clusters ---
 
 __device__ __forceinline__ void clusterArrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
@@ -131,6 +153,22 @@ __device__ __forceinline__ uint32_t packHalves(float a, float b) {
 
 __device__ __forceinline__ float2 unpackHalves(uint32_t packed) {
   return __half22float2(*reinterpret_cast<const __half2*>(&packed));
+}
+
+/// Four lanes hold words 0 … 3 each, of one row; lane i gets word i of all four, in their order.
+__device__ __forceinline__ void transposeQuad(uint32_t (&words)[4], int lane) {
+#pragma unroll
+  for (int bit = 1; bit <= 2; bit *= 2) {
+    const bool isUpper = lane & bit;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if (i & bit) continue;
+      const uint32_t low = words[i], high = words[i + bit];
+      const uint32_t got = __shfl_xor_sync(~0u, isUpper ? low : high, bit);
+      words[i] = isUpper ? got : low;
+      words[i + bit] = isUpper ? high : got;
+    }
+  }
 }
 
 }  // namespace hstu

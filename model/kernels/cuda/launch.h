@@ -54,25 +54,35 @@ struct HstuGateArgs {
   void* stream;
 };
 
-/// LN(x)·gamma + beta over rows of `width`.
+/// LN(s)·gamma + beta over rows of `width`, where s is x, or x + update (+ bias), and then written as well.
 struct HstuNormArgs {
   const void *x, *gamma, *beta;
-  void* out;
+  const void *update, *bias;  ///< may be null
+  void *out, *sum;            ///< sum: null without update
   int64_t rows;
   int32_t width;
   float epsilon;
   void* stream;
 };
 
-/// Sum of `slots` rows of the table, and of the rows of `action` whose bit the row's mask has.
+/// Sum of `slots` rows of the table, and of the rows of `action` whose bit the token's mask has.
 struct HstuEmbedArgs {
   const void* table;
-  const int32_t* ids;      ///< (rows, slots)
-  const int32_t* masks;    ///< (rows); null: items alone
+  const int32_t* ids;      ///< (users, tokens, slots)
+  const int32_t* masks;    ///< (users, tokens); null: items alone
   const void* action;      ///< (actions, width)
-  void* out;
-  int64_t rows;
-  int32_t slots, width, actions;
+  void* out;               ///< (tokens, users, width)
+  int64_t rows;            ///< tokens of all users
+  int32_t users, slots, width, actions;
+  void* stream;
+};
+
+/// x·w + bias in float32: x (tokens, users, depth), w (depth, tasks), bias (tasks).
+struct HstuLogitsArgs {
+  const void *x, *w, *bias;
+  float* out;    ///< (users, tokens, tasks)
+  int64_t rows;  ///< tokens of all users
+  int32_t users, depth, tasks;
   void* stream;
 };
 
@@ -82,4 +92,5 @@ HSTU_ENTRY const char* hstuLinear(const HstuLinearArgs* args);
 HSTU_ENTRY const char* hstuGate(const HstuGateArgs* args);
 HSTU_ENTRY const char* hstuNorm(const HstuNormArgs* args);
 HSTU_ENTRY const char* hstuEmbed(const HstuEmbedArgs* args);
+HSTU_ENTRY const char* hstuLogits(const HstuLogitsArgs* args);
 }

@@ -1,11 +1,23 @@
 #include "linear.cuh"
+#include <algorithm>
 #include <utility>
 #include "launch.h"
+#include "launcher.cuh"
 #include "maps.h"
 #include "plan.h"
 
 namespace hstu {
 namespace {
+
+int multiprocessors() {
+  static const int count = [] {
+    int device = 0, found = 0;
+    const bool isKnown = cudaGetDevice(&device) == cudaSuccess &&
+                         cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
+    return isKnown && found > 0 ? found : 132;
+  }();
+  return count;
+}
 
 template <int Tile>
 const char* launch(const HstuLinearArgs& a, int split) {
@@ -17,30 +29,12 @@ const char* launch(const HstuLinearArgs& a, int split) {
   CUtensorMap x, w;
   if (!mapMatrix(&x, a.x, a.rows, a.depth, C::Rows) || !mapMatrix(&w, a.w, a.depth, a.width, C::Depth))
     return "x and w must begin at multiples of 16 bytes";
+  const int columnTiles = (a.width + tile.columns - 1) / tile.columns;
+  const int tiles = int((a.rows + C::Rows - 1) / C::Rows) * columnTiles;
   const LinearParams p{static_cast<const __half*>(a.bias), static_cast<__half*>(a.y),
-                       a.rows, a.depth, a.width, a.silu};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(split, (a.width + tile.columns - 1) / tile.columns, unsigned((a.rows + C::Rows - 1) / C::Rows));
-  config.blockDim = dim3(C::Threads);
-  config.dynamicSmemBytes = C::SharedBytes;
-  config.stream = static_cast<cudaStream_t>(a.stream);
-  cudaLaunchAttribute cluster;
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {unsigned(split), 1, 1};
-  config.attrs = &cluster;
-  config.numAttrs = 1;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, x, w, p);
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
-int multiprocessors() {
-  static const int count = [] {
-    int device = 0, found = 0;
-    const bool isKnown = cudaGetDevice(&device) == cudaSuccess &&
-                         cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
-    return isKnown && found > 0 ? found : 132;
-  }();
-  return count;
+                       a.rows, a.depth, a.width, a.silu, split, columnTiles, tiles};
+  const int ctas = split > 1 ? tiles * split : std::min(tiles, multiprocessors() * tile.perMultiprocessor);
+  return launchKernel(kernel, dim3(ctas), C::Threads, C::SharedBytes, split, a.stream, x, w, p);
 }
 
 template <int... Tiles>
@@ -58,6 +52,8 @@ extern "C" const char* hstuLinear(const HstuLinearArgs* args) {
   if (a.rows == 0) return nullptr;
   if (a.depth < 8 || a.width < 8 || a.depth % 8 || a.width % 8) return "a linear layer's width and depth must be multiples of 8";
   if ((uintptr_t(a.bias) | uintptr_t(a.y)) % 16) return "bias and y must begin at multiples of 16 bytes";
-  const hstu::LinearPlan plan = hstu::planLinear(a.rows, a.depth, a.width, hstu::multiprocessors(), a.tile - 1, a.split);
+  hstu::LinearPlan plan = hstu::planLinear(a.rows, a.depth, a.width, hstu::multiprocessors(), a.tile - 1, a.split);
+  // Every CTA of a cluster has a step of the depth at least.
+  while (plan.split > 1 && plan.split > (a.depth + 63) / 64) plan.split /= 2;
   return hstu::dispatch(a, plan, std::make_integer_sequence<int, hstu::kLinearTileCount>());
 }

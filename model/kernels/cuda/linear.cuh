@@ -1,7 +1,8 @@
 // y = SiLU?(x·w + bias) for sm_90a: float16 in and out, float32 sums. One producer warp feeds boxes of x and w
-// by the copy engine, consumer warpgroups of 64 rows multiply them; the depth may be split over a cluster of CTAs that add
-// up through distributed shared memory. Bias and SiLU ride on the way out: as nodes of their own they take as
-// long as the product.
+// by the copy engine, consumer warpgroups of 64 rows multiply them. A CTA takes one tile of y after the other: while it
+// writes one out, from registers, the next one's boxes come. Or the depth is split over a cluster of CTAs with one tile, which
+// add up through distributed shared memory. Bias and SiLU ride on the way out: as nodes of their own they take as long as
+// the product.
 #pragma once
 #include "hopper.cuh"
 #include "wgmma.cuh"
@@ -13,6 +14,8 @@ struct LinearParams {
   __half* y;
   int64_t rows;
   int depth, width, silu;
+  int splits;        ///< CTAs of a cluster that share a tile's depth; above 1 each has one tile
+  int columnTiles, tiles;
 };
 
 template <int Warpgroups, int Columns, int Stages, int PerMultiprocessor_>
@@ -37,7 +40,7 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
   const uint32_t barriers = sharedAddress(base + C::MainBytes);
   const auto full = [&](int s) { return barriers + 8 * s; };
   const auto empty = [&](int s) { return barriers + 8 * (Stages + s); };
-  const int splits = gridDim.x, rank = blockIdx.x, column0 = blockIdx.y * Columns, row0 = blockIdx.z * C::Rows;
+  const int splits = p.splits, rank = blockIdx.x % splits, firstTile = blockIdx.x / splits, tileStep = gridDim.x / splits;
   const int steps = (p.depth + C::Depth - 1) / C::Depth, first = steps * rank / splits, end = steps * (rank + 1) / splits;
 
   if (threadIdx.x == 0) {
@@ -50,21 +53,25 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
     barrierInitFence();
   }
   __syncthreads();
+  waitForBefore();
 
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == Warpgroups) {
     if (threadIdx.x % 32 == 0) {
       int stage = 0;
       uint32_t phase = 0;
-      for (int i = first; i < end; i++) {
-        barrierWait(empty(stage), phase ^ 1);
-        barrierExpect(full(stage), C::StageBytes);
-        copyBox(sharedX + stage * C::XBytes, &xMap, full(stage), i * C::Depth, row0);
-        for (int s = 0; s < Columns / 64; s++)
-          copyBox(sharedW + stage * C::WBytes + s * C::Depth * 128, &wMap, full(stage), column0 + s * 64, i * C::Depth);
-        if (++stage == Stages) {
-          stage = 0;
-          phase ^= 1;
+      for (int tile = firstTile; tile < p.tiles; tile += tileStep) {
+        const int row0 = tile / p.columnTiles * C::Rows, column0 = tile % p.columnTiles * Columns;
+        for (int i = first; i < end; i++) {
+          barrierWait(empty(stage), phase ^ 1);
+          barrierExpect(full(stage), C::StageBytes);
+          copyBox(sharedX + stage * C::XBytes, &xMap, full(stage), i * C::Depth, row0);
+          for (int s = 0; s < Columns / 64; s++)
+            copyBox(sharedW + stage * C::WBytes + s * C::Depth * 128, &wMap, full(stage), column0 + s * 64, i * C::Depth);
+          if (++stage == Stages) {
+            stage = 0;
+            phase ^= 1;
+          }
         }
       }
     }
@@ -78,72 +85,107 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
     return;
   }
 
-  const int own = warpgroup, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+  const int own = warpgroup, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32, quad = lane % 4;
+  const int localRow = own * 64 + warp * 16 + lane / 4;
   float sum[Columns / 2];
-#pragma unroll
-  for (int i = 0; i < Columns / 2; i++) sum[i] = 0.f;
   int stage = 0;
   uint32_t phase = 0;
-  for (int i = first; i < end; i++) {
-    barrierWait(full(stage), phase);
-    pin(sum);
-    productFence();
-#pragma unroll
-    for (int k = 0; k < C::Depth / 16; k++)
-      Product<Columns>::fromSharedByRows(
-          sum, tileDescriptor(sharedX + stage * C::XBytes + own * 64 * 128 + k * 32, 16, 1024),
-          tileDescriptor(sharedW + stage * C::WBytes + k * 2048, C::Depth * 128, 1024), 1);
-    productCommit();
-    // The products before these are done then, and their stage is free.
-    productWait<1>();
-    pin(sum);
-    if (i > first && lane == 0) barrierArrive(empty(stage == 0 ? Stages - 1 : stage - 1));
-    if (++stage == Stages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-  productWait<0>();
-  pin(sum);
 
+  const auto multiply = [&]() {
+    const auto freeLast = [&]() {
+      if (lane == 0) barrierArrive(empty(stage == 0 ? Stages - 1 : stage - 1));
+    };
+    for (int i = first; i < end; i++) {
+      barrierWait(full(stage), phase);
+      pin(sum);
+      productFence();
+#pragma unroll
+      for (int k = 0; k < C::Depth / 16; k++)
+        Product<Columns>::fromSharedByRows(
+            sum, tileDescriptor(sharedX + stage * C::XBytes + own * 64 * 128 + k * 32, 16, 1024),
+            tileDescriptor(sharedW + stage * C::WBytes + k * 2048, C::Depth * 128, 1024), i > first || k > 0);
+      productCommit();
+      // The products before these are done then, and their stage is free.
+      productWait<1>();
+      pin(sum);
+      if (i > first) freeLast();
+      if (++stage == Stages) {
+        stage = 0;
+        phase ^= 1;
+      }
+    }
+    productWait<0>();
+    pin(sum);
+    freeLast();
+  };
+
+  if (splits == 1) {
+    for (int tile = firstTile; tile < p.tiles; tile += tileStep) {
+      multiply();
+      const int column0 = tile % p.columnTiles * Columns;
+      const int64_t row = int64_t(tile / p.columnTiles) * C::Rows + localRow;
+      // A thread has two columns of every eight; four of them change theirs for eight columns of a row each.
+#pragma unroll
+      for (int g = 0; g < Columns / 32; g++) {
+        float bias[8] = {};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int column = column0 + 32 * g + 8 * i + 2 * quad;
+          if (p.bias == nullptr || column >= p.width) continue;
+          const float2 pair = unpackHalves(__ldg(reinterpret_cast<const uint32_t*>(p.bias + column)));
+          bias[2 * i] = pair.x;
+          bias[2 * i + 1] = pair.y;
+        }
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          uint32_t words[4];
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            const int j = 4 * g + i;
+            float a = sum[4 * j + 2 * e] + bias[2 * i], b = sum[4 * j + 2 * e + 1] + bias[2 * i + 1];
+            if (p.silu) {
+              a = siluOfHalf(0.5f * a);
+              b = siluOfHalf(0.5f * b);
+            }
+            words[i] = packHalves(a, b);
+          }
+          transposeQuad(words, quad);
+          const int column = column0 + 32 * g + 8 * quad;
+          if (row + 8 * e < p.rows && column < p.width)
+            *reinterpret_cast<uint4*>(p.y + (row + 8 * e) * p.width + column) = make_uint4(words[0], words[1], words[2], words[3]);
+        }
+      }
+    }
+    return;
+  }
+
+  multiply();
   // The pipeline's memory takes the sums once every consumer is done with it.
   asm volatile("bar.sync 1, %0;" ::"n"(Warpgroups * 128) : "memory");
   float* sums = reinterpret_cast<float*>(base);
-  const int localRow = own * 64 + warp * 16 + lane / 4, quad = lane % 4;
 #pragma unroll
   for (int e = 0; e < 2; e++)
 #pragma unroll
     for (int j = 0; j < Columns / 8; j++)
       *reinterpret_cast<float2*>(sums + (localRow + 8 * e) * C::SumStride + 8 * j + 2 * quad) =
           make_float2(sum[4 * j + 2 * e], sum[4 * j + 2 * e + 1]);
-  if (splits > 1) {
-    __syncwarp();
-    clusterArrive();
-    clusterWait();
-  } else {
-    asm volatile("bar.sync 1, %0;" ::"n"(Warpgroups * 128) : "memory");
-  }
+  __syncwarp();
+  clusterArrive();
+  clusterWait();
   // Every CTA of the cluster finishes its share of the rows, eight columns at a time.
   constexpr int kGroups = Columns / 8;
+  const int row0 = firstTile / p.columnTiles * C::Rows, column0 = firstTile % p.columnTiles * Columns;
   const int firstRow = C::Rows * rank / splits, shareRows = C::Rows * (rank + 1) / splits - firstRow;
   for (int i = own * 128 + thread; i < shareRows * kGroups; i += Warpgroups * 128) {
     const int row = firstRow + i / kGroups, column = i % kGroups * 8;
-    const int64_t r = row0 + row;
+    const int64_t r = int64_t(row0) + row;
     if (r >= p.rows || column0 + column >= p.width) continue;
     const float* at = sums + row * C::SumStride + column;
-    float total[8];
-    if (splits == 1) {
-      const float4 a = *reinterpret_cast<const float4*>(at), b = *reinterpret_cast<const float4*>(at + 4);
-      total[0] = a.x, total[1] = a.y, total[2] = a.z, total[3] = a.w;
-      total[4] = b.x, total[5] = b.y, total[6] = b.z, total[7] = b.w;
-    } else {
-#pragma unroll
-      for (int c = 0; c < 8; c++) total[c] = 0.f;
-      for (int k = 0; k < splits; k++) {
-        const float4 a = readCluster(sharedAddress(at), k), b = readCluster(sharedAddress(at + 4), k);
-        total[0] += a.x, total[1] += a.y, total[2] += a.z, total[3] += a.w;
-        total[4] += b.x, total[5] += b.y, total[6] += b.z, total[7] += b.w;
-      }
+    float total[8] = {};
+    for (int k = 0; k < splits; k++) {
+      const float4 a = readCluster(sharedAddress(at), k), b = readCluster(sharedAddress(at + 4), k);
+      total[0] += a.x, total[1] += a.y, total[2] += a.z, total[3] += a.w;
+      total[4] += b.x, total[5] += b.y, total[6] += b.z, total[7] += b.w;
     }
     if (p.bias) {
       const uint4 packed = __ldg(reinterpret_cast<const uint4*>(p.bias + column0 + column));
@@ -163,11 +205,9 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
     *reinterpret_cast<uint4*>(p.y + to) = make_uint4(packHalves(total[0], total[1]), packHalves(total[2], total[3]),
                                                      packHalves(total[4], total[5]), packHalves(total[6], total[7]));
   }
-  if (splits > 1) {
-    __syncwarp();
-    clusterArrive();
-    clusterWait();
-  }
+  __syncwarp();
+  clusterArrive();
+  clusterWait();
 }
 
 }  // namespace hstu

@@ -4,6 +4,7 @@
 #include "custom-op.h"
 #include "launch.h"
 #include "plan.h"
+#include <utility>
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
@@ -216,9 +217,24 @@ struct NormKernel : ort::Kernel {
   explicit NormKernel(const ort::Attributes& attributes) : epsilon(attributes.number("epsilon")) {}
   void compute(const Context& context) const override {
     const Tensor& x = context.input(0);
-    const HstuNormArgs args{x.data, context.input(1).data, context.input(2).data, context.output(x.dims), x.rows(),
-                            int32_t(x.last()), epsilon, streamOf(context)};
+    const HstuNormArgs args{x.data, context.input(1).data, context.input(2).data, nullptr, nullptr, context.output(x.dims),
+                            nullptr, x.rows(), int32_t(x.last()), epsilon, streamOf(context)};
     launched("HstuNorm", hstuNorm(&args));
+  }
+};
+
+/// (update, x, gamma, beta, [bias]) -> norm, sum.
+struct AddNormKernel : ort::Kernel {
+  float epsilon;
+  explicit AddNormKernel(const ort::Attributes& attributes) : epsilon(attributes.number("epsilon")) {}
+  void compute(const Context& context) const override {
+    constexpr const char* op = "HstuAddNorm";
+    const Tensor &update = context.input(0), &x = context.input(1), &gamma = context.input(2), &bias = context.input(4);
+    expect(update.dims == x.dims && gamma.last() == x.last(), op, "an update like x and gamma of its width");
+    expect(bias.data == nullptr || bias.last() == x.last(), op, "a bias of x's width");
+    const HstuNormArgs args{x.data, gamma.data, context.input(3).data, update.data, bias.data, context.output(x.dims),
+                            context.output(x.dims, 1), x.rows(), int32_t(x.last()), epsilon, streamOf(context)};
+    launched(op, hstuNorm(&args));
   }
 };
 
@@ -239,17 +255,43 @@ struct LinearKernel : ort::Kernel {
   }
 };
 
-/// (table, ids) or (table, ids, action, masks).
+/// ([users,] tokens, …) as (tokens, [users,] …), and back.
+template <class T>
+void swapUsers(std::vector<T>& dims) {
+  if (dims.size() == 3) std::swap(dims[0], dims[1]);
+}
+
+/// (table, ids) or (table, ids, action, masks); ids are ([users,] tokens, slots).
 struct EmbedKernel : ort::Kernel {
   explicit EmbedKernel(const ort::Attributes&) {}
   void compute(const Context& context) const override {
     const Tensor &table = context.input(0), &ids = context.input(1), &action = context.input(2), &masks = context.input(3);
+    expect(ids.dims.size() == 2 || ids.dims.size() == 3, "HstuEmbed", "ids of ([users,] tokens, slots)");
+    const int64_t users = ids.dims.size() == 3 ? ids.dims[0] : 1;
     std::vector<int64_t> dims = ids.dims;
     dims.back() = table.last();
+    swapUsers(dims);
     const HstuEmbedArgs args{table.data, static_cast<const int32_t*>(ids.data), static_cast<const int32_t*>(masks.data),
-                             action.data, context.output(dims), ids.rows(), int32_t(ids.last()), int32_t(table.last()),
-                             action.data == nullptr ? 0 : int32_t(action.dims[0]), streamOf(context)};
+                             action.data, context.output(dims), ids.rows(), int32_t(users), int32_t(ids.last()),
+                             int32_t(table.last()), action.data == nullptr ? 0 : int32_t(action.dims[0]), streamOf(context)};
     launched("HstuEmbed", hstuEmbed(&args));
+  }
+};
+
+/// (x, weight, bias); x is (tokens, [users,] depth).
+struct LogitsKernel : ort::Kernel {
+  explicit LogitsKernel(const ort::Attributes&) {}
+  void compute(const Context& context) const override {
+    constexpr const char* op = "HstuLogits";
+    const Tensor &x = context.input(0), &w = context.input(1), &bias = context.input(2);
+    const Tokens rows = tokensOf(x, op);
+    expect(w.dims.size() == 2 && w.dims[0] == x.last() && bias.last() == w.last(), op, "w of (depth, tasks) and a bias per task");
+    std::vector<int64_t> dims = x.dims;
+    dims.back() = w.last();
+    swapUsers(dims);
+    const HstuLogitsArgs args{x.data, w.data, bias.data, static_cast<float*>(context.output(dims)), x.rows(), int32_t(rows.users),
+                              int32_t(x.last()), int32_t(w.last()), streamOf(context)};
+    launched(op, hstuLogits(&args));
   }
 };
 
@@ -275,11 +317,29 @@ void inferGate(const ShapeInference& node) {
 
 void inferNorm(const ShapeInference& node) { node.setOutput(node.input(0)); }
 
+void inferAddNorm(const ShapeInference& node) {
+  inferNorm(node);
+  node.setOutput(node.input(0), kFloat16, 1);
+}
+
 /// As wide as the other input's last axis.
 template <size_t Like, size_t Wide>
 void inferWidth(const ShapeInference& node) {
   const Shape other = node.input(Wide);
   if (!other.dims.empty()) likeInput(node, Like, other.dims.back());
+}
+
+/// The same where the users' axis changes its place.
+template <size_t Like, size_t Wide, ort::Type Type>
+void inferSwapped(const ShapeInference& node) {
+  const Shape other = node.input(Wide);
+  Shape shape = node.input(Like);
+  if (shape.dims.empty() || other.dims.empty()) return;
+  shape.dims.back() = other.dims.back();
+  shape.symbols.back() = "";
+  swapUsers(shape.dims);
+  swapUsers(shape.symbols);
+  node.setOutput(shape, Type);
 }
 
 constexpr ort::Input half{kFloat16, false}, maybeHalf{kFloat16, true}, maybeAny{kAny, true};
@@ -306,12 +366,17 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
                               inferAttention);
   static const ort::Op gate("HstuGate", kProvider, {half, half, maybeHalf, maybeHalf}, make<GateKernel>, inferGate);
   static const ort::Op norm("HstuNorm", kProvider, {half, half, half}, make<NormKernel>, inferNorm);
-  static const ort::Op embedItems("HstuEmbedItems", kProvider, {half, {kInt32, false}}, make<EmbedKernel>, inferWidth<1, 0>);
+  static const ort::Op addNorm("HstuAddNorm", kProvider, {half, half, half, half, maybeHalf}, make<AddNormKernel>, inferAddNorm,
+                               kFloat16, 2);
+  static const ort::Op embedItems("HstuEmbedItems", kProvider, {half, {kInt32, false}}, make<EmbedKernel>,
+                                  inferSwapped<1, 0, kFloat16>);
   static const ort::Op embedTokens("HstuEmbedTokens", kProvider, {half, {kInt32, false}, half, {kInt32, false}},
-                                   make<EmbedKernel>, inferWidth<1, 0>);
+                                   make<EmbedKernel>, inferSwapped<1, 0, kFloat16>);
+  static const ort::Op logits("HstuLogits", kProvider, {half, half, half}, make<LogitsKernel>, inferSwapped<0, 1, ort::kFloat>,
+                              ort::kFloat);
   static const ort::Op linears[] = {linearOp<false, false>("HstuLinear"), linearOp<true, false>("HstuLinearBias"),
                                     linearOp<false, true>("HstuLinearSilu"), linearOp<true, true>("HstuLinearBiasSilu")};
-  std::vector<const ort::Op*> ops{&attention, &packed, &causal, &gate, &norm, &embedItems, &embedTokens};
+  std::vector<const ort::Op*> ops{&attention, &packed, &causal, &gate, &norm, &addNorm, &embedItems, &embedTokens, &logits};
   for (const ort::Op& linear : linears) ops.push_back(&linear);
   return ort::addOps(options, base, ops);
 }

@@ -31,8 +31,9 @@ Attention = struct(
 )
 Linear = struct(x=P, w=P, bias=P, y=P, rows=L, depth=I, width=I, silu=I, tile=I, split=I, stream=P)
 Gate = struct(uvqk=P, a=P, gamma=P, beta=P, out=P, rows=L, uvqk_row=L, width=I, act=I, concat=I, epsilon=F, stream=P)
-Norm = struct(x=P, gamma=P, beta=P, out=P, rows=L, width=I, epsilon=F, stream=P)
-Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, slots=I, width=I, actions=I, stream=P)
+Norm = struct(x=P, gamma=P, beta=P, update=P, bias=P, out=P, sum=P, rows=L, width=I, epsilon=F, stream=P)
+Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, users=I, slots=I, width=I, actions=I, stream=P)
+Logits = struct(x=P, w=P, bias=P, out=P, rows=L, users=I, depth=I, tasks=I, stream=P)
 
 parser = argparse.ArgumentParser()
 parser.add_argument("library")
@@ -40,11 +41,12 @@ parser.add_argument("--quick", action="store_true")
 parser.add_argument("--times", action="store_true")
 parser.add_argument("--host", action="store_true")
 parser.add_argument("--only", default="rows,linear,attention", help="parts of the parity check")
+parser.add_argument("--most", type=int, default=10**9, help="cases of attention and of linear layers, drawn at random")
 parser.add_argument("--seed", type=int, default=1)
 options = parser.parse_args()
 DEVICE = "cpu" if options.host else "cuda"
 library = ctypes.CDLL(options.library)
-for function in ("Attention", "Linear", "Gate", "Norm", "Embed"):
+for function in ("Attention", "Linear", "Gate", "Norm", "Embed", "Logits"):
     getattr(library, f"hstu{function}").restype = ctypes.c_char_p
 torch.manual_seed(options.seed)
 rng = random.Random(options.seed)
@@ -59,10 +61,10 @@ def half(*shape, scale=1.0):
     return whole[:size].view(*shape)
 
 
-def poisoned(*shape):
+def poisoned(*shape, dtype=torch.float16):
     """An output full of NaN, and the whole buffer, whose end must keep its pattern."""
     size = math.prod(shape)
-    whole = torch.full((size + GUARD,), float("nan"), device=DEVICE, dtype=torch.float16)
+    whole = torch.full((size + GUARD,), float("nan"), device=DEVICE, dtype=dtype)
     whole[size:] = 7.0
     return whole[:size].view(*shape), whole
 
@@ -197,21 +199,23 @@ class Case:
 def attention_cases():
     widths = [(64, 64), (128, 128), (256, 256), (24, 24), (40, 16), (96, 128), (200, 64), (8, 248)]
     sizes = [(1, 1), (5, 0), (64, 128), (130, 515), (257, 1000), (200, 64), (1, 300), (100, 129)]
-    for (dqk, dv), causal, bias in itertools.product(widths, (False, True), (False, True)):
-        for rows, keys in sizes if not options.quick else rng.sample(sizes, 3):
-            users = rng.choice([1, 1, 3])
-            packed = not causal and rng.random() < 0.5
-            lengths = not causal and rng.random() < 0.6
-            most = 3 if max(dqk, dv) <= 64 and not bias else 2
-            plans = [(0, 0)] + [(w, s) for w in range(1, most + 1) for s in ((1, 2, 3, 5, 8) if w < 3 else (1,))]
-            if options.quick:
-                plans = rng.sample(plans, 4)
-            Case(rng.choice([1, 3]), dqk, dv, users, rows, keys, causal, bias, packed, lengths).run(plans)
+    kinds = itertools.product(widths, (False, True), (False, True))
+    todo = [(kind, size) for kind in kinds for size in (sizes if not options.quick else rng.sample(sizes, 3))]
+    for ((dqk, dv), causal, bias), (rows, keys) in rng.sample(todo, min(len(todo), options.most)):
+        users = rng.choice([1, 1, 3])
+        packed = not causal and rng.random() < 0.5
+        lengths = not causal and rng.random() < 0.6
+        most = 3 if max(dqk, dv) <= 64 and not bias else 2
+        plans = [(0, 0)] + [(w, s) for w in range(1, most + 1) for s in ((1, 2, 3, 5, 8) if w < 3 else (1,))]
+        if options.quick:
+            plans = rng.sample(plans, 4)
+        Case(rng.choice([1, 3]), dqk, dv, users, rows, keys, causal, bias, packed, lengths).run(plans)
 
 
 def linear_cases():
     sizes = [(1, 8, 8), (7, 64, 64), (130, 96, 200), (64, 512, 2048), (1000, 1536, 512), (257, 72, 264), (2048, 512, 2048)]
-    for (rows, depth, width), bias, act in itertools.product(sizes, (0, 1), (0, 1)):
+    todo = list(itertools.product(sizes, (0, 1), (0, 1)))
+    for (rows, depth, width), bias, act in rng.sample(todo, min(len(todo), options.most)):
         x, w, b = half(rows, depth), half(depth, width, scale=depth**-0.5), half(width)
         y = x.double() @ w.double() + (b.double() if bias else 0)
         y = silu(y) if act else y
@@ -229,7 +233,18 @@ def row_cases():
         normed = torch.nn.functional.layer_norm(a.double(), (width,), eps=1e-6)
         affine = normed * gamma.double() + beta.double()
         out, whole = poisoned(rows, width)
-        check("norm", (rows, width), call("Norm", Norm(at(a), at(gamma), at(beta), at(out), rows, width, 1e-6, stream())), out, whole, affine)
+        args = Norm(at(a), at(gamma), at(beta), None, None, at(out), None, rows, width, 1e-6, stream())
+        check("norm", (rows, width), call("Norm", args), out, whole, affine)
+        for has_bias in (0, 1):
+            update, bias = half(rows, width), half(width)
+            expected = a.double() + update.double() + (bias.double() if has_bias else 0)
+            total, whole_total = poisoned(rows, width)
+            out, whole = poisoned(rows, width)
+            args = Norm(at(a), at(gamma), at(beta), at(update), at(bias) if has_bias else None, at(out), at(total), rows, width, 1e-6, stream())
+            failure = call("Norm", args)
+            check("sum", (rows, width, has_bias), failure, total, whole_total, expected)
+            of_sum = torch.nn.functional.layer_norm(total.double(), (width,), eps=1e-6) * gamma.double() + beta.double()
+            check("norm of sum", (rows, width, has_bias), failure, out, whole, of_sum)
         for act, concat, has_affine in itertools.product((0, 1), (0, 1), (0, 1)):
             u = uvqk[:, :width].double()
             u = silu(u) if act else u
@@ -238,16 +253,21 @@ def row_cases():
             out, whole = poisoned(rows, width * (3 if concat else 1))
             args = Gate(at(uvqk), at(a), at(gamma) if has_affine else None, at(beta) if has_affine else None, at(out), rows, 4 * width, width, act, concat, 1e-6, stream())
             check("gate", (rows, width, act, concat, has_affine), call("Gate", args), out, whole, expected)
-        for slots, actions in ((1, 0), (3, 6)):
+        for users, slots, actions in ((1, 1, 0), (1, 3, 6), (3, 2, 4)):
             table, action = half(50, width), half(max(1, actions), width)
-            ids = torch.randint(0, 50, (rows, slots), device=DEVICE, dtype=torch.int32)
-            masks = torch.randint(0, 1 << actions, (rows,), device=DEVICE, dtype=torch.int32) if actions else None
-            expected = table.double()[ids.long()].sum(1)
+            ids = torch.randint(0, 50, (users, rows, slots), device=DEVICE, dtype=torch.int32)
+            masks = torch.randint(0, 1 << actions, (users, rows), device=DEVICE, dtype=torch.int32) if actions else None
+            expected = table.double()[ids.long()].sum(2)
             for bit in range(actions):
-                expected = expected + (masks >> bit & 1)[:, None] * action.double()[bit]
-            out, whole = poisoned(rows, width)
-            args = Embed(at(table), at(ids), at(masks), at(action) if actions else None, at(out), rows, slots, width, actions, stream())
-            check("embed", (rows, width, slots, actions), call("Embed", args), out, whole, expected)
+                expected = expected + (masks >> bit & 1)[..., None] * action.double()[bit]
+            out, whole = poisoned(rows, users, width)
+            args = Embed(at(table), at(ids), at(masks), at(action) if actions else None, at(out), rows * users, users, slots, width, actions, stream())
+            check("embed", (rows, users, width, slots, actions), call("Embed", args), out, whole, expected.transpose(0, 1))
+        for users, tasks in ((1, 1), (1, 2), (3, 5)):
+            x, w, b = half(rows, users, width), half(width, tasks), half(tasks)
+            out, whole = poisoned(users, rows, tasks, dtype=torch.float32)
+            args = Logits(at(x), at(w), at(b), at(out), rows * users, users, width, tasks, stream())
+            check("logits", (rows, users, width, tasks), call("Logits", args), out, whole, (x.double() @ w.double() + b.double()).transpose(0, 1))
 
 
 def graph_us(run, repeats=10):
@@ -309,11 +329,14 @@ def times():
     for rows, width in [(256, 512), (2048, 512), (4096, 1024)]:
         a, uvqk, gamma, beta, out = half(rows, width), half(rows, 4 * width), half(width), half(width), poisoned(rows, 3 * width)[0]
         gate = graph_us(lambda _: call("Gate", Gate(at(uvqk), at(a), at(gamma), at(beta), at(out), rows, 4 * width, width, 1, 1, 1e-6, stream())))
-        norm = graph_us(lambda _: call("Norm", Norm(at(a), at(gamma), at(beta), at(out), rows, width, 1e-6, stream())))
+        total = half(rows, width)
+        norm = graph_us(lambda _: call("Norm", Norm(at(a), at(gamma), at(beta), at(uvqk), None, at(out), at(total), rows, width, 1e-6, stream())))
         ids = torch.randint(0, 1000, (rows, 3), device=DEVICE, dtype=torch.int32)
         table = half(1000, width)
-        embed = graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, 3, width, 0, stream())))
-        print(f"rows {rows} x {width}: gate {gate:.1f}, norm {norm:.1f}, embed {embed:.1f} us", flush=True)
+        embed = graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, 1, 3, width, 0, stream())))
+        w, scores = half(width, 2), torch.empty(rows, 2, device=DEVICE)
+        logits = graph_us(lambda _: call("Logits", Logits(at(a), at(w), at(gamma), at(scores), rows, 1, width, 2, stream())))
+        print(f"rows {rows} x {width}: gate {gate:.1f}, norm {norm:.1f}, embed {embed:.1f}, logits {logits:.1f} us", flush=True)
 
 
 print("host" if options.host else torch.cuda.get_device_name(), flush=True)

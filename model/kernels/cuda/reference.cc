@@ -43,12 +43,13 @@ Row rowOf(const HstuView& view, int64_t token, int user, int head) {
   return {view, token * view.row + user * view.user + head * view.head};
 }
 
-void norm(const void* x, int64_t from, int width, float epsilon, const void* gamma, const void* beta, double* y) {
+/// In place.
+void norm(double* y, int width, float epsilon, const void* gamma, const void* beta) {
   double mean = 0, squares = 0;
-  for (int c = 0; c < width; c++) mean += at(x, from + c) / width;
-  for (int c = 0; c < width; c++) squares += std::pow(at(x, from + c) - mean, 2) / width;
+  for (int c = 0; c < width; c++) mean += y[c] / width;
+  for (int c = 0; c < width; c++) squares += std::pow(y[c] - mean, 2) / width;
   for (int c = 0; c < width; c++) {
-    y[c] = (at(x, from + c) - mean) / std::sqrt(squares + epsilon);
+    y[c] = (y[c] - mean) / std::sqrt(squares + epsilon);
     if (gamma != nullptr) y[c] = y[c] * at(gamma, c) + at(beta, c);
   }
 }
@@ -111,7 +112,8 @@ const char* hstuGate(const HstuGateArgs* args) {
   auto* out = static_cast<uint16_t*>(g.out);
   double* y = new double[g.width];
   for (int64_t r = 0; r < g.rows; r++) {
-    norm(g.a, r * g.width, g.width, g.epsilon, g.gamma, g.beta, y);
+    for (int c = 0; c < g.width; c++) y[c] = at(g.a, r * g.width + c);
+    norm(y, g.width, g.epsilon, g.gamma, g.beta);
     for (int c = 0; c < g.width; c++) {
       double u = at(g.uvqk, r * g.uvqkRow + c);
       if (g.act) u = silu(u);
@@ -133,7 +135,15 @@ const char* hstuNorm(const HstuNormArgs* args) {
   const HstuNormArgs& n = *args;
   double* y = new double[n.width];
   for (int64_t r = 0; r < n.rows; r++) {
-    norm(n.x, r * n.width, n.width, n.epsilon, n.gamma, n.beta, y);
+    for (int c = 0; c < n.width; c++) {
+      const int64_t i = r * n.width + c;
+      y[c] = at(n.x, i);
+      if (n.update == nullptr) continue;
+      const uint16_t sum = toHalf(y[c] + at(n.update, i) + (n.bias ? at(n.bias, c) : 0));
+      static_cast<uint16_t*>(n.sum)[i] = sum;
+      y[c] = fromHalf(sum);
+    }
+    norm(y, n.width, n.epsilon, n.gamma, n.beta);
     for (int c = 0; c < n.width; c++) static_cast<uint16_t*>(n.out)[r * n.width + c] = toHalf(y[c]);
   }
   delete[] y;
@@ -142,13 +152,26 @@ const char* hstuNorm(const HstuNormArgs* args) {
 
 const char* hstuEmbed(const HstuEmbedArgs* args) {
   const HstuEmbedArgs& e = *args;
-  for (int64_t r = 0; r < e.rows; r++)
+  for (int64_t r = 0; r < e.rows; r++) {
+    const int64_t from = r % e.users * (e.rows / e.users) + r / e.users;
     for (int c = 0; c < e.width; c++) {
       double sum = 0;
-      for (int s = 0; s < e.slots; s++) sum += at(e.table, int64_t(e.ids[r * e.slots + s]) * e.width + c);
+      for (int s = 0; s < e.slots; s++) sum += at(e.table, int64_t(e.ids[from * e.slots + s]) * e.width + c);
       for (int bit = 0; bit < e.actions; bit++)
-        if (uint32_t(e.masks[r]) >> bit & 1) sum += at(e.action, int64_t(bit) * e.width + c);
+        if (uint32_t(e.masks[from]) >> bit & 1) sum += at(e.action, int64_t(bit) * e.width + c);
       static_cast<uint16_t*>(e.out)[r * e.width + c] = toHalf(sum);
+    }
+  }
+  return nullptr;
+}
+
+const char* hstuLogits(const HstuLogitsArgs* args) {
+  const HstuLogitsArgs& l = *args;
+  for (int64_t r = 0; r < l.rows; r++)
+    for (int task = 0; task < l.tasks; task++) {
+      double sum = at(l.bias, task);
+      for (int c = 0; c < l.depth; c++) sum += at(l.x, r * l.depth + c) * at(l.w, int64_t(c) * l.tasks + task);
+      l.out[(r % l.users * (l.rows / l.users) + r / l.users) * l.tasks + task] = float(sum);
     }
   return nullptr;
 }

@@ -1,8 +1,9 @@
-// What works row by row and is bound by memory: layer norm, gate, embedding. A warp per row, eight columns a lane and turn.
+// What works row by row and is bound by memory: layer norm, gate, embedding, logits. A warp per row, eight columns a lane and turn.
 #include <algorithm>
 #include <cstdint>
 #include "hopper.cuh"
 #include "launch.h"
+#include "launcher.cuh"
 
 namespace hstu {
 namespace {
@@ -50,10 +51,14 @@ struct NormedRow {
     }
   }
 
-  __device__ __forceinline__ NormedRow(const __half* row, int width, int lane_, float epsilon)
+  /// `load` gives a vector; `row` is where it can be read again.
+  template <class Load>
+  __device__ __forceinline__ NormedRow(const __half* row, int width, int lane_, float epsilon, Load load)
       : from(reinterpret_cast<const uint4*>(row)), vectors(width / 8), lane(lane_) {
-    if constexpr (Vectors > 0)
-      each([&](int turn, int vector) { kept[turn] = from[vector]; });
+    each([&](int turn, int vector) {
+      const uint4 x = load(vector);
+      if constexpr (Vectors > 0) kept[turn] = x;
+    });
     float sum = 0.f;
     each([&](int turn, int) {
       float x[8];
@@ -85,12 +90,32 @@ struct NormedRow {
   }
 };
 
-template <int Vectors>
+/// With `Adds`, of x + update (+ bias), which goes into `sum`.
+template <int Vectors, bool Adds>
 __global__ void __launch_bounds__(kRowsPerBlock * 32)
-    norm(const __half* x, const __half* gamma, const __half* beta, __half* out, int64_t rows, int width, float epsilon) {
+    norm(const __half* x, const __half* update, const __half* bias, const __half* gamma, const __half* beta, __half* sum,
+         __half* out, int64_t rows, int width, float epsilon) {
+  waitForBefore();
   const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
   if (row >= rows) return;
-  const NormedRow<Vectors> normedRow(x + row * width, width, threadIdx.x % 32, epsilon);
+  const auto at = [&](const __half* matrix) { return reinterpret_cast<const uint4*>(matrix + row * width); };
+  const NormedRow<Vectors> normedRow((Adds ? sum : x) + row * width, width, threadIdx.x % 32, epsilon, [&](int vector) {
+    const uint4 own = at(x)[vector];
+    if constexpr (!Adds) return own;
+    float a[8], b[8];
+    unpack(own, a);
+    unpack(at(update)[vector], b);
+#pragma unroll
+    for (int i = 0; i < 8; i++) a[i] += b[i];
+    if (bias) {
+      unpack(__ldg(reinterpret_cast<const uint4*>(bias) + vector), b);
+#pragma unroll
+      for (int i = 0; i < 8; i++) a[i] += b[i];
+    }
+    const uint4 added = pack(a);
+    reinterpret_cast<uint4*>(sum + row * width)[vector] = added;
+    return added;
+  });
   uint4* to = reinterpret_cast<uint4*>(out + row * width);
   normedRow.each([&](int turn, int vector) {
     float y[8];
@@ -103,9 +128,12 @@ template <int Vectors>
 __global__ void __launch_bounds__(kRowsPerBlock * 32)
     gate(const __half* uvqk, int64_t uvqkRow, const __half* a, const __half* gamma, const __half* beta, __half* out,
          int64_t rows, int width, int act, int concat, float epsilon) {
+  waitForBefore();
   const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
   if (row >= rows) return;
-  const NormedRow<Vectors> normedRow(a + row * width, width, threadIdx.x % 32, epsilon);
+  const uint4* own = reinterpret_cast<const uint4*>(a + row * width);
+  const NormedRow<Vectors> normedRow(a + row * width, width, threadIdx.x % 32, epsilon,
+                                     [&](int vector) { return own[vector]; });
   const uint4* from = reinterpret_cast<const uint4*>(uvqk + row * uvqkRow);
   uint4* to = reinterpret_cast<uint4*>(out + row * width * (concat ? 3 : 1));
   const int vectors = width / 8;
@@ -129,32 +157,52 @@ __global__ void __launch_bounds__(kRowsPerBlock * 32)
   });
 }
 
+/// Rows of `out` go token by token, those of ids and masks user by user.
 __global__ void __launch_bounds__(kRowsPerBlock * 32)
     embed(const __half* table, const int32_t* ids, const int32_t* masks, const __half* action, __half* out, int64_t rows,
-          int slots, int width, int actions) {
+          int users, int slots, int width, int actions) {
+  waitForBefore();
   const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
   if (row >= rows) return;
   const int vectors = width / 8;
-  const uint32_t mask = masks ? uint32_t(masks[row]) : 0;
+  const int64_t from = row % users * (rows / users) + row / users;
+  const uint32_t mask = masks ? uint32_t(masks[from]) : 0;
   uint4* to = reinterpret_cast<uint4*>(out + row * width);
   for (int vector = threadIdx.x % 32; vector < vectors; vector += 32) {
     float sum[8] = {};
-    const auto add = [&](const __half* from) {
+    const auto add = [&](const __half* at) {
       float x[8];
-      unpack(__ldg(reinterpret_cast<const uint4*>(from) + vector), x);
+      unpack(__ldg(reinterpret_cast<const uint4*>(at) + vector), x);
 #pragma unroll
       for (int i = 0; i < 8; i++) sum[i] += x[i];
     };
-    for (int s = 0; s < slots; s++) add(table + int64_t(__ldg(ids + row * slots + s)) * width);
+    for (int s = 0; s < slots; s++) add(table + int64_t(__ldg(ids + from * slots + s)) * width);
     for (int bit = 0; bit < actions; bit++)
       if (mask >> bit & 1) add(action + int64_t(bit) * width);
     to[vector] = pack(sum);
   }
 }
 
-const char* lastError() {
-  const cudaError_t error = cudaGetLastError();
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+/// out = x·w + bias for a few columns, in float32; rows of `out` go user by user, those of x token by token.
+__global__ void __launch_bounds__(kRowsPerBlock * 32)
+    logits(const __half* x, const __half* w, const __half* bias, float* out, int64_t rows, int users, int depth, int tasks) {
+  waitForBefore();
+  const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
+  if (row >= rows) return;
+  const int lane = threadIdx.x % 32;
+  const uint4* from = reinterpret_cast<const uint4*>(x + row * depth);
+  float* to = out + (row % users * (rows / users) + row / users) * tasks;
+  for (int task = 0; task < tasks; task++) {
+    float sum = 0.f;
+    for (int vector = lane; vector < depth / 8; vector += 32) {
+      float y[8];
+      unpack(__ldg(from + vector), y);
+#pragma unroll
+      for (int i = 0; i < 8; i++) sum = fmaf(y[i], __half2float(__ldg(w + int64_t(8 * vector + i) * tasks + task)), sum);
+    }
+    sum = warpSum(sum);
+    if (lane == 0) to[task] = sum + __half2float(__ldg(bias + task));
+  }
 }
 
 constexpr const char* kWidth = "a row's width must be a multiple of 8";
@@ -164,16 +212,20 @@ bool isAligned(std::initializer_list<const void*> addresses) {
   return std::all_of(addresses.begin(), addresses.end(), [](const void* at) { return uintptr_t(at) % 16 == 0; });
 }
 
-dim3 gridOf(int64_t rows) { return dim3(unsigned((rows + kRowsPerBlock - 1) / kRowsPerBlock)); }
+template <class... Parameters, class... Arguments>
+const char* launchRows(void (*kernel)(Parameters...), int64_t rows, void* stream, const Arguments&... arguments) {
+  const dim3 grid(unsigned((rows + kRowsPerBlock - 1) / kRowsPerBlock));
+  return launchKernel(kernel, grid, kRowsPerBlock * 32, 0, 0, stream, arguments...);
+}
 
 /// Calls `run` with the vectors per lane that hold a row, 0 where none does.
 template <class Run>
-void withVectors(int width, Run run) {
-  if (width <= 256) run(std::integral_constant<int, 1>());
-  else if (width <= 512) run(std::integral_constant<int, 2>());
-  else if (width <= 1024) run(std::integral_constant<int, 4>());
-  else if (width <= 2048) run(std::integral_constant<int, 8>());
-  else run(std::integral_constant<int, 0>());
+const char* withVectors(int width, Run run) {
+  if (width <= 256) return run(std::integral_constant<int, 1>());
+  if (width <= 512) return run(std::integral_constant<int, 2>());
+  if (width <= 1024) return run(std::integral_constant<int, 4>());
+  if (width <= 2048) return run(std::integral_constant<int, 8>());
+  return run(std::integral_constant<int, 0>());
 }
 
 }  // namespace
@@ -185,13 +237,15 @@ extern "C" const char* hstuNorm(const HstuNormArgs* args) {
   const HstuNormArgs& n = *args;
   if (n.rows == 0) return nullptr;
   if (n.width % 8) return kWidth;
-  if (!isAligned({n.x, n.gamma, n.beta, n.out})) return kAlignment;
-  withVectors(n.width, [&](auto vectors) {
-    norm<vectors.value><<<gridOf(n.rows), kRowsPerBlock * 32, 0, static_cast<cudaStream_t>(n.stream)>>>(
-        static_cast<const __half*>(n.x), static_cast<const __half*>(n.gamma), static_cast<const __half*>(n.beta),
-        static_cast<__half*>(n.out), n.rows, n.width, n.epsilon);
+  if (!isAligned({n.x, n.update, n.bias, n.gamma, n.beta, n.sum, n.out})) return kAlignment;
+  return withVectors(n.width, [&](auto vectors) {
+    constexpr int kVectors = vectors.value;
+    return launchRows(n.update ? norm<kVectors, true> : norm<kVectors, false>, n.rows, n.stream,
+                      static_cast<const __half*>(n.x), static_cast<const __half*>(n.update),
+                      static_cast<const __half*>(n.bias), static_cast<const __half*>(n.gamma),
+                      static_cast<const __half*>(n.beta), static_cast<__half*>(n.sum), static_cast<__half*>(n.out), n.rows,
+                      n.width, n.epsilon);
   });
-  return lastError();
 }
 
 extern "C" const char* hstuGate(const HstuGateArgs* args) {
@@ -199,12 +253,12 @@ extern "C" const char* hstuGate(const HstuGateArgs* args) {
   if (g.rows == 0) return nullptr;
   if (g.width % 8 || g.uvqkRow % 8) return kWidth;
   if (!isAligned({g.uvqk, g.a, g.gamma, g.beta, g.out})) return kAlignment;
-  withVectors(g.width, [&](auto vectors) {
-    gate<vectors.value><<<gridOf(g.rows), kRowsPerBlock * 32, 0, static_cast<cudaStream_t>(g.stream)>>>(
-        static_cast<const __half*>(g.uvqk), g.uvqkRow, static_cast<const __half*>(g.a), static_cast<const __half*>(g.gamma),
-        static_cast<const __half*>(g.beta), static_cast<__half*>(g.out), g.rows, g.width, g.act, g.concat, g.epsilon);
+  return withVectors(g.width, [&](auto vectors) {
+    return launchRows(gate<vectors.value>, g.rows, g.stream, static_cast<const __half*>(g.uvqk), g.uvqkRow,
+                      static_cast<const __half*>(g.a), static_cast<const __half*>(g.gamma),
+                      static_cast<const __half*>(g.beta), static_cast<__half*>(g.out), g.rows, g.width, g.act, g.concat,
+                      g.epsilon);
   });
-  return lastError();
 }
 
 extern "C" const char* hstuEmbed(const HstuEmbedArgs* args) {
@@ -212,8 +266,16 @@ extern "C" const char* hstuEmbed(const HstuEmbedArgs* args) {
   if (e.rows == 0) return nullptr;
   if (e.width % 8) return kWidth;
   if (!isAligned({e.table, e.action, e.out})) return kAlignment;
-  embed<<<gridOf(e.rows), kRowsPerBlock * 32, 0, static_cast<cudaStream_t>(e.stream)>>>(
-      static_cast<const __half*>(e.table), e.ids, e.masks, static_cast<const __half*>(e.action), static_cast<__half*>(e.out),
-      e.rows, e.slots, e.width, e.actions);
-  return lastError();
+  return launchRows(embed, e.rows, e.stream, static_cast<const __half*>(e.table), e.ids, e.masks,
+                    static_cast<const __half*>(e.action), static_cast<__half*>(e.out), e.rows, e.users, e.slots, e.width,
+                    e.actions);
+}
+
+extern "C" const char* hstuLogits(const HstuLogitsArgs* args) {
+  const HstuLogitsArgs& l = *args;
+  if (l.rows == 0) return nullptr;
+  if (l.depth % 8) return kWidth;
+  if (!isAligned({l.x})) return kAlignment;
+  return launchRows(logits, l.rows, l.stream, static_cast<const __half*>(l.x), static_cast<const __half*>(l.w),
+                    static_cast<const __half*>(l.bias), l.out, l.rows, l.users, l.depth, l.tasks);
 }

@@ -10,6 +10,12 @@ python=${2:-python3}
 "$here/build.sh" "$out"
 library=$out/libperegrine_kernels_cuda.so
 "$python" "$here/parity.py" "$library" --times
-for tool in memcheck racecheck; do
-  compute-sanitizer --tool "$tool" --error-exitcode 1 "$python" "$here/parity.py" "$library" --quick
+sanitize() { compute-sanitizer --tool "$1" --error-exitcode 1 "$python" "$here/parity.py" "$2" --quick "${@:3}"; }
+sanitize memcheck "$library"
+sanitize synccheck "$library" --most 30
+# All of them would take hours: a sample, another with every seed.
+HSTU_RACECHECK=1 "$here/build.sh" "$out/racecheck"
+for seed in 1 2 3 4 5 6; do
+  sanitize racecheck "$out/racecheck/libperegrine_kernels_cuda.so" --only attention --most 8 --seed "$seed"
 done
+sanitize racecheck "$out/racecheck/libperegrine_kernels_cuda.so" --only rows,linear --most 8
