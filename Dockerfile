@@ -12,8 +12,10 @@ RUN apt-get update \
   && rm -rf /var/lib/apt/lists/*
 COPY package.json package-lock.json .npmrc ./
 RUN npm ci
+# What peregrine_build_info says: there is no .git here.
+ARG GIT_COMMIT=unknown
 COPY . .
-RUN npm run build \
+RUN GIT_COMMIT=${GIT_COMMIT} npm run build \
   && npm run build:kernels \
   && node dist/server/cli.js export --from demo/kuairand --out bundles/kuairand \
   && node dist/server/cli.js verify bundles/kuairand

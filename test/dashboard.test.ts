@@ -23,8 +23,6 @@ const MAY_BE_EMPTY: { readonly [title: string]: string } = {
   'Users per one-pass run': 'needs engine capi',
   'Worth fetching from': 'depends on the machine: where computing is always sooner there is none',
   'Refusals by reason': 'needs more load than the server can take',
-  'Queued work': 'needs a queue in front of the engine',
-  'Wait for a turn': 'needs a queue in front of the engine',
 }
 
 type Panel = { readonly title: string; readonly expressions: readonly string[] }

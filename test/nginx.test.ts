@@ -87,7 +87,8 @@ describe('nginx.conf', { skip: NO_NGINX }, () => {
   test('what belongs to one replica cannot be asked for', async (t) => {
     const { ask } = await replicas(t)
     assert.equal(await ask('u', '/metrics', 'GET'), 404)
-    assert.equal(await ask('u', '/v1/models/toy/promote'), 403)
+    assert.equal(await ask('u', '/v1/admin/models/toy/promote'), 403)
+    assert.equal(await ask('u', '/v1/admin/models', 'GET'), 403)
     assert.equal(await ask('u', '/v1/models', 'GET'), 200)
   })
 

@@ -29,10 +29,14 @@ export type CudaLane = LaneDevice & {
 
 /**
  * Captured CUDA graphs on a stream of their own: copies in, the session's kernels, copies out, begun by one
- * call that takes some 15 us of the calling thread.
+ * call that takes some 15 us of the calling thread. `now` in milliseconds, monotonic.
  * @throws {RankError} ENGINE_UNAVAILABLE, also from its functions, with what CUDA says
  */
-export function openCudaLane(library: string, runNow: (args: RunArguments) => void): CudaLane {
+export function openCudaLane(
+  library: string,
+  runNow: (args: RunArguments) => void,
+  now: () => number = () => performance.now(),
+): CudaLane {
   const { bind, check } = bindCudaRuntime(library)
   const P = 'void*'
   const SIZE = 'size_t'
@@ -112,11 +116,11 @@ export function openCudaLane(library: string, runNow: (args: RunArguments) => vo
           reject(error)
         }
       }
-      const end = performance.now() + POLL_MS
+      const end = now() + POLL_MS
       const poll = () => {
         const code = queryEvent(event)
         if (code !== NOT_READY) settle(code)
-        else if (performance.now() < end) setImmediate(poll)
+        else if (now() < end) setImmediate(poll)
         else callAsync<number>(awaitEvent, event).then(settle, reject)
       }
       setImmediate(poll)

@@ -39,6 +39,25 @@ describe('watchDevice', () => {
     assert.deepEqual(seen, [])
   })
 
+  test('exports from where it was asked to', async () => {
+    const asked: unknown[] = []
+    const engine = createCountingEngine()
+    const watched = watchDevice(
+      {
+        ...engine,
+        exportKv: async (_, start) => {
+          asked.push(start)
+          return { tokens: 0, layers: [], times: new Float64Array(0) }
+        },
+      },
+      () => {},
+      () => {},
+    )
+    const handle = await watched.prefill(plainTokens(3))
+    await watched.exportKv(handle, 2)
+    assert.deepEqual(asked, [2])
+  })
+
   test('has no worker and says so once when the GPU refuses every call: 503 from then on', async () => {
     const { watched, failing, gpu, seen } = openWatched()
     gpu.isBroken = true

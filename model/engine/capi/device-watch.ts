@@ -37,7 +37,7 @@ export function watchDevice(
     score: (handle, candidates, queryTime, signal) =>
       watch(engine.score(handle, candidates, queryTime, signal), signal),
     rank: (users, signal) => watch(engine.rank(users, signal), signal),
-    exportKv: (handle) => watch(engine.exportKv(handle)),
+    exportKv: (handle, start) => watch(engine.exportKv(handle, start)),
     importKv: (pages) => watch(engine.importKv(pages)),
     stats: () => (lost !== undefined ? { ...engine.stats(), workers: 0 } : engine.stats()),
   }
