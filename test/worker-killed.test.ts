@@ -40,7 +40,7 @@ describe('workers that die under load', () => {
     const { bundle } = model
     const ranker = createRanker({ engine, bundle, microBatchSize: 3, maxKvBytes: 1e8 })
     const registry = new Registry()
-    const limits = { ...LIMITS, maxHistoryEvents: 1000, maxInFlight: 100 }
+    const limits = { ...LIMITS, maxHistoryEvents: 1000, maxQueueMs: 60_000 }
     const app = await appOf(undefined, { ranker: () => ranker, config: limits, registry })
     t.after(async () => {
       await app.close()
@@ -114,7 +114,10 @@ describe('workers that die under load', () => {
     assert.ok(retries <= KILLS * USERS, 'nothing ran again twice')
     const metrics = await registry.metrics()
     assert.match(metrics, new RegExp(`^peregrine_retries_total ${retries}$`, 'm'))
-    assert.match(metrics, new RegExp(`^peregrine_engine_restarts_total ${KILLS}$`, 'm'))
+    assert.match(
+      metrics,
+      new RegExp(`^peregrine_engine_restarts_total\\{model="[^"]+"\\} ${KILLS}$`, 'm'),
+    )
   })
 })
 
