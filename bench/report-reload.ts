@@ -24,7 +24,7 @@ export function reloadPage(machine: Machine, result: ReloadResult): string {
     `* Node ${machine.node}, commit ${machine.commit}, ${machine.date}`,
     `* The demo model and its real requests over loopback, the client on the same cores; capacity in a closed loop ${figure(capacityPerSecond)}/s, load ${figure(perSecond)}/s (${Math.round((100 * perSecond) / capacityPerSecond)} %), Poisson, latency from when a request was due`,
     '',
-    `${reloads.length} times a new version appears in the watched folder in the place of the one before: it is loaded and warmed, the users move to it over ${rampSec} s, the old one is drained and closed. Each user’s K/V is made anew on the new version. A request that is refused for overload counts as failed. "During" is from the appearance of the folder until the old version is gone, "calm" all other time of the same run.`,
+    `${reloads.length} times a new version appears in the watched folder in the place of the one before: it is loaded and warmed, the users move to it over ${rampSec} s, the old one is drained and closed. Each user’s K/V is made anew on the new version. "During" is from the appearance of the folder until the old version is gone, "calm" all other time of the same run.`,
     '',
     ...table(
       ['', 'answers', 'p50 ms', 'p95 ms', 'p99 ms'],
