@@ -41,10 +41,12 @@ describe('three replicas behind nginx', { skip: NO_NGINX || NO_REDIS }, () => {
     assert.ok(samples.length >= moments.length * SOME)
 
     const killedAt = moments[0]?.atMs ?? 0
-    const tiers = (isAfter: boolean) =>
-      new Set(samples.filter((one) => one.dueMs > killedAt === isAfter).map(({ tier }) => tier))
-    assert.deepEqual(tiers(false), new Set([1]), 'a user stays at one replica while all live')
-    assert.ok(tiers(true).has(2), 'other replicas find the K/V in Redis')
+    const tiersOf = (some: typeof samples) => new Set(some.map(({ tier }) => tier))
+    // What was under way at the kill may have gone on to another replica.
+    const before = tiersOf(samples.filter(({ dueMs, ms }) => dueMs + ms < killedAt))
+    const after = tiersOf(samples.filter(({ dueMs }) => dueMs > killedAt))
+    assert.deepEqual(before, new Set([1]), 'a user stays at one replica while all live')
+    assert.ok(after.has(2), 'other replicas find the K/V in Redis')
     const retried = passed.filter(({ upstream }) => upstream.includes(','))
     assert.ok(retried.length > 0, 'nobody felt anything')
     assert.equal(passed.length, samples.length)
