@@ -13,7 +13,7 @@ import { appOf, LIMITS, resultOf } from './plain-ranker.js'
 const REQUESTS = 2_000
 const SEED = 20
 // Room for prefetches that go on behind their answers.
-const CONFIG = { ...LIMITS, maxInFlight: 64, maxHistoryEvents: 400, maxCandidates: 400 }
+const CONFIG = { ...LIMITS, maxHistoryEvents: 400, maxCandidates: 400 }
 const WORDS = {
   item: Array.from({ length: 32 }, (_, i) => `${i}`),
   candidates: Array.from({ length: 32 }, (_, i) => `${i}`),
