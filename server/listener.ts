@@ -1,7 +1,8 @@
 import { createServer, type Server } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import type { FastifyServerOptions } from 'fastify'
-import { Counter, Gauge, type Registry } from 'prom-client'
+import type { Registry } from 'prom-client'
+import { addScraped } from './scraped.js'
 import type { TlsMaterial } from './tls.js'
 
 export type ListenerOptions = {
@@ -86,23 +87,17 @@ export function createListener(options: ListenerOptions = {}): Listener {
     },
     setTls: (next) => server?.setSecureContext?.(next),
     addMetrics(registry) {
-      const registers = [registry]
-      new Gauge({
-        name: 'peregrine_connections',
+      addScraped(registry, {
+        kind: 'gauge',
+        name: 'connections',
         help: 'Open connections',
-        registers,
-        collect() {
-          this.set(connections.size)
-        },
+        read: () => connections.size,
       })
-      new Counter({
-        name: 'peregrine_connections_dropped_total',
+      addScraped(registry, {
+        kind: 'counter',
+        name: 'connections_dropped_total',
         help: 'Connections closed at once: there were too many',
-        registers,
-        collect() {
-          this.reset()
-          this.inc(dropped)
-        },
+        read: () => dropped,
       })
     },
   }

@@ -1,6 +1,7 @@
-import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import { Counter, Histogram, type Registry } from 'prom-client'
 import type { Admission, AdmissionEvents } from './admission.js'
 import { PRIORITIES } from './fair-queue.js'
+import { addScraped } from './scraped.js'
 
 /** From no wait to ten times the default bound of the queue. */
 const WAIT_SEC = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1]
@@ -44,41 +45,38 @@ export function createQueueMetrics(
       measured.inc({ key }, measuredMs / 1000)
     },
     watch(admission) {
-      new Gauge({
-        name: 'peregrine_queue_length',
-        help: 'Rankings and prefetches that wait for their turn',
-        labelNames: ['priority'],
-        registers,
-        collect() {
-          const { queued } = admission.stats()
-          for (const priority of PRIORITIES) this.set({ priority }, queued[priority].length)
-        },
+      const ofQueues = (
+        name: string,
+        help: string,
+        value: (queued: { readonly length: number; readonly workMs: number }) => number,
+      ) =>
+        addScraped(registry, {
+          ...{ kind: 'gauge', name, help, labelNames: ['priority'] },
+          read: () => {
+            const { queued } = admission.stats()
+            return PRIORITIES.map((priority) => ({
+              labels: { priority },
+              value: value(queued[priority]),
+            }))
+          },
+        })
+      ofQueues('queue_length', 'Rankings and prefetches that wait for their turn', (queued) => {
+        return queued.length
       })
-      new Gauge({
-        name: 'peregrine_queue_work_seconds',
-        help: 'Predicted compute of what waits',
-        labelNames: ['priority'],
-        registers,
-        collect() {
-          const { queued } = admission.stats()
-          for (const priority of PRIORITIES) this.set({ priority }, queued[priority].workMs / 1000)
-        },
+      ofQueues('queue_work_seconds', 'Predicted compute of what waits', ({ workMs }) => {
+        return workMs / 1000
       })
-      new Gauge({
-        name: 'peregrine_work_rate',
+      addScraped(registry, {
+        kind: 'gauge',
+        name: 'work_rate',
         help: 'Predicted seconds of work that are done per second when there is always some',
-        registers,
-        collect() {
-          this.set(admission.stats().workPerMs)
-        },
+        read: () => admission.stats().workPerMs,
       })
-      new Gauge({
-        name: 'peregrine_running_requests',
+      addScraped(registry, {
+        kind: 'gauge',
+        name: 'running_requests',
         help: 'Rankings and prefetches under way, none of them waiting for its turn',
-        registers,
-        collect() {
-          this.set(admission.stats().running)
-        },
+        read: () => admission.stats().running,
       })
     },
   }
