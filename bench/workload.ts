@@ -28,7 +28,7 @@ export function exportRandom(config: HstuConfig, folder: string): Bundle {
     folder: '.',
     out: folder,
     precision: 'fp32',
-    oracle: createReference(source, config),
+    createOracle: (weights) => createReference(weights, config),
   })
   return openBundle(folder)
 }

@@ -105,7 +105,9 @@ export function exportModel(scope: Scope, options: ModelOptions = {}): ModelFixt
   const reference = createReference(source, config)
   const { oracle = reference } = options
   const folder = tempFolder(scope)
-  writeBundle({ config, source, folder, out: `${folder}/bundle`, precision, oracle })
+  // Not of rounded weights too: that takes as long again, and these models' requests are steady.
+  const createOracle = () => oracle
+  writeBundle({ config, source, folder, out: `${folder}/bundle`, precision, createOracle })
   const bundle = openBundle(`${folder}/bundle`)
   return { config, source, bundle, vocabulary: bundle.vocabulary, reference }
 }

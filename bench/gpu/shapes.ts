@@ -2,6 +2,7 @@ import { mkdirSync } from 'node:fs'
 import { createReference } from '../../falcon/reference.js'
 import { blockOf, type HstuConfig, parseConfig } from '../../model/config.js'
 import { writeBundle } from '../../model/export/bundle.js'
+import type { WeightSource } from '../../model/export/checkpoint.js'
 import {
   PAPER_SHAPE,
   type RandomShape,
@@ -72,9 +73,9 @@ export function withoutBias(shape: RandomShape): HstuConfig {
 export function exportShape(config: HstuConfig, out: string, precision: Precision): string {
   mkdirSync(out, { recursive: true })
   const source = randomWeights(config, 1)
-  const oracle = createReference(source, config)
+  const createOracle = (weights: WeightSource) => createReference(weights, config)
   const folder = `${out}/${config.name}-${precision}`
-  writeBundle({ config, source, folder: '.', out: folder, precision, oracle })
+  writeBundle({ config, source, folder: '.', out: folder, precision, createOracle })
   return folder
 }
 

@@ -48,7 +48,7 @@ function options(folder: string, changes: Partial<ExportOptions> = {}): ExportOp
     out: `${folder}/bundle`,
     precision: 'fp32',
     // Any oracle does: these tests are about files.
-    oracle: (_, candidates) => ({
+    createOracle: () => (_, candidates) => ({
       logits: new Float64Array((candidates.length / config.itemFeatures.length) * 3).fill(0.1),
     }),
     ...changes,
@@ -90,6 +90,41 @@ describe('writeBundle', () => {
       assert.equal(openBundle(`${folder}/one`).manifest.precision, precision)
     })
   }
+
+  test('leaves out the requests whose logits hang on the last bits of the weights', (t) => {
+    const folder = modelFolder(tempFolder(t))
+    const source = randomWeights(encoded, 3)
+    const vectorsOf = (movedBy: (events: number) => number) => {
+      const { version } = writeBundle(
+        options(folder, {
+          source,
+          createOracle: (weights) => (history, candidates) => ({
+            logits: new Float64Array((candidates.length / encoded.itemFeatures.length) * 3).fill(
+              weights === source ? 0.1 : 0.1 + movedBy(history.length),
+            ),
+          }),
+        }),
+      )
+      const bundle = openBundle(`${folder}/bundle`)
+      assert.equal(bundle.manifest.version, version)
+      return readVectors(bundle).map(({ request }) => request.histories[0]?.length)
+    }
+    const all = [0, 1, 2, 7, 20, 32]
+    assert.deepEqual(
+      vectorsOf(() => 0.019),
+      all,
+    )
+    // Two context tokens, and two for each event.
+    assert.deepEqual(
+      vectorsOf((tokens) => (tokens <= 4 ? 0.021 : 0)),
+      [2, 7, 20, 32],
+    )
+    // A task whose logits are large moves by more everywhere, and still has vectors.
+    assert.deepEqual(
+      vectorsOf(() => 1),
+      all,
+    )
+  })
 
   test('gives another version when any input differs', (t) => {
     const folder = modelFolder(tempFolder(t))
@@ -167,7 +202,7 @@ describe('writeBundle', () => {
       [withFile('vectors/vectors.json'), 'CONFIG_INVALID'],
       [
         options(folder, {
-          oracle: () => {
+          createOracle: () => () => {
             throw new RankError('INTERNAL', 'oracle')
           },
         }),

@@ -3,7 +3,7 @@ import { describe, test } from 'node:test'
 import { smallConfig } from '../../test/fixtures.js'
 import { SMALL_DLRM, SMALL_RESEARCH } from '../../test/small-checkpoints.js'
 import { type HstuConfig, parseConfig } from '../config.js'
-import { transposed, type WeightSource } from './checkpoint.js'
+import { roundedToBf16, transposed, type WeightSource } from './checkpoint.js'
 import { dlrmTensors, randomDlrm } from './dlrm-v3/tensors.js'
 import { randomResearch } from './research/weights.js'
 import { exportVariant } from './variants.js'
@@ -154,4 +154,15 @@ describe('buffers of a dlrm-v3 checkpoint', () => {
 test('transposed turns rows into columns', () => {
   const turned = transposed(Float32Array.of(1, 2, 3, 4, 5, 6), 2, 3)
   assert.deepEqual([...turned], [1, 4, 2, 5, 3, 6])
+})
+
+test('roundedToBf16 rounds to the nearest number of eight bits, ties to even, and leaves its source alone', () => {
+  const values = Float32Array.of(1, 1 + 2 ** -8, 1 + 3 * 2 ** -8, 1 + 2 ** -8 + 2 ** -20, -0.1, 0)
+  const source = { names: ['w'], dims: () => [6], read: () => values }
+  const given = values.slice()
+  assert.deepEqual(
+    [...roundedToBf16(source).read('w')],
+    [1, 1, 1 + 2 ** -6, 1 + 2 ** -7, -0.10009765625, 0],
+  )
+  assert.deepEqual(values, given)
 })

@@ -167,3 +167,21 @@ export function tensorsOf(source: WeightSource): Map<string, Tensor> {
     source.names.map((name) => [name, { dims: source.dims(name), data: readFinite(source, name) }]),
   )
 }
+
+/** Values from which on a tensor is a table of embeddings, whose rounding is one of the input. */
+const TABLE_VALUES = 2 ** 22
+
+/** The same weights to 8 significant bits, nearest even; big tables as they are. */
+export function roundedToBf16(source: WeightSource): WeightSource {
+  return {
+    names: source.names,
+    dims: (name) => source.dims(name),
+    read(name) {
+      const values = source.read(name)
+      if (values.length >= TABLE_VALUES) return values
+      const bits = new Uint32Array(values.slice().buffer)
+      const rounded = bits.map((x) => (x + 0x7fff + ((x >>> 16) & 1)) & 0xffff0000)
+      return new Float32Array(rounded.buffer)
+    },
+  }
+}

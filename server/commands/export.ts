@@ -66,7 +66,7 @@ export function exportBundle(from: string, out: string, precision: Precision): M
       folder: from,
       out,
       precision,
-      oracle: createReference(source, config),
+      createOracle: (weights) => createReference(weights, config),
     })
   } finally {
     source.close()
@@ -109,7 +109,7 @@ function exportRandom(flags: RandomFlags, out: string, precision: Precision): Ma
     folder: '.',
     out,
     precision,
-    oracle: createReference(source, config),
+    createOracle: (weights) => createReference(weights, config),
   })
 }
 
