@@ -16,7 +16,9 @@ import type { ModelSource } from './models/source.js'
 import type { ModelLease } from './models/version.js'
 import { MSGPACK, toMsgpack, wantsMsgpack } from './msgpack.js'
 import { type Limits, type Parsed, parseBatch, parseRank } from './parse.js'
-import { askOf, checkAsked, rankCounted } from './rank.js'
+import { askOf, rankCounted } from './rank.js'
+import { timedParse } from './timed-parse.js'
+import { inTurn } from './turn.js'
 
 export type RankRoutes = {
   readonly door: Door
@@ -69,19 +71,6 @@ const batchSchema = {
 /** Adds POST /v1/rank and POST /v1/rank/batch. */
 export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
   const { door, models, shadows, limits, metrics, nowSec } = parts
-
-  /** Runs `parse`, adding its time to that of the JSON. */
-  function timed<T>({ outcome, trace }: FastifyRequest, parse: () => T): T {
-    const startMs = performance.now()
-    try {
-      return parse()
-    } finally {
-      const endMs = performance.now()
-      outcome.parseMs += endMs - startMs
-      metrics.stage('parse', outcome.parseMs, trace?.exemplar)
-      trace?.onStep?.('parse', endMs - outcome.parseMs, endMs, {})
-    }
-  }
 
   async function answer(
     request: FastifyRequest,
@@ -138,20 +127,18 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     '/v1/rank',
     { schema: rankSchema, onRequest, preSerialization, onSend },
     async (request, reply) => {
-      const parsed = timed(request, () => parseRank(request.body, limits, nowSec()))
+      const parsed = timedParse(request, metrics, () => parseRank(request.body, limits, nowSec()))
       request.outcome.requests = 1
-      const model = models.lease(parsed.model, parsed.input.user.id)
-      try {
-        checkAsked(model.ranker, parsed)
-        const signal = clientOf(reply)
-        const ask = askOf(model.ranker, parsed, signal)
-        const answered = await door.admit(request, [ask])(ask, (turn) =>
-          answer(request, model, parsed, { ...turn, signal }),
-        )
-        return written(request, reply, answered)
-      } finally {
-        model.done()
+      const wanted = {
+        ...{ model: parsed.model, userId: parsed.input.user.id },
+        signal: clientOf(reply),
       }
+      const answered = await inTurn(
+        ...([request, parts, wanted] as const),
+        (ranker) => askOf(ranker, parsed),
+        (model, turn) => answer(request, model, parsed, turn),
+      )
+      return written(request, reply, answered)
     },
   )
 
@@ -163,14 +150,13 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
       const signal = clientOf(reply)
       const leases: ModelLease[] = []
       try {
-        const entries = timed(request, () =>
+        const entries = timedParse(request, metrics, () =>
           parseBatch(request.body, limits).map((body) => {
             try {
               const parsed = parseRank(body, limits, nowSec())
               const model = models.lease(parsed.model, parsed.input.user.id)
               leases.push(model)
-              checkAsked(model.ranker, parsed)
-              const ask = askOf(model.ranker, parsed, signal)
+              const ask = { ...askOf(model.ranker, parsed), signal }
               return { kind: 'parsed', parsed, model, ask } as const
             } catch (error) {
               return { kind: 'refused', error } as const

@@ -55,10 +55,12 @@ export function checkAsked({ model }: Ranker, { options }: Parsed): void {
   taskWeights(model.tasks, undefined, options.weights)
 }
 
-/** What the door is asked for a ranking. */
-export function askOf(ranker: Ranker, { input, options }: Parsed, signal: AbortSignal): Ask {
+/** What the door is asked for a ranking, after `checkAsked`. @throws {RankError} INVALID_REQUEST */
+export function askOf(ranker: Ranker, parsed: Parsed): Omit<Ask, 'signal'> {
+  checkAsked(ranker, parsed)
+  const { input, options } = parsed
   const { deadlineMs, partial } = options
-  return { workMs: ranker.predictMs(input, options), deadlineMs, partial, signal }
+  return { workMs: ranker.predictMs(input, options), deadlineMs, partial }
 }
 
 /** `rankOnce`, counted in the request's outcome and in the metrics. */

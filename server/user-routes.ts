@@ -16,6 +16,7 @@ import {
   parseUserId,
 } from './parse.js'
 import { asWritten } from './rank.js'
+import { inTurn } from './turn.js'
 
 export type UserRoutes = {
   readonly door: Door
@@ -68,7 +69,7 @@ const prefetchSchema = {
 
 /** Adds /v1/users/{id}, /v1/users/{id}/events and /v1/prefetch. */
 export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
-  const { door, models, limits, metrics, nowSec } = parts
+  const { door, limits, metrics, nowSec } = parts
   /** Prefetches that nobody waits for; they end with the app. */
   const unwatched = new Set<Promise<void>>()
   const closing = new AbortController()
@@ -149,29 +150,21 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
     { schema: prefetchSchema, onRequest: hasRoom },
     async (request, reply) => {
       const parsed = parsePrefetch(request.body, limits, nowSec())
-      const model = models.lease(parsed.model, parsed.input.user.id)
-      const { ranker } = model
       const signal = parsed.wait ? clientOf(reply) : closing.signal
-      /** The model stays loaded until the K/V is there. Called once. */
-      const admitted = async <T>(work: () => Promise<T>): Promise<T> => {
-        try {
-          const ask = { workMs: ranker.predictPrefetchMs(parsed.input, parsed), signal }
-          return await door.admit(request, [ask])(ask, work)
-        } finally {
-          model.done()
-        }
-      }
+      const wanted = { model: parsed.model, userId: parsed.input.user.id, signal }
+      const ask = (ranker: Ranker) => ({ workMs: ranker.predictPrefetchMs(parsed.input, parsed) })
       if (parsed.wait) {
-        return admitted(async () => {
-          const prefetch = await start(request, ranker, parsed, signal)
+        return inTurn(request, parts, wanted, ask, async (model) => {
+          const prefetch = await start(request, model.ranker, parsed, signal)
           const kv = await finish(model, prefetch)
           return { model: model.id, kv, warnings: prefetch.warnings }
         })
       }
       return await new Promise((resolve, reject) => {
         let isAnswered = false
-        const work = admitted(async () => {
-          const prefetch = await start(request, ranker, parsed, signal)
+        // The model stays loaded until the K/V is there.
+        const work = inTurn(request, parts, wanted, ask, async (model) => {
+          const prefetch = await start(request, model.ranker, parsed, signal)
           isAnswered = true
           reply.code(202)
           resolve({ model: model.id, warnings: prefetch.warnings })

@@ -19,7 +19,7 @@ export const INPUTS = [
 ] as const
 
 /** One output per task beside the score, each in the order of the candidates. */
-export function outputsOf({ tasks }: Ranker['model']) {
+export function outputsOf({ tasks }: Pick<Ranker['model'], 'tasks'>) {
   return ['score', ...tasks.map(({ name }) => name)].map((name) => ({
     name,
     datatype: 'FP32',
@@ -159,24 +159,27 @@ function single<T>(tensor: InputTensor, read: (tensor: InputTensor) => readonly 
 /** A reply, and where its JSON ends if tensors' bytes follow. */
 export type InferReply = { readonly body: Buffer; readonly jsonBytes: number | undefined }
 
-/**
- * Scores in the order of the candidates.
- * @throws {RankError} INVALID_REQUEST for an output that there is not
- */
+/** @throws {RankError} INVALID_REQUEST for an output that there is not */
+export function checkOutputs(
+  model: Pick<Ranker['model'], 'tasks'>,
+  { outputs }: Pick<Infer, 'outputs'>,
+): void {
+  const names = outputsOf(model).map(({ name }) => name)
+  const unknown = outputs?.find((name) => !names.includes(name))
+  if (unknown === undefined) return
+  const message = `output ${show(unknown)} is not one of ${names.join(', ')}`
+  throw new RankError('INVALID_REQUEST', message)
+}
+
+/** Scores in the order of the candidates, for outputs that were checked. */
 export function toReply(
   model: Ranker['model'],
   { items, candidates }: Pick<RankResult, 'items' | 'candidates'>,
   { id, outputs, isBinary }: Infer,
 ): InferReply {
-  const names = outputsOf(model).map(({ name }) => name)
-  const unknown = outputs?.find((name) => !names.includes(name))
-  if (unknown !== undefined) {
-    const message = `output ${show(unknown)} is not one of ${names.join(', ')}`
-    throw new RankError('INVALID_REQUEST', message)
-  }
   const inOrder = items.toSorted((a, b) => a.index - b.index)
   const tails: Uint8Array[] = []
-  const tensors = (outputs ?? names).map((name) => {
+  const tensors = (outputs ?? outputsOf(model).map(({ name }) => name)).map((name) => {
     const value = (item: (typeof items)[number]) =>
       name === 'score' ? item.score : (item.tasks[name] ?? Number.NaN)
     const tensor = { name, datatype: 'FP32', shape: [candidates] }

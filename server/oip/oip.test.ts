@@ -169,7 +169,7 @@ describe('the Open Inference Protocol', () => {
   })
 
   test('what is wrong with a request is said as { error }, with the tensor’s name', async (t) => {
-    const { post } = await oip(t)
+    const { inputs, post } = await oip(t)
     const [user, candidates] = REQUEST.inputs
     const withTensor = (tensor: object) => ({ inputs: [user, candidates, tensor] })
     const cases: readonly (readonly [unknown, RegExp, Record<string, string>?])[] = [
@@ -206,6 +206,7 @@ describe('the Open Inference Protocol', () => {
       assert.equal(res.statusCode, 400, `${expected}: ${res.body}`)
       assert.match(res.json().error, expected)
     }
+    assert.deepEqual(inputs, [], 'refused before anything is ranked')
     const [short, headers] = binaryRequest([
       { name: 'user_id', datatype: 'BYTES', bytes: bytesOf('u').subarray(0, 4), count: 1 },
       { name: 'candidates', datatype: 'BYTES', bytes: bytesOf('a'), count: 1 },

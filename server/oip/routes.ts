@@ -5,9 +5,11 @@ import { RankError } from '../../model/errors.js'
 import { clientOf, HEADERS } from '../door.js'
 import { refuse } from '../errors.js'
 import { parseRank } from '../parse.js'
-import { askOf, checkAsked, rankCounted } from '../rank.js'
+import { askOf, rankCounted } from '../rank.js'
 import type { RankRoutes } from '../rank-routes.js'
-import { INPUTS, outputsOf, parseInfer, toReply } from './infer.js'
+import { timedParse } from '../timed-parse.js'
+import { inTurn } from '../turn.js'
+import { checkOutputs, INPUTS, outputsOf, parseInfer, toReply } from './infer.js'
 import { InferAnswer, InferRequest, ModelMetadata } from './schema.js'
 
 export type OipRoutes = RankRoutes & {
@@ -58,7 +60,10 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
   scope.get(
     '/v2/health/ready',
     { schema: { tags, summary: 'The model is warm' } },
-    async (_, reply) => reply.code(isReady() ? 200 : 503).send({ ready: isReady() }),
+    async (_, reply) => {
+      const ready = isReady()
+      return reply.code(ready ? 200 : 503).send({ ready })
+    },
   )
   for (const url of ['/v2/models/:name', '/v2/models/:name/versions/:version']) {
     scope.get(
@@ -96,7 +101,8 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
       async ({ params: asked }, reply) => {
         const { name, done } = models.lease(nameOf(asked), '')
         done()
-        return reply.code(isReady() ? 200 : 503).send({ name, ready: isReady() })
+        const ready = isReady()
+        return reply.code(ready ? 200 : 503).send({ name, ready })
       },
     )
     scope.post(
@@ -118,28 +124,28 @@ function addRoutes(scope: FastifyInstance, parts: OipRoutes): void {
         },
       },
       async (request, reply) => {
-        const { outcome } = request
-        const startMs = performance.now()
-        const infer = parseInfer(bytesOf(request), headerLength(request))
-        const parsed = parseRank(infer.body, limits, nowSec())
-        outcome.parseMs = performance.now() - startMs
-        metrics.stage('parse', outcome.parseMs, request.trace?.exemplar)
-        outcome.requests = 1
-        const model = models.lease(nameOf(request.params), parsed.input.user.id)
-        try {
-          const { ranker } = model
-          checkAsked(ranker, parsed)
-          const signal = clientOf(reply)
-          const ask = askOf(ranker, parsed, signal)
-          const { result } = await door.admit(request, [ask])(ask, (turn) =>
-            rankCounted(request, metrics, model, parsed, { ...turn, signal }),
-          )
-          const { body, jsonBytes } = toReply(ranker.model, result, infer)
-          if (jsonBytes === undefined) return reply.type('application/json').send(body)
-          return reply.type('application/octet-stream').header(HEADER_LENGTH, jsonBytes).send(body)
-        } finally {
-          model.done()
+        const { infer, parsed } = timedParse(request, metrics, () => {
+          const infer = parseInfer(bytesOf(request), headerLength(request))
+          return { infer, parsed: parseRank(infer.body, limits, nowSec()) }
+        })
+        request.outcome.requests = 1
+        const wanted = {
+          ...{ model: nameOf(request.params), userId: parsed.input.user.id },
+          signal: clientOf(reply),
         }
+        const { body, jsonBytes } = await inTurn(
+          ...([request, parts, wanted] as const),
+          (ranker) => {
+            checkOutputs(ranker.model, infer)
+            return askOf(ranker, parsed)
+          },
+          async (model, turn) => {
+            const { result } = await rankCounted(request, metrics, model, parsed, turn)
+            return toReply(model.ranker.model, result, infer)
+          },
+        )
+        if (jsonBytes === undefined) return reply.type('application/json').send(body)
+        return reply.type('application/octet-stream').header(HEADER_LENGTH, jsonBytes).send(body)
       },
     )
   }
