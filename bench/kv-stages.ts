@@ -1,9 +1,16 @@
 // Where the milliseconds of a tier-2 hit go at the longest history. Called by bench/run-kv.ts.
 import { PAGE_TOKENS } from '../cache/digest.js'
 import { kvKey, kvVariant } from '../cache/key.js'
-import { checksumSeed, openPage, pageFields, pageSeed, pageTokens } from '../cache/page.js'
+import {
+  checksumSeed,
+  openPage,
+  pageFields,
+  pageSeed,
+  pageStrings,
+  pageTokens,
+} from '../cache/page.js'
 import type { RedisClient } from '../cache/redis.js'
-import { CHUNK_BYTES, IN_FLIGHT, type RedisKv } from '../cache/redis-kv.js'
+import { IN_FLIGHT, type RedisKv } from '../cache/redis-kv.js'
 import { encodedKv } from '../cache/remote.js'
 import { arraysIn, createSpareMemory } from '../cache/spare-memory.js'
 import { randomHistory } from '../falcon/calibrate.js'
@@ -19,6 +26,7 @@ import { median } from './stats.js'
 
 const ROUNDS = 15
 const WARM_UP = 2
+const MAX_CHUNK_BYTES = 2 ** 21
 
 export type Stage = { readonly codec: KvCodecName; readonly what: string; readonly ms: number }
 
@@ -54,11 +62,13 @@ export async function benchStages(
       const stored = await storeUser(inThread, engine, `stages ${codec}`, history, tokens)
       const reply = await pagesOf(client, bundle, codec, stored)
       bytes[codec] = reply.pages.reduce((sum, page) => sum + page.length, 0)
+      const strings = pageStrings(planeBytes(codec, arrayWidths(pageShape(manifest, codec))))
+      const reader = await redis.connect('bench-stages-read', strings)
       const tasks = await tasksOf({
         bundle,
         codec,
         engine,
-        client,
+        reader,
         stored,
         reply,
         inThread,
@@ -69,12 +79,14 @@ export async function benchStages(
         log(`${codec} ${what}: ${ms.toFixed(1)} ms`)
       }
       if (codec === 'fp16') {
+        const many = { ...strings, perReply: Math.ceil(MAX_CHUNK_BYTES / strings.bytes) }
+        const sweeper = await redis.connect('bench-stages-sweep', many)
         const sweeps = new Map<string, () => Promise<unknown>>()
-        for (const chunkBytes of [2 ** 17, 2 ** 18, 2 ** 19, 2 ** 20, 2 ** 21]) {
+        for (const chunkBytes of [2 ** 19, 2 ** 20, MAX_CHUNK_BYTES]) {
           for (const inFlight of [1, 2, 4]) {
             const size = Math.max(1, Math.floor(chunkBytes / (reply.pages[0]?.length ?? 1)))
             sweeps.set(`${chunkBytes} ${inFlight}`, () =>
-              read(client, reply.key, reply.fields, size, inFlight),
+              read(sweeper, reply.key, reply.fields, size, inFlight),
             )
           }
         }
@@ -128,7 +140,8 @@ type Parts = {
   readonly bundle: Bundle
   readonly codec: KvCodecName
   readonly engine: Engine
-  readonly client: RedisClient
+  /** As the thread's. */
+  readonly reader: RedisClient
   readonly stored: StoredUser
   readonly reply: Reply
   readonly inThread: RedisKv
@@ -137,13 +150,11 @@ type Parts = {
 
 /** Each stage alone on its true input, and the whole. */
 async function tasksOf(parts: Parts): Promise<ReadonlyMap<string, () => Promise<unknown>>> {
-  const { bundle, engine, client, stored, reply, inThread, thread } = parts
+  const { bundle, engine, reader, stored, reply, inThread, thread } = parts
   const { manifest } = bundle
   const { user, head, history } = stored
   const tokens = history.length
   const shape = pageShape(manifest, parts.codec)
-  const pageBytes = reply.pages[0]?.length ?? 1
-  const perChunk = Math.max(1, Math.floor(CHUNK_BYTES / pageBytes))
   const seed = pageSeed(shape, checksumSeed(manifest.version, user))
   // Lent until the bench ends: what an engine gets.
   const fetched = await inThread.fetch(user, head, tokens)
@@ -160,7 +171,10 @@ async function tasksOf(parts: Parts): Promise<ReadonlyMap<string, () => Promise<
   }
   return new Map<string, () => Promise<unknown>>([
     ['head', () => thread.head(user)],
-    ['receive', () => read(client, reply.key, reply.fields, perChunk, IN_FLIGHT)],
+    [
+      'receive',
+      () => read(reader, reply.key, reply.fields, pageStrings(widths).perReply, IN_FLIGHT),
+    ],
     [
       'checksums',
       async () => {

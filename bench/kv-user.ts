@@ -1,7 +1,7 @@
 // What every K/V bench needs: a history, its K/V in Redis, and the calls on it.
 import { type DigestChain, digestChain } from '../cache/digest.js'
 import { type UserHash, userHash } from '../cache/key.js'
-import type { Head, PageShape } from '../cache/page.js'
+import { type Head, type PageShape, pageStrings } from '../cache/page.js'
 import { createRedisKv, type RedisKv } from '../cache/redis-kv.js'
 import { startRedisKv } from '../cache/redis-thread.js'
 import { createSpareMemory } from '../cache/spare-memory.js'
@@ -65,10 +65,11 @@ export async function openInThread(
   codec: KvCodecName,
 ): Promise<RedisKv> {
   const options = redisKvOptions(manifest, codec)
+  const kvCodec = createKvCodec(codec, manifest.precision, arrayWidths(options.shape))
   return createRedisKv({
-    readers: [await redis.connect('bench-read')],
+    readers: [await redis.connect('bench-read', pageStrings(kvCodec.planeBytes))],
     writer: await redis.connect('bench-write'),
-    codec: createKvCodec(codec, manifest.precision, arrayWidths(options.shape)),
+    codec: kvCodec,
     memory: createSpareMemory(SPARE_BYTES),
     ...options,
   })

@@ -1,6 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { connectRedis, type RedisClient } from '../cache/redis.js'
+import type { LongStrings } from '../cache/redis-receiver.js'
 import { parseRedisUrl, type RedisTarget } from '../cache/redis-url.js'
 import type { Scope } from '../test/fixtures.js'
 import { startRedis } from '../test/redis.js'
@@ -8,7 +9,7 @@ import { startRedis } from '../test/redis.js'
 export type BenchRedis = {
   readonly version: string
   readonly target: RedisTarget
-  connect(role: string): Promise<RedisClient>
+  connect(role: string, longStrings?: LongStrings): Promise<RedisClient>
 }
 
 const COMMAND_TIMEOUT_MS = 10_000
@@ -24,8 +25,12 @@ export async function startBenchRedis(scope: Scope): Promise<BenchRedis> {
   return {
     version,
     target,
-    async connect(role) {
-      const client = connectRedis(target, { role, commandTimeoutMs: COMMAND_TIMEOUT_MS })
+    async connect(role, longStrings) {
+      const client = connectRedis(target, {
+        role,
+        commandTimeoutMs: COMMAND_TIMEOUT_MS,
+        ...(longStrings !== undefined && { longStrings }),
+      })
       scope.after(() => client.disconnect())
       await once(client, 'ready')
       return client

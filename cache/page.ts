@@ -4,6 +4,7 @@ import type { KvShape } from '../model/engine/kv-shape.js'
 import { RankError } from '../model/errors.js'
 import { type DigestChain, PAGE_TOKENS } from './digest.js'
 import type { UserHash } from './key.js'
+import type { LongStrings } from './redis-receiver.js'
 
 /**
  * What tier 2 keeps of one user's K/V: one head, and a page per 64 tokens.
@@ -39,6 +40,9 @@ const TOKEN_BYTES = 16
 const FIXED_BYTES = MAGIC.length + TOKEN_BYTES + 5 * 4
 const DIGEST_BYTES = 32
 const CRC_BYTES = 4
+/** A command's values at most: another user's command waits that long, about half a millisecond. */
+const CHUNK_BYTES = 2 ** 19
+
 /** First value of every checksum of one user's entry under one model. */
 export function checksumSeed(version: string, user: UserHash): number {
   return crc32(`${version} ${user}`)
@@ -126,6 +130,12 @@ export function maxHeadBytes({ maxTokens }: PageShape): number {
 /** Without the checksum. */
 function headBytes(tokens: number): number {
   return FIXED_BYTES + (Math.floor(tokens / PAGE_TOKENS) + 1) * DIGEST_BYTES
+}
+
+/** Full pages as strings of a reply, as many as one command asks for; by the bytes of a row of each plane. */
+export function pageStrings(planeBytes: readonly number[]): LongStrings {
+  const bytes = PAGE_TOKENS * planeBytes.reduce((sum, plane) => sum + plane, 0) + CRC_BYTES
+  return { bytes, perReply: Math.max(1, Math.floor(CHUNK_BYTES / bytes)) }
 }
 
 /** One page as it lies in Redis; `parts` follow one another. */

@@ -7,10 +7,18 @@ import { RankError } from '../model/errors.js'
 import { createRandom } from '../model/random.js'
 import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 import { edited, plainTokens } from '../test/counting-engine.js'
-import { NO_REDIS, type RedisServer, startCluster, startRedis, until } from '../test/redis.js'
+import { startProxy } from '../test/proxy.js'
+import {
+  makeCertificates,
+  NO_REDIS,
+  type RedisServer,
+  startCluster,
+  startRedis,
+  until,
+} from '../test/redis.js'
 import { coveredTokens, digestChain } from './digest.js'
 import { kvKey, kvVariant, type UserHash, userHash, versionsKey } from './key.js'
-import type { PageShape } from './page.js'
+import { type PageShape, pageStrings } from './page.js'
 import { connectRedis, type RedisClient } from './redis.js'
 import {
   createRedisKv,
@@ -19,8 +27,9 @@ import {
   type RemoteRows,
   writeStart,
 } from './redis-kv.js'
+import type { LongStrings } from './redis-receiver.js'
 import { parseRedisUrl } from './redis-url.js'
-import { createSpareMemory } from './spare-memory.js'
+import { createSpareMemory, type SpareMemory } from './spare-memory.js'
 
 const LAYERS = 2
 const K_WIDTH = 3
@@ -54,37 +63,51 @@ type Options = {
   readonly appendIsExact?: boolean
   readonly kWidth?: number
   readonly vWidth?: number
+  readonly memory?: SpareMemory
 }
+
+const NARROW = { kWidth: K_WIDTH, vWidth: V_WIDTH }
 
 async function open(t: TestContext, options: Options) {
   const { url, version = 'v1', codec = 'fp32', appendIsExact = true } = options
   const clients: RedisClient[] = []
-  const connect = async (role: string) => {
-    const client = connectRedis(parseRedisUrl(url), { role, commandTimeoutMs: 5_000 })
+  const connect = async (role: string, longStrings?: LongStrings) => {
+    const client = connectRedis(parseRedisUrl(url), {
+      ...{ role, commandTimeoutMs: 5_000 },
+      ...(longStrings !== undefined && { longStrings }),
+    })
     clients.push(client)
     await until(`${role} to connect`, () => client.status === 'ready')
     return client
   }
   const { kWidth = K_WIDTH, vWidth = V_WIDTH } = options
   const shape: PageShape = { codec, layers: LAYERS, kWidth, vWidth, maxTokens: 40_000 }
+  const kvCodec = createKvCodec(codec, 'fp32', arrayWidths(shape))
+  const pages = pageStrings(kvCodec.planeBytes)
   const kv = createRedisKv({
-    readers: [await connect('read-0'), await connect('read-1')],
+    readers: [await connect('read-0', pages), await connect('read-1', pages)],
     writer: await connect('write'),
-    codec: createKvCodec(codec, 'fp32', arrayWidths(shape)),
+    codec: kvCodec,
     ...{ version, shape, appendIsExact, ttlMs: TTL_MS },
-    memory: createSpareMemory(2 ** 26),
+    memory: options.memory ?? createSpareMemory(2 ** 26),
   })
   t.after(() => kv.close())
   return kv
 }
 
 /** What a replica does with a user's whole K/V. */
-async function save(kv: RedisKv, user: UserHash, tokens: HistoryTokens, appendIsExact = true) {
+async function save(
+  kv: RedisKv,
+  user: UserHash,
+  tokens: HistoryTokens,
+  appendIsExact = true,
+  { kWidth, vWidth } = NARROW,
+) {
   const chain = digestChain(tokens)
   const previous = await kv.head(user)
   const start = writeStart(previous, chain, appendIsExact)
   if (start === undefined) return 'current'
-  return kv.write(user, chain, previous, rowsOf(tokens, start))
+  return kv.write(user, chain, previous, rowsOf(tokens, start, kWidth, vWidth))
 }
 
 /** What a replica finds of a history. */
@@ -96,9 +119,14 @@ async function find(kv: RedisKv, user: UserHash, tokens: HistoryTokens) {
 }
 
 /** Of the codec fp32, whose planes are the rows. */
-function assertRows(found: FetchedKv | undefined, tokens: HistoryTokens, what = '') {
+function assertRows(
+  found: FetchedKv | undefined,
+  tokens: HistoryTokens,
+  what = '',
+  { kWidth, vWidth } = NARROW,
+) {
   assert.ok(found !== undefined, `nothing found ${what}`)
-  const expected = rowsOf(sliceTokens(tokens, 0, found.tokens))
+  const expected = rowsOf(sliceTokens(tokens, 0, found.tokens), 0, kWidth, vWidth)
   assert.equal(found.codec, 'fp32')
   assert.equal(found.planes.length, 2 * LAYERS)
   expected.layers.forEach(({ k, v }, i) => {
@@ -499,6 +527,62 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
       (await calls(server, 'hmget')) - before,
       Math.ceil(625 / Math.floor(2 ** 19 / 2560)),
     )
+  })
+
+  /** Pages of 164 kB: three are more than half a megabyte, two are not. */
+  const LONG = { kWidth: 200, vWidth: 120 }
+
+  test('long pages of users who are fetched at once are never mixed, over TLS neither', async (t) => {
+    const tls = makeCertificates(t)
+    const servers = [await startRedis(t), await startRedis(t, { tls })]
+    const query = `?ca=${tls.ca}&cert=${tls.cert}&key=${tls.key}`
+    for (const [i, { url }] of servers.entries()) {
+      const kv = await open(t, { url: i === 0 ? url : `${url}${query}`, ...LONG })
+      const users = [0, 1, 2, 3, 4, 5].map((u) => ({
+        user: userHash(`u${u}`),
+        tokens: edited(plainTokens(650 + u), u),
+      }))
+      for (const { user, tokens } of users) await save(kv, user, tokens, true, LONG)
+      await Promise.all(
+        users.map(async ({ user, tokens }) => {
+          const found = await find(kv, user, tokens)
+          assert.equal(found?.tokens, tokens.length)
+          assertRows(found, tokens, url, LONG)
+        }),
+      )
+    }
+  })
+
+  test('a connection that is cut within a page costs that fetch, not the entry', async (t) => {
+    const server = await startRedis(t)
+    const proxy = await startProxy(t, server.port)
+    const { take, give } = createSpareMemory(2 ** 26)
+    let lent = 0
+    const memory = {
+      take: (bytes: number) => {
+        lent++
+        return take(bytes)
+      },
+      give: (buffer: SharedArrayBuffer) => {
+        lent--
+        give(buffer)
+      },
+    }
+    const kv = await open(t, { url: `redis://127.0.0.1:${proxy.port}`, memory, ...LONG })
+    const tokens = plainTokens(650)
+    await save(kv, USER, tokens, true, LONG)
+    for (const bytes of [1, 5, 20, 1e5, 164_000, 1e6, 1.5e6]) {
+      const head = await kv.head(USER)
+      assert.ok(head !== undefined)
+      proxy.cutAfter(bytes)
+      await assert.rejects(kv.fetch(USER, head, 650), (error) => !(error instanceof RankError))
+      assert.equal(lent, 0, 'its memory came back')
+      await until('the way back', async () => (await kv.head(USER)) !== undefined)
+      await until('the other reader', async () => (await kv.head(USER)) !== undefined)
+      const found = await find(kv, USER, tokens)
+      assertRows(found, tokens, `after ${bytes} bytes`, LONG)
+      found?.done()
+    }
   })
 
   test('an aborted fetch asks for no more', async (t) => {

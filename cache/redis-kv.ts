@@ -18,6 +18,7 @@ import {
   type PageShape,
   pageFields,
   pageSeed,
+  pageStrings,
   pageTokens,
   sealPage,
 } from './page.js'
@@ -83,8 +84,6 @@ export type RedisKv = {
 }
 
 const NOTHING = new Uint8Array(0)
-/** A command's values at most: another user's command waits that long, about half a millisecond. */
-export const CHUNK_BYTES = 2 ** 19
 /** Reads on their way for one fetch: one is on the wire while another is checked. */
 export const IN_FLIGHT = 2
 /** How long a forgotten user's mark outlives the writes that began before it. */
@@ -96,7 +95,7 @@ export function createRedisKv(options: RedisKvOptions): RedisKv {
   const { readers, writer, codec, version, shape, appendIsExact, ttlMs, memory } = options
   const variant = kvVariant(version, codec.name)
   const tokenBytes = sum(codec.planeBytes)
-  const pagesPerChunk = Math.max(1, Math.floor(CHUNK_BYTES / (PAGE_TOKENS * tokenBytes)))
+  const { perReply: pagesPerChunk } = pageStrings(codec.planeBytes)
   const scripts = kvScripts(writer)
   let turn = 0
   const nextReader = () => {

@@ -4,9 +4,11 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { createKvCodec } from '../model/engine/codec/codec.js'
 import { arrayWidths } from '../model/engine/kv-shape.js'
 import { RankError, toWire } from '../model/errors.js'
+import { pageStrings } from './page.js'
 import { connectRedis, type RedisClient } from './redis.js'
 import { createRedisKv, type FetchedKv, type RedisKv } from './redis-kv.js'
 import type { Call, FromThread, LentKv, RedisThreadOptions, ToThread } from './redis-protocol.js'
+import type { LongStrings } from './redis-receiver.js'
 import { createSpareMemory } from './spare-memory.js'
 
 /** Planes of four fetches of 25 MB as float32: what is under way at a time. */
@@ -23,9 +25,10 @@ function post(message: FromThread): void {
   parentPort?.postMessage(message)
 }
 
-function connect(role: string): RedisClient {
+function connect(role: string, longStrings?: LongStrings): RedisClient {
   return connectRedis(options.target, {
     role,
+    ...(longStrings !== undefined && { longStrings }),
     commandTimeoutMs: COMMAND_TIMEOUT_MS,
     onEvent: (event) => post({ kind: 'event', event }),
   })
@@ -67,10 +70,12 @@ function isFetched(value: unknown): value is FetchedKv {
 
 function main(): void {
   const { connections, codec, precision, version, shape, appendIsExact, ttlMs } = options
+  const kvCodec = createKvCodec(codec, precision, arrayWidths(shape))
+  const pages = pageStrings(kvCodec.planeBytes)
   const kv = createRedisKv({
-    readers: Array.from({ length: connections }, (_, i) => connect(`kv-read-${i}`)),
+    readers: Array.from({ length: connections }, (_, i) => connect(`kv-read-${i}`, pages)),
     writer: connect('kv-write'),
-    codec: createKvCodec(codec, precision, arrayWidths(shape)),
+    codec: kvCodec,
     memory: createSpareMemory(SPARE_BYTES),
     ...{ version, shape, appendIsExact, ttlMs },
   })

@@ -1,4 +1,5 @@
 import { Cluster, Redis, type RedisOptions } from 'ioredis'
+import { type LongStrings, receiveLong } from './redis-receiver.js'
 import type { RedisTarget } from './redis-url.js'
 
 /** One server, a Sentinel's master or a cluster: the commands are the same. */
@@ -15,6 +16,11 @@ export type ConnectOptions = {
   /** A command without an answer so long after it was called rejects. */
   readonly commandTimeoutMs: number
   readonly onEvent?: (event: RedisEvent) => void
+  /**
+   * Strings of replies that hold only until the next turn of the event loop, and come faster for it; behind
+   * a Sentinel they come as all others do.
+   */
+  readonly longStrings?: LongStrings
   /** Jitter of the reconnects, in [0, 1). */
   readonly random?: () => number
 }
@@ -39,6 +45,7 @@ const MAX_REDIRECTIONS = 3
 export function connectRedis(target: RedisTarget, options: ConnectOptions): RedisClient {
   const { role, commandTimeoutMs, onEvent = () => {}, random = Math.random } = options
   const retry = (times: number) => backoffMs(times, random())
+  const { longStrings } = options
   const common = {
     ...(target.username !== undefined && { username: target.username }),
     ...(target.password !== undefined && { password: target.password }),
@@ -57,6 +64,8 @@ export function connectRedis(target: RedisTarget, options: ConnectOptions): Redi
     enableReadyCheck: false,
     // A master that was demoted: the address, or a Sentinel, has another by now.
     reconnectOnError: (error: Error) => error.message.startsWith('READONLY'),
+    ...(longStrings !== undefined &&
+      target.kind !== 'sentinel' && { Connector: receiveLong(longStrings) }),
   } satisfies RedisOptions
 
   if (target.kind === 'cluster') {

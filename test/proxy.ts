@@ -9,6 +9,8 @@ export type Network = {
   setDelay(ms: number): void
   /** Closes every connection as soon as the server answers anything more, before the client sees it. */
   cutAtNextAnswer(): void
+  /** Closes every connection once the server has answered so many bytes more, of which the client sees all. */
+  cutAfter(bytes: number): void
   /** Closes every connection, and each new one at once, until it is opened again. */
   shut(): void
   open(): void
@@ -18,16 +20,20 @@ export type Network = {
 export async function startProxy(scope: Scope, serverPort: number): Promise<Network> {
   let delayMs = 0
   let isCutting = false
+  let leftBytes = Number.POSITIVE_INFINITY
   let isShut = false
   const sockets = new Set<Socket>()
   const cut = () => {
     isCutting = false
+    leftBytes = Number.POSITIVE_INFINITY
     for (const socket of sockets) socket.destroy()
   }
   const pass = (from: Socket, to: Socket, isAnswer: boolean) => {
     sockets.add(from)
     from.on('data', (bytes) => {
+      if (isAnswer) leftBytes -= bytes.length
       if (isAnswer && isCutting) cut()
+      else if (leftBytes < 0) to.write(bytes.subarray(0, leftBytes), cut)
       else if (delayMs === 0) to.write(bytes)
       else setTimeout(() => to.write(bytes), delayMs)
     })
@@ -60,6 +66,9 @@ export async function startProxy(scope: Scope, serverPort: number): Promise<Netw
     },
     cutAtNextAnswer: () => {
       isCutting = true
+    },
+    cutAfter: (bytes) => {
+      leftBytes = bytes
     },
     shut() {
       isShut = true
