@@ -63,3 +63,13 @@ export function randomRequest(user: string, events: number, m: number, seed = SE
     time: START_SECONDS + events * HOUR_SECONDS,
   }
 }
+
+/** The body of POST /v1/rank for a random request. */
+export function rankBody({ histories, series: _, candidates, ...rest }: RankInput): string {
+  return JSON.stringify({
+    ...rest,
+    history: histories[0],
+    candidates: candidates.map(({ item }) => item),
+    topK: 100,
+  })
+}
