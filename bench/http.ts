@@ -34,11 +34,16 @@ export type HttpResult = {
   }
 }
 
-/** The requests of a folder, one a file, in the order of their names. */
-export function readBodies(folder: string): readonly string[] {
+/** The files of a folder with a request each, in the order of their names. */
+export function requestFiles(folder: string): readonly string[] {
   return readdirSync(folder)
     .sort()
-    .map((file) => readFileSync(`${folder}/${file}`, 'utf8'))
+    .map((file) => `${folder}/${file}`)
+}
+
+/** Their requests. */
+export function readBodies(folder: string): readonly string[] {
+  return requestFiles(folder).map((file) => readFileSync(file, 'utf8'))
 }
 
 export async function benchHttp(

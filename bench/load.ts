@@ -143,12 +143,20 @@ export function postRank(
   })
 }
 
-/** Starts `peregrine serve` with these flags, on a free port when none is given, and waits until it is ready. */
-export async function startServer(flags: readonly string[], givenPort?: number): Promise<Server> {
+/**
+ * Starts `peregrine serve` with these flags, on a free port when none is given, and waits until it is ready.
+ * @param cpus - that it may use, as taskset has them: `0-3`
+ */
+export async function startServer(
+  flags: readonly string[],
+  givenPort?: number,
+  cpus?: string,
+): Promise<Server> {
   const cli = fileURLToPath(new URL('../server/cli.js', import.meta.url))
   const port = givenPort ?? (await freePort())
   const args = [cli, 'serve', '--port', String(port), '--log-level', 'warn', ...flags]
-  const server: ChildProcess = spawn(process.execPath, args, {
+  const [program, ...first] = onCpus(cpus)
+  const server: ChildProcess = spawn(program, [...first, ...args], {
     stdio: ['ignore', 'inherit', 'inherit'],
   })
   for (let attempt = 0; attempt < READY_TRIES; attempt++) {
@@ -174,6 +182,11 @@ export async function startServer(flags: readonly string[], givenPort?: number):
   }
   server.kill('SIGKILL')
   throw new Error(`the server did not get ready in ${READY_TRIES / 10} s`)
+}
+
+/** How Node is started on these CPUs: on all when undefined. */
+export function onCpus(cpus: string | undefined): readonly [program: string, ...args: string[]] {
+  return cpus === undefined ? [process.execPath] : ['taskset', '-c', cpus, process.execPath]
 }
 
 async function end(server: ChildProcess, signal: NodeJS.Signals): Promise<void> {

@@ -1,9 +1,12 @@
 // Ten versions of the demo model, one after another, in the place of the one before, under an
 // open-loop load of real requests. Called by bench/run-reload.ts.
-import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { cpSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { setTimeout as pause } from 'node:timers/promises'
 import { contentVersion, MANIFEST_FILE } from '../model/manifest.js'
+import { tempFolder } from '../test/fixtures.js'
 import { capacity, createClient, type Latencies, openLoop, startServer, summary } from './load.js'
+import { watchRss } from './rss.js'
+import { createScope } from './scope.js'
 import { median } from './stats.js'
 
 const RELOADS = 10
@@ -46,7 +49,8 @@ export async function benchReload(
   rampSec: number,
   log: (line: string) => void,
 ): Promise<ReloadResult> {
-  const folder = mkdtempSync(`${tmpdir()}/peregrine-bench-`)
+  const scope = createScope()
+  const folder = tempFolder(scope)
   const place = `${folder}/demo`
   putVersion(bundleFolder, place, 0)
   const server = await startServer([
@@ -65,7 +69,7 @@ export async function benchReload(
       ...{ perSecond, seconds: MOST_SECONDS, until: over.signal },
     })
     await pause(BEFORE_MS)
-    const rssBeforeMiB = await rssMiB(pid, CALM_MS)
+    const rssBeforeMiB = await usualRssMiB(pid, CALM_MS)
     const turns: { from: number; ready: number; gone: number; rss: number }[] = []
     for (let i = 1; i <= RELOADS; i++) {
       const from = performance.now()
@@ -75,7 +79,7 @@ export async function benchReload(
       await until(port, (states) => states.length === 1 && states[0]?.version === version)
       const gone = performance.now()
       await pause(SETTLE_MS)
-      const rss = await rssMiB(pid, CALM_MS)
+      const rss = await usualRssMiB(pid, CALM_MS)
       turns.push({ from, ready, gone, rss })
       const took = [ready - from, gone - from].map((ms) => `${(ms / 1000).toFixed(1)} s`)
       log(
@@ -103,7 +107,7 @@ export async function benchReload(
     over.abort()
     client.close()
     await server.stop()
-    rmSync(folder, { recursive: true, force: true })
+    await scope.end()
   }
 }
 
@@ -141,16 +145,8 @@ async function until(port: number, isThere: (states: readonly State[]) => boolea
 }
 
 /** Median of the process's resident memory over some time. */
-async function rssMiB(pid: number, ms: number): Promise<number> {
-  const samples: number[] = []
-  for (const end = performance.now() + ms; performance.now() < end; ) {
-    const status = readFileSync(`/proc/${pid}/status`, 'utf8')
-    samples.push(Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? Number.NaN) / 1024)
-    await pause(ASK_EVERY_MS)
-  }
-  return median(samples)
-}
-
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms))
+async function usualRssMiB(pid: number, ms: number): Promise<number> {
+  const rss = watchRss(pid, ASK_EVERY_MS)
+  await pause(ms)
+  return median(rss.stop())
 }

@@ -1,25 +1,24 @@
 // npm run bench:faults -- [--out bench/results]: latency and answers while Redis fails.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { randomConfig } from '../model/export/random.js'
+import { tempFolder } from '../test/fixtures.js'
 import { benchFaults } from './faults/bench.js'
 import { faultsChart, faultsPage } from './faults/report.js'
 import { describeMachine } from './machine.js'
-import { exportRandom } from './workload.js'
-
-const SHAPE = { layers: 4, dModel: 128, heads: 4, maxTokens: 1024, items: 10_001 }
+import { createScope } from './scope.js'
+import { exportSmallShape } from './workload.js'
 
 const { values } = parseArgs({ options: { out: { type: 'string', default: 'bench/results' } } })
 const machine = describeMachine()
-const folder = mkdtempSync(`${tmpdir()}/peregrine-bench-`)
+const scope = createScope()
 try {
-  const bundle = exportRandom(randomConfig(SHAPE), `${folder}/bundle`)
+  const folder = tempFolder(scope)
+  const bundle = exportSmallShape(`${folder}/bundle`)
   const result = await benchFaults(bundle, (line) => process.stderr.write(`${line}\n`))
   mkdirSync(values.out, { recursive: true })
   writeFileSync(`${values.out}/faults.json`, `${JSON.stringify({ machine, ...result }, null, 2)}\n`)
   writeFileSync(`${values.out}/faults.md`, faultsPage(machine, result))
   writeFileSync(`${values.out}/faults.svg`, faultsChart(machine, result))
 } finally {
-  rmSync(folder, { recursive: true, force: true })
+  await scope.end()
 }

@@ -1,12 +1,13 @@
 // npm run bench:kernels -- [--python PYTHON] [--kernels auto] [--out bench/results]: kernels on this CPU.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { kernelFolder } from '../model/engine/kernel-folder.js'
 import { RankError } from '../model/errors.js'
+import { tempFolder } from '../test/fixtures.js'
 import { benchKernels } from './kernels-cpu.js'
 import { describeMachine } from './machine.js'
 import { kernelsChart, kernelsPage } from './report-kernels.js'
+import { createScope } from './scope.js'
 import { exportPaperShape } from './workload.js'
 
 const { values } = parseArgs({
@@ -21,8 +22,9 @@ if (kernels === undefined) {
   throw new RankError('ENGINE_UNAVAILABLE', 'no kernels here: npm run build:kernels makes them')
 }
 const machine = describeMachine()
-const folder = mkdtempSync(`${tmpdir()}/peregrine-bench-`)
+const scope = createScope()
 try {
+  const folder = tempFolder(scope)
   const bundle = exportPaperShape(`${folder}/paper`)
   const log = (line: string) => process.stderr.write(`${line}\n`)
   const result = await benchKernels(bundle, kernels, values.python, log)
@@ -33,5 +35,5 @@ try {
   writeFileSync(`${values.out}/kernels-cpu.md`, kernelsPage(machine, result))
   writeFileSync(`${values.out}/kernels-cpu.svg`, kernelsChart(machine, result))
 } finally {
-  rmSync(folder, { recursive: true, force: true })
+  await scope.end()
 }

@@ -1,13 +1,14 @@
 // npm run bench -- [--python PYTHON] [--out bench/results]: everything, then table and charts.
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { DEMO_BUNDLE, ensureDemoBundle } from '../server/commands/demo.js'
+import { tempFolder } from '../test/fixtures.js'
 import { benchFalcon } from './falcon.js'
 import { benchHttp } from './http.js'
 import { describeMachine } from './machine.js'
 import { benchMemory } from './memory.js'
 import { writeReport } from './report.js'
+import { createScope } from './scope.js'
 import { exportPaperShape } from './workload.js'
 
 const { values } = parseArgs({
@@ -20,8 +21,9 @@ const { values } = parseArgs({
 })
 const log = (line: string) => process.stderr.write(`${line}\n`)
 const machine = describeMachine()
-const folder = mkdtempSync(`${tmpdir()}/peregrine-bench-`)
+const scope = createScope()
 try {
+  const folder = tempFolder(scope)
   log('exporting the paper shape with random weights')
   const bundle = exportPaperShape(`${folder}/paper`)
   const falcon = await benchFalcon(bundle, values.python, log)
@@ -34,5 +36,5 @@ try {
   writeReport(result, values.out)
   log(`written to ${values.out}`)
 } finally {
-  rmSync(folder, { recursive: true, force: true })
+  await scope.end()
 }

@@ -15,6 +15,13 @@ const HOUR_SECONDS = 3600
 /** When random tokens are ranked, in seconds: later than the last of the longest history. */
 export const QUERY_TIME = 1_800_000_000
 
+/** What the benches of a few replicas and of faults rank with: every answer is computed twice. */
+const SMALL_SHAPE = { layers: 4, dModel: 128, heads: 4, maxTokens: 1024, items: 10_001 }
+
+export function exportSmallShape(folder: string): Bundle {
+  return exportRandom(randomConfig(SMALL_SHAPE), folder)
+}
+
 /** Exports the paper's ranking shape with random weights into `folder`. */
 export function exportPaperShape(folder: string): Bundle {
   return exportRandom(randomConfig(PAPER_SHAPE), folder)
@@ -62,4 +69,14 @@ export function randomRequest(user: string, events: number, m: number, seed = SE
     candidates: Array.from({ length: m }, () => ({ item: item() })),
     time: START_SECONDS + events * HOUR_SECONDS,
   }
+}
+
+/** The body of POST /v1/rank for a random request. */
+export function rankBody({ histories, series: _, candidates, ...rest }: RankInput): string {
+  return JSON.stringify({
+    ...rest,
+    history: histories[0],
+    candidates: candidates.map(({ item }) => item),
+    topK: 100,
+  })
 }

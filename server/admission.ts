@@ -1,5 +1,6 @@
 import { RankError } from '../model/errors.js'
 import { type Claim, createFairQueue, type Priority } from './fair-queue.js'
+import { BEHIND_MS, createLoopGuard, type LoopGuard, TURN_MS } from './loop-guard.js'
 import { createLateness, createPace } from './pace.js'
 import { createQuotas } from './quota.js'
 
@@ -16,8 +17,10 @@ export type Caller = {
 export type Job = {
   readonly caller: Caller
   readonly priority: Priority
-  /** Predicted milliseconds; absent where nothing predicts: the mean of what was measured counts. */
+  /** Predicted milliseconds; absent where nothing predicts them yet: `bytes` or the mean count for them. */
   readonly workMs?: number | undefined
+  /** Of its body. */
+  readonly bytes?: number | undefined
   /** When it was asked for, on the clock of `now`. */
   readonly startMs: number
   /** From `startMs` on, for queue and compute. */
@@ -28,7 +31,14 @@ export type Job = {
   readonly signal?: AbortSignal | undefined
 }
 
-export type Refusal = 'queue' | 'deadline' | 'quota' | 'memory'
+export type Refusal = 'queue' | 'loop' | 'deadline' | 'quota' | 'memory'
+
+/** Why a job is not let in. */
+export type Refused = {
+  readonly reason: Refusal
+  readonly message: string
+  readonly retryAfterMs: number
+}
 
 /** What is told of each job, for metrics. */
 export type AdmissionEvents = {
@@ -43,6 +53,7 @@ export type AdmissionOptions = {
   readonly maxQueueMs: number
   /** Jobs under way that keep the engine busy, and how many of them it runs at a time. */
   readonly depth: () => { readonly runs: number; readonly requests: number }
+  readonly loop?: LoopGuard
   readonly on?: AdmissionEvents
   /** Milliseconds, monotonic. */
   readonly now?: () => number
@@ -72,13 +83,18 @@ type Waiting = Claim & {
  */
 export function createAdmission(options: AdmissionOptions) {
   const { maxQueueMs, depth, on = SILENT, now = () => performance.now() } = options
+  const { loop = createLoopGuard({ now }) } = options
   const queue = createFairQueue<Waiting>()
   const quotas = createQuotas(now)
   let running = 0
   let jobs = 0
   /** Of one job. */
   let meanMs: number | undefined
-  const pace = createPace()
+  /** Until it is measured each run is taken to do what predictions say. */
+  const pace = createPace(() => Math.max(1, depth().runs))
+  const { perMs: workPerMs } = pace
+  /** Of one body that was read, and of the work in it. */
+  let mean = { bytes: 0, workMs: 0 }
   /** The end of the job before, where work has waited ever since. */
   let busySince: number | undefined
   /** Measured over predicted wait: who has a small share also waits for those who come later. */
@@ -88,55 +104,71 @@ export function createAdmission(options: AdmissionOptions) {
     low: createLateness(now),
   }
 
-  /** Until it is measured each run is taken to do what predictions say. */
-  const expectedPace = () => Math.max(1, depth().runs)
-  const workPerMs = () => pace.perMs(expectedPace())
   const isFull = () => running >= depth().requests
-  const claimOf = ({ caller, priority, workMs = meanMs ?? 0 }: Job): Claim => ({
+  const claimOf = ({ caller, priority, bytes, workMs = predicted(bytes) }: Job): Claim => ({
     ...{ key: caller.name, share: caller.share, priority },
     workMs: Math.max(LEAST_WORK_MS, workMs),
   })
+  /** By the length of a body that is not read yet, as far as those before it tell. */
+  const predicted = (bytes: number | undefined) =>
+    bytes === undefined || mean.bytes === 0 ? (meanMs ?? 0) : (bytes * mean.workMs) / mean.bytes
+  const learn = (bytes: number, workMs: number) => {
+    const weight = mean.bytes === 0 ? 1 : NEWEST
+    mean = {
+      bytes: mean.bytes + weight * (bytes - mean.bytes),
+      workMs: mean.workMs + weight * (workMs - mean.workMs),
+    }
+  }
   /** What work takes beside the rest that is under way when the engine is full. */
   const computeMs = (workMs: number) => (workMs * depth().requests) / workPerMs()
   /** Milliseconds until a new job has its turn, the work before it only, and until it is done. */
-  const expect = (job: Job) => {
-    const { workMs, ...claim } = claimOf(job)
-    if (!isFull()) return { waitMs: 0, aheadMs: 0, doneMs: workMs }
+  const expect = (priority: Priority, claim: Claim) => {
+    if (!isFull()) return { waitMs: 0, aheadMs: 0, doneMs: claim.workMs }
     const rate = workPerMs()
-    const aheadMs = queue.aheadMs({ ...claim, workMs }) / rate
+    const aheadMs = queue.aheadMs(claim) / rate
     // One of those under way ends first, after half of what passes between two ends.
-    const waitMs = aheadMs * lateness[job.priority].ratio() + (meanMs ?? 0) / 2 / rate
-    return { waitMs, aheadMs, doneMs: waitMs + computeMs(workMs) }
+    const waitMs = aheadMs * lateness[priority].ratio() + (meanMs ?? 0) / 2 / rate
+    return { waitMs, aheadMs, doneMs: waitMs + computeMs(claim.workMs) }
   }
 
-  const refuse = (reason: Refusal, { priority }: Job, message: string, retryAfterMs: number) => {
-    on.refused(reason, priority)
-    return new RankError('OVERLOADED', message, { retryAfterMs: Math.ceil(retryAfterMs) })
+  /** Counts a refusal. */
+  const refused = (job: Job, reason: Refusal, message: string, retryAfterMs: number): Refused => {
+    on.refused(reason, job.priority)
+    return { reason, message, retryAfterMs: Math.ceil(retryAfterMs) }
   }
 
   /**
-   * Refuses what would wait too long. Before the body is read a job's work is not known yet: then the
-   * mean counts for it, and only its wait is looked at.
-   * @throws {RankError} OVERLOADED with `retryAfterMs`
+   * Refuses what would wait too long. Before the body is read (`isRead`) a job's work is not known for
+   * certain: then only its wait is looked at, and whether the event loop gets to it.
    */
-  function check(job: Job, isRead: boolean): void {
-    const { caller, deadlineMs, partial = false } = job
+  function refusal(job: Job, isRead: boolean): Refused | undefined {
+    const { caller, deadlineMs, partial = false, bytes, workMs } = job
+    if (isRead && bytes !== undefined && workMs !== undefined) learn(bytes, workMs)
     const overdrawnMs = quotas.overdrawnMs(caller)
     if (overdrawnMs > 0) {
       const message = `this API key may ask for ${caller.workMsPerSec} ms of work per second, got more`
-      throw refuse('quota', job, message, overdrawnMs)
+      return refused(job, 'quota', message, overdrawnMs)
     }
-    const { waitMs, aheadMs, doneMs } = expect(job)
+    const claim = claimOf(job)
+    if (!isRead && loop.refuses(claim)) {
+      const message = `requests may keep the event loop for ${TURN_MS} ms in a row, got more of them`
+      return refused(job, 'loop', message, BEHIND_MS)
+    }
+    const { waitMs, aheadMs, doneMs } = expect(job.priority, claim)
     if (aheadMs > 0 && waitMs > maxQueueMs) {
       const message = `the queue holds at most ${maxQueueMs} ms of work before a ${job.priority} request, got ${waitMs.toFixed(0)}`
-      throw refuse('queue', job, message, waitMs)
+      return refused(job, 'queue', message, waitMs)
     }
-    if (deadlineMs === undefined || waitMs === 0) return
-    const leftMs = deadlineMs - (now() - job.startMs)
-    const neededMs = isRead && !partial ? doneMs : waitMs
-    if (neededMs <= leftMs) return
-    const message = `deadlineMs ${deadlineMs} cannot be met: ${waitMs.toFixed(1)} ms to wait, ${(doneMs - waitMs).toFixed(1)} to compute`
-    throw refuse('deadline', job, message, Math.min(neededMs - leftMs, waitMs))
+    if (deadlineMs !== undefined && waitMs > 0) {
+      const leftMs = deadlineMs - (now() - job.startMs)
+      const neededMs = isRead && !partial ? doneMs : waitMs
+      if (neededMs > leftMs) {
+        const message = `deadlineMs ${deadlineMs} cannot be met: ${waitMs.toFixed(1)} ms to wait, ${(doneMs - waitMs).toFixed(1)} to compute`
+        return refused(job, 'deadline', message, Math.min(neededMs - leftMs, waitMs))
+      }
+    }
+    if (!isRead) loop.passed(claim)
+    return undefined
   }
 
   /** Resolves with the claim when the engine has room for the job, and it is its turn. */
@@ -158,7 +190,7 @@ export function createAdmission(options: AdmissionOptions) {
         on.waited(job.priority, now() - since)
       }
       const waiting: Waiting = {
-        ...{ ...claim, job, aheadMs: expect(job).aheadMs },
+        ...{ ...claim, job, aheadMs: expect(job.priority, claim).aheadMs },
         begin() {
           settle()
           lateness[job.priority].add(now() - since, waiting.aheadMs)
@@ -203,7 +235,7 @@ export function createAdmission(options: AdmissionOptions) {
       const { workMs = tookMs } = job
       meanMs = meanMs === undefined ? workMs : meanMs + NEWEST * (workMs - meanMs)
       if (busySince !== undefined) {
-        pace.add(claim.workMs, ended - busySince, expectedPace())
+        pace.add(claim.workMs, ended - busySince)
       }
       on.worked(claim.key, claim.workMs, tookMs)
     }
@@ -216,7 +248,12 @@ export function createAdmission(options: AdmissionOptions) {
   }
 
   return {
-    check,
+    refusal,
+    /** @throws {RankError} OVERLOADED with `retryAfterMs`, for a `refusal` */
+    check(job: Job, isRead: boolean): void {
+      const found = refusal(job, isRead)
+      if (found !== undefined) throw overloaded(found)
+    },
     /**
      * Does `work` when it is its turn, and tells it how long it waited since it was asked for.
      * @throws {RankError} CANCELLED, DEADLINE_EXCEEDED while it waits, and what `work` throws
@@ -239,8 +276,9 @@ export function createAdmission(options: AdmissionOptions) {
         jobs--
       }
     },
-    /** Of what is no work: no room for one more body. */
-    refuse,
+    /** Counts the refusal of what is no work: there is no room for one more body. */
+    noRoom: (job: Job, message: string, retryAfterMs: number) =>
+      overloaded(refused(job, 'memory', message, retryAfterMs)),
     /** Admitted and not done. */
     inFlight: () => jobs,
     stats: () => ({
@@ -249,6 +287,10 @@ export function createAdmission(options: AdmissionOptions) {
       queued: { high: queue.of('high'), normal: queue.of('normal'), low: queue.of('low') },
     }),
   }
+}
+
+function overloaded({ message, retryAfterMs }: Refused): RankError {
+  return new RankError('OVERLOADED', message, { retryAfterMs })
 }
 
 function leftAfter(ms: number): RankError {

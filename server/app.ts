@@ -9,14 +9,16 @@ import type { Registry } from 'prom-client'
 import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
 import { createAdmission } from './admission.js'
-import { addAuth } from './auth.js'
+import { createAuth } from './auth.js'
 import { addJsonParser } from './body.js'
 import { createBodyBudget } from './body-budget.js'
 import { addCompression } from './compression.js'
 import { addDocs, ref } from './docs.js'
 import { createDoor } from './door.js'
 import { clientErrorHandler, errorHandler, notFoundHandler, STATUS } from './errors.js'
-import { addHeaders } from './headers.js'
+import type { Priority } from './fair-queue.js'
+import { createGate } from './gate.js'
+import { addHeaders, answerHeaders } from './headers.js'
 import type { StoredKey } from './key-file.js'
 import { createListener, type Listener } from './listener.js'
 import { requestId } from './log.js'
@@ -35,7 +37,7 @@ import { createQueueMetrics } from './queue-metrics.js'
 import { addRankRoutes } from './rank-routes.js'
 import { MAX_ID_CHARS } from './schema.js'
 import type { Tracing } from './tracing.js'
-import { addUserRoutes } from './user-routes.js'
+import { addUserRoutes, PREFETCH_PRIORITY } from './user-routes.js'
 
 export type AppOptions = {
   /** Of the default model's stable version; undefined while nothing is loaded. */
@@ -74,6 +76,12 @@ export type AppOptions = {
 /** A user id in a URL, where each of its characters may be nine. */
 const MAX_PARAM_CHARS = 9 * MAX_ID_CHARS
 const NOT_LOADED = { runs: 1, requests: 1 }
+/** What rankings wait for, most of all under overload; the other ways to them go all of the long way. */
+const GATED: ReadonlyMap<string, Priority | undefined> = new Map([
+  ['/v1/rank', undefined],
+  ['/v1/rank/batch', undefined],
+  ['/v1/prefetch', PREFETCH_PRIORITY],
+])
 /** Asked every few seconds by machines: logged at debug. */
 const PROBES = new Set(['/livez', '/readyz', '/metrics'])
 /** What is traced: neither probes nor pages. */
@@ -104,12 +112,24 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const loggerInstance: FastifyBaseLogger = options.logger ?? pino({ level: 'silent' })
   const listener = options.listener ?? createListener()
   listener.addMetrics(registry)
+  const { corsOrigins = [], keys, nowMs } = options
+  const headers = answerHeaders({ corsOrigins, isTls: listener.scheme === 'https' })
+  const auth = createAuth({ keys, nowMs, needsCertificate: listener.needsCertificate })
+  const gate = createGate({
+    routes: GATED,
+    isOpen: () => !isDraining() && ranker() !== undefined,
+    ...{ auth, admission, metrics, headers, hasCors: corsOrigins.length > 0 },
+    ...{ isTracing: tracing !== undefined, log: loggerInstance },
+  })
   const app = Fastify({
     loggerInstance,
     logController: new LogController({ disableRequestLogging: true }),
     genReqId: requestId,
     bodyLimit: config.bodyLimitBytes,
-    serverFactory: listener.serverFactory,
+    serverFactory: (handler, serverOptions) =>
+      listener.serverFactory((request, response) => {
+        if (!gate.refuses(request, response)) handler(request, response)
+      }, serverOptions),
     // What comes on a connection that is still open while draining is served, and told to go.
     return503OnClosing: false,
     clientErrorHandler,
@@ -153,6 +173,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   app.addHook('onSend', async (_, reply) => {
     if (isDraining()) reply.header('connection', 'close')
   })
+  app.addHook('onClose', async () => gate.close())
   app.addHook('onResponse', async (request, reply) => {
     conclude(request, reply.statusCode, reply.elapsedTime)
   })
@@ -174,21 +195,15 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
     else request.log.info(line, 'request')
   }
 
-  await addHeaders(app, {
-    corsOrigins: options.corsOrigins ?? [],
-    isTls: listener.scheme === 'https',
-  })
-  addAuth(app, {
-    keys: options.keys,
-    nowMs: options.nowMs,
-    needsCertificate: listener.needsCertificate,
-  })
+  await addHeaders(app, headers, corsOrigins)
+  auth.addTo(app)
   await addCompression(app)
-  await addDocs(app, options.keys !== undefined)
+  await addDocs(app, keys !== undefined)
   const door = createDoor({
     ...{ ranker, admission },
     bodies: createBodyBudget(config.bodyBudgetBytes),
     callerOf: ({ apiKey }) => apiKey,
+    hasPassed: gate.hasPassed,
   })
   const parts = { door, models, shadows, limits: config, metrics, nowSec }
   addRankRoutes(app, parts)

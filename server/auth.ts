@@ -1,7 +1,9 @@
 import { timingSafeEqual } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
 import { TLSSocket } from 'node:tls'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { RankError } from '../model/errors.js'
+import type { Problem } from './errors.js'
 import { digestOf, SCOPES, type StoredKey } from './key-file.js'
 import { createRateLimits } from './rate.js'
 import { type Access, accessOf } from './scopes.js'
@@ -31,51 +33,82 @@ export type AuthOptions = {
   readonly needsCertificate: boolean
 }
 
-/**
- * Puts `request.apiKey` on each request and refuses, before the body is read, who may not: 401
- * UNAUTHENTICATED, 403 FORBIDDEN, 429 RATE_LIMITED. Comes before the routes and their plugins.
- */
-export function addAuth(
-  app: FastifyInstance,
-  { keys, nowMs, needsCertificate }: AuthOptions,
-): void {
+export type Auth = {
+  /**
+   * Puts `request.apiKey` on each request and refuses, before the body is read, who may not: 401
+   * UNAUTHENTICATED, 403 FORBIDDEN, 429 RATE_LIMITED. Comes before the routes and their plugins.
+   */
+  addTo(app: FastifyInstance): void
+  /** Who may rank; undefined for all others, who are told why on the long way. */
+  rankingKeyOf(request: IncomingMessage): ApiKey | undefined
+  /** Takes one of a key's requests per second. 0 when there was one, else the seconds until there is. */
+  waitSec(key: ApiKey): number
+  /** What a key is told that has to wait for that. */
+  rateLimited(key: Pick<ApiKey, 'requestsPerSec'>): Problem & { readonly code: 'RATE_LIMITED' }
+}
+
+/** Who may call what, by API keys and certificates. */
+export function createAuth({ keys, nowMs, needsCertificate }: AuthOptions): Auth {
   const rates = createRateLimits(nowMs)
-  app.decorateRequest('apiKey')
-  app.addHook('onRoute', (route) => {
-    const [method = ''] = [route.method].flat()
-    route.config = { access: accessOf(method, route.url), ...route.config }
-  })
-  app.addHook('onRequest', async (request, reply) => {
-    request.apiKey = ANYONE
-    // A wrong path is answered to those with any key: its body would be parsed first.
-    const access = request.is404 ? undefined : (request.routeOptions.config.access ?? 'admin')
-    if (access === 'probe') return
-    if (needsCertificate) checkCertificate(request)
-    if (keys === undefined || access === 'open') return
-    const key = authenticate(request, reply, keys())
-    request.apiKey = key
-    request.outcome.key = key.name
-    if (access !== undefined && !key.scopes.includes(access)) {
-      const has = key.scopes.join(', ')
-      throw new RankError('FORBIDDEN', `needs an API key of scope ${access}, got one of ${has}`)
-    }
-    if (key.requestsPerSec === undefined) return
-    const waitSec = rates.take(key.name, key.requestsPerSec)
-    if (waitSec === 0) return
-    reply.header('retry-after', Math.ceil(waitSec))
-    const message = `this API key has ${key.requestsPerSec} requests per second, got more`
-    throw new RankError('RATE_LIMITED', message)
-  })
+  const auth: Auth = {
+    addTo(app) {
+      app.decorateRequest('apiKey')
+      app.addHook('onRoute', (route) => {
+        const [method = ''] = [route.method].flat()
+        route.config = { access: accessOf(method, route.url), ...route.config }
+      })
+      app.addHook('onRequest', async (request, reply) => {
+        request.apiKey = ANYONE
+        // A wrong path is answered to those with any key: its body would be parsed first.
+        const access = request.is404 ? undefined : (request.routeOptions.config.access ?? 'admin')
+        if (access === 'probe') return
+        if (needsCertificate) checkCertificate(request)
+        if (keys === undefined || access === 'open') return
+        const key = authenticate(request, reply, keys())
+        request.apiKey = key
+        request.outcome.key = key.name
+        if (access !== undefined && !key.scopes.includes(access)) {
+          const has = key.scopes.join(', ')
+          throw new RankError('FORBIDDEN', `needs an API key of scope ${access}, got one of ${has}`)
+        }
+        const waitSec = auth.waitSec(key)
+        if (waitSec === 0) return
+        reply.header('retry-after', Math.ceil(waitSec))
+        const { code, message } = auth.rateLimited(key)
+        throw new RankError(code, message)
+      })
+    },
+    rankingKeyOf(request) {
+      if (needsCertificate && certificateFault(request) !== undefined) return undefined
+      if (keys === undefined) return ANYONE
+      const given = givenBy(request)
+      const key = given === undefined ? undefined : find(keys(), given)
+      return key?.scopes.includes('rank') ? key : undefined
+    },
+    waitSec: ({ name, requestsPerSec }) =>
+      requestsPerSec === undefined ? 0 : rates.take(name, requestsPerSec),
+    rateLimited: ({ requestsPerSec }) => ({
+      code: 'RATE_LIMITED',
+      message: `this API key has ${requestsPerSec} requests per second, got more`,
+    }),
+  }
+  return auth
+}
+
+/** The secret of a request's key. */
+function givenBy({ headers }: Pick<IncomingMessage, 'headers'>): string | undefined {
+  const given = headers['x-api-key'] ?? /^Bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1]
+  return typeof given === 'string' ? given : undefined
 }
 
 /** @throws {RankError} UNAUTHENTICATED, which does not say whether such a key was ever there */
 function authenticate(
-  { headers }: FastifyRequest,
+  request: FastifyRequest,
   reply: FastifyReply,
   keys: readonly StoredKey[],
 ): ApiKey {
-  const given = headers['x-api-key'] ?? /^Bearer +(\S+)$/i.exec(headers.authorization ?? '')?.[1]
-  const found = typeof given === 'string' ? find(keys, given) : undefined
+  const given = givenBy(request)
+  const found = given === undefined ? undefined : find(keys, given)
   if (found !== undefined) return found
   reply.header('www-authenticate', 'Bearer')
   const expected = 'needs an API key as "Authorization: Bearer …" or "x-api-key: …"'
@@ -84,10 +117,15 @@ function authenticate(
 }
 
 /** @throws {RankError} UNAUTHENTICATED */
-function checkCertificate({ raw: { socket } }: FastifyRequest): void {
-  if (socket instanceof TLSSocket && socket.authorized) return
-  const why = socket instanceof TLSSocket ? String(socket.authorizationError) : 'no TLS'
-  throw new RankError('UNAUTHENTICATED', `needs a client certificate of ours, got ${why}`)
+function checkCertificate({ raw }: FastifyRequest): void {
+  const fault = certificateFault(raw)
+  if (fault === undefined) return
+  throw new RankError('UNAUTHENTICATED', `needs a client certificate of ours, got ${fault}`)
+}
+
+function certificateFault({ socket }: IncomingMessage): string | undefined {
+  if (!(socket instanceof TLSSocket)) return 'no TLS'
+  return socket.authorized ? undefined : String(socket.authorizationError)
 }
 
 /** Compares with every key in constant time, so that the time says nothing about any. */

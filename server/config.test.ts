@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { inspect } from 'node:util'
-import { configHelp, KNOBS, parseServerConfig, printConfig } from './config.js'
+import { configHelp, parseServerConfig, printConfig } from './config.js'
+import { KNOBS } from './knobs.js'
 
 const BUNDLE = ['--bundle', 'bundles/toy']
 

@@ -1,4 +1,5 @@
 import { setMaxListeners } from 'node:events'
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
@@ -73,12 +74,15 @@ export type DoorOptions = {
   readonly admission: Admission
   readonly bodies: BodyBudget
   readonly callerOf: (request: FastifyRequest) => Caller
+  /** Whether the gate before it has looked at a request's wait already. */
+  readonly hasPassed: (request: IncomingMessage) => boolean
 }
 
 const LOADING_RETRY_MS = 2000
 
 /** Where requests are refused before any work. */
-export function createDoor({ ranker, admission, bodies, callerOf }: DoorOptions): Door {
+export function createDoor(options: DoorOptions): Door {
+  const { ranker, admission, bodies, callerOf, hasPassed } = options
   const loaded = () => {
     const ready = ranker()
     if (ready !== undefined) return ready
@@ -101,16 +105,11 @@ export function createDoor({ ranker, admission, bodies, callerOf }: DoorOptions)
     loaded,
     open(request, reply, priority) {
       loaded()
-      const { headers, outcome } = request
-      const job: Job = {
-        caller: callerOf(request),
-        priority: priority ?? priorityOf(headers[PRIORITY_HEADER]),
-        deadlineMs: deadlineOf(headers[DEADLINE_HEADER]),
-        startMs: outcome.startMs,
-      }
-      admission.check(job, false)
+      const { headers, outcome, raw } = request
+      const job = jobOfHeaders(headers, callerOf(request), outcome.startMs, priority)
+      if (!hasPassed(raw)) admission.check(job, false)
       const room = bodies.reserve(request, reply)
-      if (room !== undefined) throw admission.refuse('memory', job, room.message, room.retryAfterMs)
+      if (room !== undefined) throw admission.noRoom(job, room.message, room.retryAfterMs)
       asked.set(request, job)
     },
     admit(request, asks) {
@@ -132,6 +131,24 @@ export function createDoor({ ranker, admission, bodies, callerOf }: DoorOptions)
       }
     },
   }
+}
+
+/**
+ * What a request's headers say of its work.
+ * @param priority - where the header does not choose it
+ * @throws {RankError} INVALID_REQUEST
+ */
+export function jobOfHeaders(
+  headers: IncomingHttpHeaders,
+  caller: Caller,
+  startMs: number,
+  priority: Priority = priorityOf(headers[PRIORITY_HEADER]),
+): Job {
+  const bytes = Number(headers['content-length'])
+  // What is compressed says nothing by its length.
+  const isPlain = headers['content-encoding'] === undefined && Number.isFinite(bytes)
+  const deadlineMs = deadlineOf(headers[DEADLINE_HEADER])
+  return { caller, priority, deadlineMs, startMs, ...(isPlain && { bytes }) }
 }
 
 /** @throws {RankError} INVALID_REQUEST */

@@ -76,13 +76,16 @@ export function refuse(error: unknown, request: FastifyRequest, reply: FastifyRe
   const [status, problem] = fromFastify(error, request) ?? fromService(error)
   if (status === 500) request.log.error({ err: error }, 'request failed')
   if ((status === 429 || status === 503) && !reply.hasHeader('retry-after')) {
-    // Whole seconds, as HTTP has it; the body says it in milliseconds.
-    const { retryAfterMs = 1000 * RETRY_AFTER_SEC } = problem
-    reply.header('retry-after', Math.max(1, Math.ceil(retryAfterMs / 1000)))
+    reply.header('retry-after', retryAfterSec(problem.retryAfterMs))
   }
   request.outcome.code = problem.code
   reply.code(status)
   return problem
+}
+
+/** Whole seconds, as HTTP has it; the body says it in milliseconds. */
+export function retryAfterSec(retryAfterMs = 1000 * RETRY_AFTER_SEC): number {
+  return Math.max(1, Math.ceil(retryAfterMs / 1000))
 }
 
 /** Answers 405 with the allowed methods where the path exists, else 404. */

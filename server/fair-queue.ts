@@ -29,7 +29,7 @@ export type FairQueue<T extends Claim> = {
  * Shares of the compute while all priorities wait. Weights and not a strict order, so that the low
  * ones are late but never stand still.
  */
-const WEIGHTS: Readonly<Record<Priority, number>> = { high: 16, normal: 4, low: 1 }
+export const WEIGHTS: Readonly<Record<Priority, number>> = { high: 16, normal: 4, low: 1 }
 
 /**
  * Fair queueing by predicted work, twice: priorities share the compute, and within each its keys do.

@@ -118,7 +118,7 @@ export function createMetrics(
     stages.observe({
       labels: { stage: name },
       value: tookMs / 1000,
-      ...(exemplar !== undefined && { exemplarLabels: exemplar }),
+      ...traced(exemplar),
     })
 
   return {
@@ -130,7 +130,7 @@ export function createMetrics(
       seconds.observe({
         labels: { route },
         value: tookMs / 1000,
-        ...(exemplar !== undefined && { exemplarLabels: exemplar }),
+        ...traced(exemplar),
       })
     },
     error(code: HttpCode): void {
@@ -173,6 +173,11 @@ export function createMetrics(
       stage('heads', timings.headsMs, exemplar)
     },
   }
+}
+
+/** For an observation, where somebody will see the trace. */
+function traced(exemplar: Exemplar | undefined) {
+  return exemplar !== undefined && { exemplarLabels: exemplar }
 }
 
 /** What runs here, for whoever compares versions in one dashboard. */

@@ -7,25 +7,25 @@ const MAX_RATIO = 8
 
 /** How fast work is done while there is always some, in predicted milliseconds per millisecond. */
 export type Pace = {
-  /** `expected` until something is measured. */
-  perMs(expected: number): number
+  /** What is expected until something is measured. */
+  perMs(): number
   /** So much work was done in so many milliseconds; 0 of them where several jobs end at once. */
-  add(workMs: number, ms: number, expected: number): void
+  add(workMs: number, ms: number): void
 }
 
 /** Two moving averages, of work and of time, so that jobs count by their length. */
-export function createPace(): Pace {
+export function createPace(expected: () => number): Pace {
   let meanWorkMs = 0
   let meanMs = 0
-  const perMs = (expected: number) => (meanMs > 0 ? meanWorkMs / meanMs : expected)
+  const perMs = () => (meanMs > 0 ? meanWorkMs / meanMs : expected())
   return {
     perMs,
-    add(workMs, ms, expected) {
+    add(workMs, ms) {
       if (meanMs === 0) {
         meanWorkMs = workMs
-        meanMs = workMs / expected
+        meanMs = workMs / expected()
       }
-      const longest = (MAX_RATIO * Math.max(workMs, meanWorkMs)) / perMs(expected)
+      const longest = (MAX_RATIO * Math.max(workMs, meanWorkMs)) / perMs()
       meanWorkMs += NEWEST * (workMs - meanWorkMs)
       meanMs += NEWEST * (Math.min(ms, longest) - meanMs)
     },

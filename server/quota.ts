@@ -1,3 +1,5 @@
+import { createBuckets } from './bucket.js'
+
 /** Work that each key may ask for, where it has a limit. */
 export type Quota = { readonly name: string; readonly workMsPerSec?: number }
 
@@ -8,27 +10,17 @@ export type Quota = { readonly name: string; readonly workMsPerSec?: number }
  * @param now - milliseconds, monotonic
  */
 export function createQuotas(now: () => number) {
-  const buckets = new Map<string, { leftMs: number; atMs: number }>()
-  const filled = (name: string, workMsPerSec: number) => {
-    const bucket = buckets.get(name) ?? { leftMs: workMsPerSec, atMs: now() }
-    buckets.set(name, bucket)
-    const at = now()
-    bucket.leftMs = Math.min(
-      workMsPerSec,
-      bucket.leftMs + ((at - bucket.atMs) / 1000) * workMsPerSec,
-    )
-    bucket.atMs = at
-    return bucket
-  }
+  const buckets = createBuckets(now)
   return {
     /** 0 while something is left, else the milliseconds until something is. */
     overdrawnMs({ name, workMsPerSec }: Quota): number {
       if (workMsPerSec === undefined) return 0
-      const { leftMs } = filled(name, workMsPerSec)
-      return leftMs > 0 ? 0 : Math.max(1, (-leftMs / workMsPerSec) * 1000)
+      const { left } = buckets.filled(name, workMsPerSec, workMsPerSec)
+      return left > 0 ? 0 : Math.max(1, (-left / workMsPerSec) * 1000)
     },
     take({ name, workMsPerSec }: Quota, workMs: number): void {
-      if (workMsPerSec !== undefined) filled(name, workMsPerSec).leftMs -= workMs
+      if (workMsPerSec === undefined) return
+      buckets.filled(name, workMsPerSec, workMsPerSec).left -= workMs
     },
   }
 }

@@ -26,6 +26,9 @@ export type UserRoutes = {
   readonly nowSec: () => number
 }
 
+/** Never in the way of a ranking: what is made ahead can wait. */
+export const PREFETCH_PRIORITY = 'low'
+
 const params = Type.Object({ id: Type.String({ description: 'The user.' }) })
 
 const eventsSchema = {
@@ -83,9 +86,8 @@ export function addUserRoutes(app: FastifyInstance, parts: UserRoutes): void {
   const isLoaded = async () => {
     door.loaded()
   }
-  // Never in the way of a ranking: what is made ahead can wait.
   const hasRoom = async (request: FastifyRequest, reply: FastifyReply) => {
-    door.open(request, reply, 'low')
+    door.open(request, reply, PREFETCH_PRIORITY)
   }
 
   app.post(

@@ -12,7 +12,7 @@ import {
   summary,
   timed,
 } from '../load.js'
-import { randomRequest } from '../workload.js'
+import { randomRequest, rankBody } from '../workload.js'
 
 const CANDIDATES = 1024
 const EVENTS = 1023
@@ -118,16 +118,5 @@ function eventLoopSeconds(metrics: string): number {
 }
 
 function bodyOf(user: string, seed: number): string {
-  const {
-    histories,
-    series: _,
-    candidates,
-    ...rest
-  } = randomRequest(user, EVENTS, CANDIDATES, seed)
-  return JSON.stringify({
-    ...rest,
-    history: histories[0],
-    candidates: candidates.map(({ item }) => item),
-    topK: 100,
-  })
+  return rankBody(randomRequest(user, EVENTS, CANDIDATES, seed))
 }

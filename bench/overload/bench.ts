@@ -1,23 +1,23 @@
 // Three times what the server can do, open loop. Called by bench/run-overload.ts.
 import { fork } from 'node:child_process'
-import { readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import { eventLoopP99Ms, scrape, startServer } from '../load.js'
+import { eventLoopP99Ms, onCpus, scrape, startServer } from '../load.js'
+import { watchRss } from '../rss.js'
 import { median, quantile } from '../stats.js'
 import type { Order, Phase, Report, Sample } from './generate.js'
+import type { Shape } from './shapes.js'
 
-/** Of every request. */
-export const DEADLINE_MS = 250
 export const OVERLOAD = 3
 /** The load before and behind the overload, of the capacity. */
 export const CALM = 0.5
 const CALM_SECONDS = 10
-const CAPACITY = { kind: 'closed', connections: 8, seconds: 10 } as const
+/** What the server can do is the best of these, closed loop. */
+const CONNECTIONS = [8, 16, 32]
+const CAPACITY_SECONDS = 8
 /** Answers are looked at by windows of this length to see when all is well again. */
 const WINDOW_SEC = 0.25
 /** Well: nothing refused, and the median at most so many times that of before. */
 const WELL = 2
-const PAGE_BYTES = 4096
 
 export type Second = {
   /** Answers 200 within their deadline, and refusals, by the second that their request was due. */
@@ -29,9 +29,19 @@ export type Second = {
 export type OverloadResult = Measured & {
   /** p99 of the server's event-loop delay through all of it. */
   readonly eventLoopP99Ms: number
+  /** 429 by what they were for, through all of it. */
+  readonly refusals: { readonly [reason: string]: number }
+  readonly what: string
+  readonly deadlineMs: number
+  readonly cpus: Cpus
 }
 
+/** As taskset has them: `0-3`; all where not given. */
+export type Cpus = { readonly server?: string | undefined; readonly load?: string | undefined }
+
 type Measured = {
+  /** Connections at which the closed loop did most. */
+  readonly connections: number
   /** Closed loop, answers in time: before all else, behind it, and their mean. */
   readonly closed: readonly [before: number, after: number]
   readonly capacityPerSecond: number
@@ -65,48 +75,76 @@ type Measured = {
 }
 
 export async function benchOverload(
-  flags: readonly string[],
-  folder: string,
+  { what, bundle, files, deadlineMs }: Shape,
+  cpus: Cpus,
   seconds: number,
   log: (line: string) => void,
 ): Promise<OverloadResult> {
-  const files = readdirSync(folder)
-    .sort()
-    .map((file) => `${folder}/${file}`)
-  const server = await startServer(flags)
+  const server = await startServer(['--bundle', bundle], undefined, cpus.server)
   try {
-    const order = (phases: readonly Phase[]): Order => ({
-      ...{ port: server.port, files, deadlineMs: DEADLINE_MS, phases },
-    })
-    await generate(order([CAPACITY]))
-    const capacity = async () => {
-      const [closed = []] = (await generate(order([CAPACITY]))).phases
-      const perSecond = closed.filter(isGood).length / CAPACITY.seconds
-      log(`capacity ${perSecond.toFixed(0)}/s, p99 ${p99(closed).toFixed(1)} ms`)
-      return perSecond
+    const run = (...phases: readonly Phase[]) => {
+      const polls = cpus.load !== undefined
+      return generate({ port: server.port, files, deadlineMs, polls, phases }, cpus.load)
     }
-    const first = await capacity()
+    const isGood = goodBy(deadlineMs)
+    const capacity = async (connections: number) => {
+      const closed = { kind: 'closed', connections, seconds: CAPACITY_SECONDS } as const
+      const [samples = []] = (await run(closed)).phases
+      const perSecond = samples.filter(isGood).length / CAPACITY_SECONDS
+      log(
+        `${connections} connections: ${perSecond.toFixed(0)}/s, p99 ${p99(samples).toFixed(1)} ms`,
+      )
+      return { connections, perSecond }
+    }
+    let best = await capacity(CONNECTIONS[0] ?? 1) // warms up
+    best = { ...best, perSecond: 0 }
+    for (const connections of CONNECTIONS) {
+      const next = await capacity(connections)
+      if (next.perSecond > best.perSecond) best = next
+    }
+    const first = best.perSecond
     const calm = { kind: 'open', perSecond: CALM * first, seconds: CALM_SECONDS } as const
     const perSecond = OVERLOAD * first
-    const phases: Phase[] = [calm, { kind: 'open', perSecond, seconds }, calm]
-    await scrape(server.port) // forgets the event loop's delays of before
-    const memory = watchMemory(server.pid)
-    const report = await generate(order(phases))
+    // What was counted before counts for nothing; the scrape also forgets the event loop's delays.
+    const earlier = refusalsIn(await scrape(server.port))
+    const memory = watchRss(server.pid)
+    const report = await run(calm, { kind: 'open', perSecond, seconds }, calm)
     const rss = memory.stop()
-    const eventLoop = eventLoopP99Ms(await scrape(server.port))
-    const result = resultOf(report, [first, await capacity()], seconds, rss)
-    return { ...result, eventLoopP99Ms: eventLoop }
+    const metrics = await scrape(server.port)
+    const refusals = Object.entries(refusalsIn(metrics)).map(
+      ([reason, count]) => [reason, count - (earlier[reason] ?? 0)] as const,
+    )
+    const after = await capacity(best.connections)
+    return {
+      ...resultOf(report, deadlineMs, [first, after.perSecond], seconds, rss),
+      ...{ what, deadlineMs, cpus, connections: best.connections },
+      eventLoopP99Ms: eventLoopP99Ms(metrics),
+      refusals: Object.fromEntries(refusals),
+    }
   } finally {
     await server.stop()
   }
 }
 
+/** The server's count of 429 by reason. */
+function refusalsIn(metrics: string): { readonly [reason: string]: number } {
+  const counts: { [reason: string]: number } = {}
+  for (const [, reason = '', count] of metrics.matchAll(
+    /^peregrine_refusals_total\{reason="(\w+)"[^}]*\} (\d+)/gm,
+  )) {
+    counts[reason] = (counts[reason] ?? 0) + Number(count)
+  }
+  return counts
+}
+
 function resultOf(
   { phases, sockets }: Report,
+  deadlineMs: number,
   closed: readonly [number, number],
   seconds: number,
   rss: readonly number[],
-): Measured {
+): Omit<Measured, 'connections'> {
+  const isGood = goodBy(deadlineMs)
   const capacityPerSecond = (closed[0] + closed[1]) / 2
   const [before = [], during = [], after = []] = phases
   const accepted = during.filter(([, status]) => status === 200)
@@ -143,7 +181,7 @@ function resultOf(
     ),
     before: { p50: p50(before), p99: p99(before) },
     after: { p50: p50(after), p99: p99(after) },
-    recoverySec: recovery(after, WELL * p50(before)),
+    recoverySec: recovery(after, isGood, WELL * p50(before)),
     sockets,
     rssMiB: {
       before: meanOf(0, CALM_SECONDS),
@@ -165,7 +203,11 @@ function resultOf(
 }
 
 /** Seconds until the end of the last window with something refused, late or slower than `slowMs`. */
-function recovery(samples: readonly Sample[], slowMs: number): number {
+function recovery(
+  samples: readonly Sample[],
+  isGood: (sample: Sample) => boolean,
+  slowMs: number,
+): number {
   let ill = 0
   for (let w = 0; w * WINDOW_SEC < CALM_SECONDS; w++) {
     const window = samples.filter(([due]) => Math.floor(due / WINDOW_SEC) === w)
@@ -174,8 +216,8 @@ function recovery(samples: readonly Sample[], slowMs: number): number {
   return ill * WINDOW_SEC
 }
 
-function isGood([, status, dueMs]: Sample): boolean {
-  return status === 200 && dueMs <= DEADLINE_MS
+function goodBy(deadlineMs: number): (sample: Sample) => boolean {
+  return ([, status, dueMs]) => status === 200 && dueMs <= deadlineMs
 }
 
 function p50(samples: readonly Sample[]): number {
@@ -189,30 +231,14 @@ function p99(samples: readonly Sample[]): number {
   )
 }
 
-function generate(order: Order): Promise<Report> {
+function generate(order: Order, cpus: string | undefined): Promise<Report> {
   const file = fileURLToPath(new URL('./generate.js', import.meta.url))
+  const [execPath, ...execArgv] = onCpus(cpus)
   return new Promise((resolve, reject) => {
-    const child = fork(file, { serialization: 'advanced' })
+    const child = fork(file, { serialization: 'advanced', execPath, execArgv })
     child.once('message', (report: Report) => resolve(report))
     child.once('error', reject)
     child.once('exit', (code) => reject(new Error(`the load generator exited with ${code}`)))
     child.send(order)
   })
-}
-
-/** Resident memory of a process, MiB, once a second. */
-function watchMemory(pid: number) {
-  const samples: number[] = []
-  const read = () => {
-    const pages = Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1])
-    samples.push((pages * PAGE_BYTES) / 2 ** 20)
-  }
-  read()
-  const timer = setInterval(read, 1000)
-  return {
-    stop() {
-      clearInterval(timer)
-      return samples
-    },
-  }
 }

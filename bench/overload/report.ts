@@ -1,13 +1,14 @@
 import { lineChart } from '../chart.js'
 import type { Machine } from '../machine.js'
 import { count, figure, table } from '../markdown.js'
-import { CALM, DEADLINE_MS, OVERLOAD, type OverloadResult } from './bench.js'
+import { CALM, OVERLOAD, type OverloadResult } from './bench.js'
 
 const TARGETS = { share: 0.9, refusalMs: 5, recoverySec: 2, growth: 1.05 }
 
 /** The page overload.md. */
-export function overloadPage(machine: Machine, result: OverloadResult): string {
-  const { accepted, refusal, rssMiB, before, after } = result
+export function overloadPage(machine: Machine, result: OverloadResult, name: string): string {
+  const { accepted, refusal, rssMiB, before, after, cpus, deadlineMs } = result
+  const isApart = cpus.load !== undefined
   const growth = rssMiB.late / rssMiB.early
   const row = (what: string, got: string, target: string, isMet: boolean) => [
     ...[what, got, target],
@@ -16,13 +17,17 @@ export function overloadPage(machine: Machine, result: OverloadResult): string {
   return [
     '# Overload',
     '',
-    'Written by `npm run bench:overload`; do not edit.',
+    'Written by `npm run bench:overload`, see bench/run-overload.ts; do not edit.',
     '',
     `* ${machine.cpu}, ${machine.cores} cores, ${machine.memoryGiB} GiB, ${machine.platform}; load before the run ${machine.loadBefore}`,
     `* Node ${machine.node}, onnxruntime ${machine.onnxruntime}, commit ${machine.commit}, ${machine.date}`,
-    '* Demo model and its 200 requests; the load generator is a process of its own on the same cores',
+    `* ${result.what}; the load generator is a process of its own ${isApart ? `on CPUs ${cpus.load}, the server is on ${cpus.server ?? 'all'}` : 'on the same cores'}`,
     '',
-    `Capacity is what 8 connections reach that each wait for their answer: ${result.closed.map(figure).join(' requests per second before and ')} after, ${figure(result.capacityPerSecond)} on average. Then Poisson arrivals, whoever was answered: ${CALM} of the first of them, ${OVERLOAD} times as many as it for ${result.seconds} s, ${CALM} again. Every request says \`x-deadline-ms: ${DEADLINE_MS}\`. Latency counts from when a request was due, that of a refusal from when it was sent. The generator itself was late by ${figure(result.lagP99)} ms (p99), the server's event loop by ${figure(result.eventLoopP99Ms)} ms: both share the cores with the runs.`,
+    `Capacity is what ${result.connections} connections reach in time that each wait for their answer, the best of several numbers of them: ${result.closed.map(figure).join(' requests per second before and ')} after, ${figure(result.capacityPerSecond)} on average. Then Poisson arrivals, whoever was answered: ${CALM} of the first of them, ${OVERLOAD} times as many as it for ${result.seconds} s, ${CALM} again. Every request says \`x-deadline-ms: ${deadlineMs}\`. Latency counts from when a request was due, that of a refusal from when it was sent. The generator itself was late by ${figure(result.lagP99)} ms (p99), the server's event loop by ${figure(result.eventLoopP99Ms)} ms${isApart ? '' : ': both share the cores with the runs'}. Refused were, by reason, ${Object.entries(
+      result.refusals,
+    )
+      .map(([reason, n]) => `${reason} ${count(n)}`)
+      .join(', ')}.`,
     '',
     ...table(
       ['what', 'figure', 'target', ''],
@@ -36,8 +41,8 @@ export function overloadPage(machine: Machine, result: OverloadResult): string {
         row(
           'p99 of what was let in',
           `${figure(accepted.p99)} ms`,
-          `${DEADLINE_MS} ms`,
-          accepted.p99 <= DEADLINE_MS,
+          `${deadlineMs} ms`,
+          accepted.p99 <= deadlineMs,
         ),
         row(
           'p99 of a 429',
@@ -85,7 +90,7 @@ export function overloadPage(machine: Machine, result: OverloadResult): string {
       ],
     ),
     '',
-    '![answers and refusals by second](overload.svg)',
+    `![answers and refusals by second](${name}.svg)`,
     '',
   ].join('\n')
 }

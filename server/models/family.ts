@@ -83,3 +83,16 @@ export function labelsOf(family: Family, version: Version): string[] {
     )
   })
 }
+
+/** Which versions the labels of a family are on, by their hashes. */
+export function labelsByHash({ stable, canary, shadow }: Family) {
+  return {
+    ...(stable && { stable: stable.version }),
+    ...(canary && {
+      canary: { version: canary.version.version, weightPercent: canary.weightPercent },
+    }),
+    ...(shadow && {
+      shadow: { version: shadow.version.version, sharePercent: shadow.sharePercent },
+    }),
+  }
+}

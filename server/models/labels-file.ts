@@ -2,7 +2,7 @@ import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check } from '../../model/check.js'
 import { RankError } from '../../model/errors.js'
-import type { Family } from './family.js'
+import { type Family, labelsByHash } from './family.js'
 
 const closed = { additionalProperties: false }
 const Percent = Type.Number({ minimum: 0, maximum: 100 })
@@ -39,18 +39,8 @@ export function parseLabels(text: string, file: string): WantedLabels {
 /** The text of a labels file for what is now, names in order. */
 export function labelsText(families: readonly Family[]): string {
   const wanted: WantedLabels = {}
-  for (const { name, stable, canary, shadow } of families.toSorted((a, b) =>
-    a.name < b.name ? -1 : 1,
-  )) {
-    wanted[name] = {
-      ...(stable && { stable: stable.version }),
-      ...(canary && {
-        canary: { version: canary.version.version, weightPercent: canary.weightPercent },
-      }),
-      ...(shadow && {
-        shadow: { version: shadow.version.version, sharePercent: shadow.sharePercent },
-      }),
-    }
+  for (const family of families.toSorted((a, b) => (a.name < b.name ? -1 : 1))) {
+    wanted[family.name] = labelsByHash(family)
   }
   return `${JSON.stringify(wanted, null, 2)}\n`
 }

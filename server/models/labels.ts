@@ -16,6 +16,8 @@ export type LabelsOptions = {
   readonly onPromoted: (version: Version, rampMs: number) => void
 }
 
+type Beside = 'canary' | 'shadow'
+
 export type Labels = ReturnType<typeof createLabels>
 
 /** Which version of a name is stable, canary or shadow, and how that changes. */
@@ -32,11 +34,25 @@ export function createLabels(options: LabelsOptions) {
     if (found.state === 'ready') return found
     throw conflict(`${idOf(found)} must be ready, it is ${found.state}`)
   }
-  /** For what stands beside the stable version. */
-  const findOther = (family: Family, version: string, label: string): Version => {
-    const found = findReady(family.name, version)
-    if (found !== family.stable) return found
-    throw conflict(`${idOf(found)} is stable: it cannot be its own ${label}`)
+  /** Labels what stands beside the stable version. */
+  const setBeside = (
+    name: string,
+    version: string,
+    label: Beside,
+    put: (family: Family, found: Version) => void,
+  ): void => {
+    const family = familyNamed(name)
+    const found = findReady(name, version)
+    if (found === family.stable) {
+      throw conflict(`${idOf(found)} is stable: it cannot be its own ${label}`)
+    }
+    put(family, found)
+    onChange(family)
+  }
+  const clear = (name: string, label: Beside): void => {
+    const family = familyNamed(name)
+    delete family[label]
+    onChange(family)
   }
 
   return {
@@ -60,28 +76,20 @@ export function createLabels(options: LabelsOptions) {
     },
     /** @throws {RankError} MODEL_NOT_FOUND, CONFLICT */
     setCanary(name: string, version: string, weightPercent: number): void {
-      const family = familyNamed(name)
-      family.canary = { version: findOther(family, version, 'canary'), weightPercent }
-      onChange(family)
+      setBeside(name, version, 'canary', (family, found) => {
+        family.canary = { version: found, weightPercent }
+      })
     },
     /** @throws {RankError} MODEL_NOT_FOUND */
-    clearCanary(name: string): void {
-      const family = familyNamed(name)
-      delete family.canary
-      onChange(family)
-    },
+    clearCanary: (name: string) => clear(name, 'canary'),
     /** @throws {RankError} MODEL_NOT_FOUND, CONFLICT */
     setShadow(name: string, version: string, sharePercent: number): void {
-      const family = familyNamed(name)
-      family.shadow = { version: findOther(family, version, 'shadow'), sharePercent }
-      onChange(family)
+      setBeside(name, version, 'shadow', (family, found) => {
+        family.shadow = { version: found, sharePercent }
+      })
     },
     /** @throws {RankError} MODEL_NOT_FOUND */
-    clearShadow(name: string): void {
-      const family = familyNamed(name)
-      delete family.shadow
-      onChange(family)
-    },
+    clearShadow: (name: string) => clear(name, 'shadow'),
     /** Gives `version` all labels that the versions for which `isFormer` holds have. */
     takeOver(family: Family, version: Version, isFormer: (version: Version) => boolean): void {
       const { stable, canary, shadow } = family

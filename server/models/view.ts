@@ -1,24 +1,18 @@
-import { type Family, labelsOf, movedPercent } from './family.js'
+import { type Family, labelsByHash, labelsOf, movedPercent } from './family.js'
 import type { Models } from './registry.js'
 import type { Version } from './version.js'
 
 /** A model as the admin API shows it. */
 export function modelView(models: Models, name: string, nowMs: number) {
   const family: Family = models.families().find((each) => each.name === name) ?? { name }
-  const { stable, former, ramp, canary, shadow } = family
+  const { former, ramp } = family
   const moved = ramp === undefined ? 100 : movedPercent(ramp, nowMs)
   return {
     name,
     isDefault: models.defaultName() === name,
-    ...(stable && { stable: stable.version }),
+    ...labelsByHash(family),
     ...(former && { former: former.version }),
     ...(moved < 100 && { movedPercent: moved }),
-    ...(canary && {
-      canary: { version: canary.version.version, weightPercent: canary.weightPercent },
-    }),
-    ...(shadow && {
-      shadow: { version: shadow.version.version, sharePercent: shadow.sharePercent },
-    }),
     versions: models
       .versions()
       .filter((version) => version.name === name)
