@@ -1,13 +1,12 @@
 // Ten versions of the demo model, one after another, in the place of the one before, under an
 // open-loop load of real requests. Called by bench/run-reload.ts.
-import { cpSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { setTimeout as pause } from 'node:timers/promises'
-import { contentVersion, MANIFEST_FILE } from '../model/manifest.js'
 import { tempFolder } from '../test/fixtures.js'
 import { capacity, createClient, type Latencies, openLoop, startServer, summary } from './load.js'
 import { watchRss } from './rss.js'
 import { createScope } from './scope.js'
 import { median } from './stats.js'
+import { putVersion } from './versions.js'
 
 const RELOADS = 10
 /** Share of the closed-loop capacity that the open loop asks for. */
@@ -109,21 +108,6 @@ export async function benchReload(
     await server.stop()
     await scope.end()
   }
-}
-
-/** A bundle of the same weights and another version, whole and at once where the one before was. */
-function putVersion(bundleFolder: string, place: string, number: number): string {
-  const work = `${place}.tmp-${number}`
-  cpSync(bundleFolder, work, { recursive: true })
-  const file = `${work}/${MANIFEST_FILE}`
-  const manifest = JSON.parse(readFileSync(file, 'utf8'))
-  manifest.producer = `${manifest.producer} (reload ${number})`
-  manifest.version = contentVersion(manifest)
-  writeFileSync(file, JSON.stringify(manifest))
-  if (number > 0) renameSync(place, `${work}-former`)
-  renameSync(work, place)
-  rmSync(`${work}-former`, { recursive: true, force: true })
-  return manifest.version
 }
 
 type State = { readonly version: string; readonly isReady: boolean }

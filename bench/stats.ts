@@ -61,3 +61,28 @@ export async function callsPerSecond(
   await Promise.all(callers.map(repeat))
   return (1000 * done) / (performance.now() - start)
 }
+
+/** Student's t for 95 % of both sides, by degrees of freedom from 1. */
+const T_95 = [12.7, 4.3, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.2, 2.18]
+const BLOCKS = 10
+
+/**
+ * Least-squares slope with its 95 % confidence interval, over the means of ten blocks in order: what
+ * follows one another closely is alike, and would make the interval too narrow.
+ */
+export function slopeOf(points: readonly { readonly x: number; readonly y: number }[]) {
+  const mean = (values: readonly number[]) => values.reduce((sum, v) => sum + v, 0) / values.length
+  const blocks = Array.from({ length: BLOCKS }, (_, i) => {
+    const part = points.slice(
+      Math.floor((i * points.length) / BLOCKS),
+      Math.floor(((i + 1) * points.length) / BLOCKS),
+    )
+    return { x: mean(part.map(({ x }) => x)), y: mean(part.map(({ y }) => y)) }
+  })
+  const { slope, intercept } = linearFit(blocks)
+  const meanX = mean(blocks.map(({ x }) => x))
+  const sxx = blocks.reduce((sum, { x }) => sum + (x - meanX) ** 2, 0)
+  const rest = blocks.reduce((sum, { x, y }) => sum + (y - slope * x - intercept) ** 2, 0)
+  const error = Math.sqrt(rest / (BLOCKS - 2) / sxx)
+  return { slope, plusMinus: (T_95[BLOCKS - 3] ?? Number.NaN) * error }
+}

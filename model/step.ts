@@ -1,5 +1,6 @@
 export type StepName =
   | 'parse'
+  | 'queue'
   | 'history.read'
   | 'sequence'
   | 'kv.wait'

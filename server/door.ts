@@ -5,6 +5,7 @@ import Type from 'typebox'
 import type { Ranker } from '../falcon/types.js'
 import { show } from '../model/check.js'
 import { RankError } from '../model/errors.js'
+import type { OnStep } from '../model/step.js'
 import type { Admission, Caller, Job } from './admission.js'
 import type { BodyBudget } from './body-budget.js'
 import { PRIORITIES, type Priority } from './fair-queue.js'
@@ -127,9 +128,27 @@ export function createDoor(options: DoorOptions): Door {
         const job = jobOf(request, ask)
         const { deadlineMs } = job
         const own = deadlineMs !== undefined && { deadlineMs }
-        return admission.run(job, (waitedMs) => work({ waitedMs, ...own }))
+        const took = toldWait(request.trace?.onStep, job.priority)
+        const turn = admission.run(job, (waitedMs) => {
+          took(false)
+          return work({ waitedMs, ...own })
+        })
+        turn.catch(() => took(true))
+        return turn
       }
     },
+  }
+}
+
+/** Tells of the wait for a turn when it ends, once: what fails before its turn fails waiting. */
+function toldWait(onStep: OnStep | undefined, priority: Priority): (hasFailed: boolean) => void {
+  if (onStep === undefined) return () => {}
+  const startMs = performance.now()
+  let isTold = false
+  return (error) => {
+    if (isTold) return
+    isTold = true
+    onStep('queue', startMs, performance.now(), { priority, ...(error && { error }) })
   }
 }
 

@@ -8,9 +8,15 @@ import { type Claim, type Priority, WEIGHTS } from './fair-queue.js'
 export const TURN_MS = 3
 /** So many are let in all the same: large ones take longer, and wait for no more than these. */
 const LEAST_PER_TURN = 4
-/** Only a loop that has not been idle for so long, over so many turns, is behind: a pause is caught up with. */
+/**
+ * Behind is a loop that has not been idle for so long, over so many turns, the last of them so long: a
+ * pause is caught up with, and a busy loop is none that cannot cope.
+ */
 export const BEHIND_MS = 100
 const BEHIND_TURNS = 4
+const BEHIND_TURN_MS = 25
+/** Idle for no more than this part of the time is busy: to ask the system what there is takes some. */
+const IDLE_SHARE = 0.05
 /** What was let in counts half after so long, and its keys are forgotten where they ask for no more. */
 const HALF_LIFE_MS = 500
 /** Below this part of its share nobody is refused: whose demand is small has all of it. */
@@ -47,6 +53,13 @@ type Flow = {
   isSeen: boolean
 }
 
+/** How long the loop had been idle by then, in milliseconds. */
+type Reading = { readonly at: number; readonly idle: number }
+
+function isBusy(from: Reading, to: Reading): boolean {
+  return to.idle - from.idle <= IDLE_SHARE * (to.at - from.at)
+}
+
 export function createLoopGuard(options: LoopGuardOptions): LoopGuard {
   const {
     now,
@@ -60,16 +73,17 @@ export function createLoopGuard(options: LoopGuardOptions): LoopGuard {
   let turnAt: number | undefined
   let turnEndedAt = 0
   let passedInTurn = 0
-  let idleBefore = -1
-  /** Since the loop was idle last. */
+  let turnBefore: Reading = { at: 0, idle: 0 }
+  /** Since the loop was busy from turn to turn. */
   let busySince = 0
   let busyTurns = 0
   let isBehind = false
-  let refusedAt = 0
+  /** When it was last looked at whether it still is. */
+  let lookedAt: Reading = { at: now(), idle: idleMs() }
 
   const beginTurn = (at: number): number => {
-    const idle = idleMs()
-    if (idle === idleBefore) {
+    const reading = { at, idle: idleMs() }
+    if (isBusy(turnBefore, reading)) {
       busyTurns++
       // What ran in between, such as answers, kept the sockets waiting too.
       turnAt = turnEndedAt
@@ -77,9 +91,12 @@ export function createLoopGuard(options: LoopGuardOptions): LoopGuard {
       busySince = at
       busyTurns = 0
       turnAt = at
-      if (at - refusedAt > BEHIND_MS) isBehind = false
     }
-    idleBefore = idle
+    turnBefore = reading
+    if (at - lookedAt.at >= BEHIND_MS) {
+      if (!isBusy(lookedAt, reading)) isBehind = false
+      lookedAt = reading
+    }
     passedInTurn = 0
     afterTurn(() => {
       turnAt = undefined
@@ -126,11 +143,12 @@ export function createLoopGuard(options: LoopGuardOptions): LoopGuard {
       fade(at)
       const began = turnAt ?? beginTurn(at)
       const flow = flowOf(claim)
-      if (at - busySince > BEHIND_MS && busyTurns >= BEHIND_TURNS) isBehind = true
-      if (!isBehind || at - began <= TURN_MS || passedInTurn < LEAST_PER_TURN) return false
-      if (flow.workMs < SHARE * guaranteed(flow) * totalMs) return false
-      refusedAt = at
-      return true
+      const lastsMs = at - began
+      if (lastsMs > BEHIND_TURN_MS && at - busySince > BEHIND_MS && busyTurns >= BEHIND_TURNS) {
+        isBehind = true
+      }
+      if (!isBehind || lastsMs <= TURN_MS || passedInTurn < LEAST_PER_TURN) return false
+      return flow.workMs >= SHARE * guaranteed(flow) * totalMs
     },
     passed(claim) {
       passedInTurn++

@@ -144,8 +144,10 @@ describe('a ranking in a trace', () => {
         .toSorted((a, b) => (a.endNs < b.endNs ? -1 : 1))
     assert.deepEqual(
       childrenOf(root.spanId).map(({ name }) => name),
-      ['parse', 'rank', 'serialize'],
+      ['parse', 'queue', 'rank', 'serialize'],
     )
+    const queue = childrenOf(root.spanId).find(({ name }) => name === 'queue')
+    assert.deepEqual(queue?.attributes, { 'peregrine.priority': 'normal' })
     const stepsOf = (spanId: string) => {
       const rank = childrenOf(spanId).find(({ name }) => name === 'rank')
       const steps = childrenOf(rank?.spanId ?? '')

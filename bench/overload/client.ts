@@ -33,15 +33,21 @@ export function createRawClient(port: number) {
   }
 }
 
-/** The bytes of a ranking request, made once and sent often. */
-export function requestBytes(body: string, headers: { readonly [name: string]: string }): Buffer {
+/** The bytes of a request, a ranking's where nothing else is said. */
+export function requestBytes(
+  body: string,
+  headers: { readonly [name: string]: string },
+  target = 'POST /v1/rank',
+): Buffer {
   const lines = Object.entries({
     host: '127.0.0.1',
-    'content-type': 'application/json',
-    'content-length': String(Buffer.byteLength(body)),
+    ...(body !== '' && {
+      'content-type': 'application/json',
+      'content-length': String(Buffer.byteLength(body)),
+    }),
     ...headers,
   }).map(([name, value]) => `${name}: ${value}\r\n`)
-  return Buffer.from(`POST /v1/rank HTTP/1.1\r\n${lines.join('')}\r\n${body}`)
+  return Buffer.from(`${target} HTTP/1.1\r\n${lines.join('')}\r\n${body}`)
 }
 
 type Connection = {
