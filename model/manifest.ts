@@ -48,6 +48,8 @@ const Manifest = Type.Object(
       {
         rows: Type.Integer(),
         slots: Type.Integer(),
+        // What the table's rows are stored as; the bundle's precision where absent.
+        type: Type.Optional(Type.Union([Type.Literal('fp16'), Type.Literal('int8')])),
         tables: Type.Array(
           Type.Object(
             { name: Type.String(), rows: Type.Integer(), offset: Type.Integer() },
@@ -93,7 +95,7 @@ export type GraphContract = {
 export type GraphName = 'prefill' | 'score' | 'rank'
 export type Manifest = Omit<Static<typeof Manifest>, 'config' | 'embedding' | 'graphs'> & {
   readonly config: HstuConfig
-  readonly embedding: EmbeddingLayout
+  readonly embedding: EmbeddingLayout & { readonly type?: 'fp16' | 'int8' }
   readonly graphs: Readonly<Record<GraphName, GraphContract>>
 }
 
@@ -137,7 +139,8 @@ export function openBundle(
     }
   }
   const layout = embeddingLayout(manifest.config)
-  if (JSON.stringify(layout) !== JSON.stringify({ ...layout, ...manifest.embedding })) {
+  const { type: _, ...stated } = manifest.embedding
+  if (JSON.stringify(layout) !== JSON.stringify({ ...layout, ...stated })) {
     throw invalid(folder, 'embedding does not follow from config')
   }
   return { folder, manifest, vocabulary: readVocabulary(manifest.config, folder) }

@@ -31,8 +31,9 @@ import { sampleRequests, TOLERANCE } from '../vectors.js'
 import { readVocabulary } from '../vocabulary.js'
 import { roundedToBf16, type WeightSource } from './checkpoint.js'
 import { buildGraphs } from './graphs.js'
+import { asStored, STORED_AS, type TableType, withStoredTable } from './table.js'
 import { exportVariant } from './variants.js'
-import { writeWeightFile } from './weight-file.js'
+import { type OnWritten, writeWeightFile } from './weight-file.js'
 
 const PRODUCER = 'peregrine 0.1.0'
 const WEIGHT_FILE = 'weights.bin'
@@ -55,7 +56,12 @@ export type ExportOptions = {
   readonly folder: string
   readonly out: string
   readonly precision: Precision
+  /** What the embedding table is stored as; as the precision says where absent. */
+  readonly table?: TableType
   readonly createOracle: (source: WeightSource) => Oracle
+  readonly onWritten?: OnWritten
+  /** Told the largest difference that `table` makes to a logit of the sample requests. */
+  readonly onTableError?: (most: number) => void
 }
 
 /**
@@ -97,10 +103,11 @@ function makeWorkFolder(out: string): string {
 }
 
 function writeInto(folder: string, options: ExportOptions): Manifest {
-  const { config, source, precision } = options
-  const type = precision === 'fp16' ? 'float16' : 'float32'
+  const { config, source, precision, table = precision, onWritten } = options
+  const type = STORED_AS[precision]
   const { tensors, graphs: parts } = exportVariant(config)
-  const weights = writeWeightFile(folder, WEIGHT_FILE, tensors(source), type)
+  const stored = withStoredTable(tensors(source), STORED_AS[table])
+  const weights = writeWeightFile(folder, WEIGHT_FILE, stored, type, onWritten)
   const files = new Map<string, { sha256: string; bytes: number }>()
   files.set(WEIGHT_FILE, { sha256: weights.sha256, bytes: weights.bytes })
   const add = (file: string) => {
@@ -141,7 +148,10 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
     precision,
     appendIsExact: scheme.appendIsExact,
     config,
-    embedding: scheme.layout,
+    embedding: {
+      ...scheme.layout,
+      ...(table !== precision && table !== 'fp32' && { type: table }),
+    },
     graphs: graphEntries,
     vectors: { file: VECTOR_FILE, tolerance: TOLERANCE[precision] },
     files: Object.fromEntries([...files].sort(([a], [b]) => (a < b ? -1 : 1))),
@@ -154,15 +164,23 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
 }
 
 /**
- * Sample requests with the oracle's logits. A request whose logits hang on the last bits of the
+ * Sample requests with the oracle's logits over the table as it is stored: what that costs is told, not hidden in
+ * them. A request whose logits hang on the last bits of the
  * weights says nothing about an engine and is left out: over a single key, LayerNorm keeps of
  * SiLU(q·k) v little but the sign of q·k, which rounding may turn. All stay where all are like that.
  */
-function vectorsJson({ config, folder, source, createOracle }: ExportOptions): string {
+function vectorsJson(options: ExportOptions): string {
+  const { config, folder, source, precision, table = precision, createOracle } = options
   const vocabulary = readVocabulary(config, folder)
   const tasks = config.tasks.length
-  const oracle = createOracle(source)
-  const rounded = createOracle(roundedToBf16(source))
+  const isRounded = table !== precision
+  const stored = isRounded
+    ? asStored(source, exportVariant(config).table, STORED_AS[table])
+    : source
+  const oracle = createOracle(stored)
+  const rounded = createOracle(roundedToBf16(stored))
+  const exact = isRounded ? createOracle(source) : oracle
+  let tableError = 0
   const cases = sampleRequests(vocabulary, VECTOR_SEED).map((request: RankInput) => {
     const history = buildHistory(request, vocabulary)
     const candidates = buildCandidates(request, vocabulary, history)
@@ -174,6 +192,10 @@ function vectorsJson({ config, folder, source, createOracle }: ExportOptions): s
         `logits must fit float32, got ${bad} for a sample request: the weights overflow`,
       )
     }
+    const ofFloats = isRounded ? exact(history.tokens, candidates.rows, request.time).logits : logits
+    logits.forEach((logit, i) => {
+      tableError = Math.max(tableError, Math.abs(logit - (ofFloats[i] ?? Number.NaN)))
+    })
     const moved = rounded(history.tokens, candidates.rows, request.time).logits
     const isSteady = logits.every((x, i) => Math.abs(x - (moved[i] ?? 0)) <= MOST_MOVED)
     // Float32 digits: libm differences of the last float64 bit must not change the file.
@@ -182,6 +204,7 @@ function vectorsJson({ config, folder, source, createOracle }: ExportOptions): s
     )
     return { isSteady, vector: { request, logits: rows } }
   })
+  if (isRounded) options.onTableError?.(tableError)
   const steady = cases.filter(({ isSteady }) => isSteady)
   const kept = steady.length > 0 ? steady : cases
   return `${JSON.stringify(kept.map(({ vector }) => vector))}\n`
