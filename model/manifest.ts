@@ -6,6 +6,7 @@ import { check, show } from './check.js'
 import { type HstuConfig, parseConfig, readJson } from './config.js'
 import type { EmbeddingLayout } from './embedding.js'
 import { RankError } from './errors.js'
+import { indexFileOf, isIdList } from './id-index.js'
 import { embeddingLayout } from './schemes.js'
 import { readVocabulary, type Vocabulary } from './vocabulary.js'
 
@@ -184,12 +185,15 @@ export function hashFile(file: string): string {
   return hash.digest('hex')
 }
 
-/** Vocabulary files and catalogue that a config names, without repeats. */
+/** Vocabulary files, lists of ids as their indices, and catalogue that a config names, without repeats. */
 export function configFiles(config: HstuConfig): string[] {
   const encodings = [...config.context, ...config.itemFeatures, ...config.auxiliary].map(
     ({ encoding }) => encoding,
   )
-  const files = encodings.flatMap((e) => (e?.kind === 'vocabulary' ? [e.file] : []))
+  const files = encodings.flatMap((e) => {
+    if (e?.kind !== 'vocabulary') return []
+    return [isIdList(e.file) ? indexFileOf(e.file) : e.file]
+  })
   return [...new Set([...files, ...(config.catalogue === undefined ? [] : [config.catalogue])])]
 }
 

@@ -12,6 +12,7 @@ import {
 import { dirname, resolve } from 'node:path'
 import { type HstuConfig, readJson, statedOf } from '../config.js'
 import { RankError } from '../errors.js'
+import { indexFileOf, isIdList } from '../id-index.js'
 import {
   configFiles,
   contentVersion,
@@ -31,6 +32,7 @@ import { sampleRequests, TOLERANCE } from '../vectors.js'
 import { readVocabulary } from '../vocabulary.js'
 import { roundedToBf16, type WeightSource } from './checkpoint.js'
 import { buildGraphs } from './graphs.js'
+import { writeIdIndex } from './id-list.js'
 import { asStored, STORED_AS, type TableType, withStoredTable } from './table.js'
 import { exportVariant } from './variants.js'
 import { type OnWritten, writeWeightFile } from './weight-file.js'
@@ -122,6 +124,7 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
     return { file, inputs: graphs[name].inputs, outputs: graphs[name].outputs }
   }
   const graphEntries = { prefill: write('prefill'), score: write('score'), rank: write('rank') }
+  const lists = idLists(config)
   for (const file of configFiles(config)) {
     if (!isSafe(file)) {
       throw new RankError(
@@ -132,13 +135,19 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
     if (files.has(file) || [MANIFEST_FILE, VECTOR_FILE].includes(file)) {
       throw new RankError('CONFIG_INVALID', `${file} is a name of the bundle's own files`)
     }
-    readJson(`${options.folder}/${file}`, 'CONFIG_INVALID')
     mkdirSync(dirname(`${folder}/${file}`), { recursive: true })
-    copyFileSync(`${options.folder}/${file}`, `${folder}/${file}`)
+    const list = lists.get(file)
+    if (list === undefined) {
+      readJson(`${options.folder}/${file}`, 'CONFIG_INVALID')
+      copyFileSync(`${options.folder}/${file}`, `${folder}/${file}`)
+    } else {
+      const { from, count } = list
+      writeIdIndex(`${options.folder}/${from}`, `${folder}/${file}`, count, onWritten)
+    }
     add(file)
   }
   mkdirSync(dirname(`${folder}/${VECTOR_FILE}`), { recursive: true })
-  writeFileSync(`${folder}/${VECTOR_FILE}`, vectorsJson(options))
+  writeFileSync(`${folder}/${VECTOR_FILE}`, vectorsJson(options, folder))
   add(VECTOR_FILE)
   const scheme = tokenScheme(config)
   const content: Omit<Manifest, 'version'> = {
@@ -163,14 +172,26 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
   return { ...content, version }
 }
 
+/** By the index's name: the list that it is made of, and how many ids that must have. */
+function idLists(config: HstuConfig): Map<string, { from: string; count: number }> {
+  const features = [...config.context, ...config.itemFeatures, ...config.auxiliary]
+  const lists = new Map<string, { from: string; count: number }>()
+  for (const { rows = 1, encoding } of features) {
+    if (encoding?.kind !== 'vocabulary' || !isIdList(encoding.file)) continue
+    const { file, buckets = 0 } = encoding
+    lists.set(indexFileOf(file), { from: file, count: rows - 1 - buckets })
+  }
+  return lists
+}
+
 /**
- * Sample requests with the oracle's logits over the table as it is stored: what that costs is told, not hidden in
- * them. A request whose logits hang on the last bits of the
- * weights says nothing about an engine and is left out: over a single key, LayerNorm keeps of
- * SiLU(q·k) v little but the sign of q·k, which rounding may turn. All stay where all are like that.
+ * Sample requests with the oracle's logits over the table as it is stored: what that costs is told, not
+ * hidden in them. A request whose logits hang on the last bits of the weights says nothing about an engine
+ * and is left out: over a single key, LayerNorm keeps of SiLU(q·k) v little but the sign of q·k, which
+ * rounding may turn. All stay where all are like that. `folder`: the bundle's, which has the vocabularies.
  */
-function vectorsJson(options: ExportOptions): string {
-  const { config, folder, source, precision, table = precision, createOracle } = options
+function vectorsJson(options: ExportOptions, folder: string): string {
+  const { config, source, precision, table = precision, createOracle } = options
   const vocabulary = readVocabulary(config, folder)
   const tasks = config.tasks.length
   const isRounded = table !== precision

@@ -4,7 +4,8 @@ import { ModelProtoSchema, type TensorProto, TensorProto_DataLocation } from 'on
 import { show } from '../../check.js'
 import { RankError } from '../../errors.js'
 import type { Bundle } from '../../manifest.js'
-import { mapFile, type TensorMemory } from './memory.js'
+import { mapFile } from './map.js'
+import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
 import { createTensor, ELEMENT, elementBytes } from './tensor.js'
 
