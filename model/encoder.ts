@@ -9,6 +9,8 @@ type Encode = (value: FeatureValue | undefined) => number
 /** From raw values to the rows of one table. */
 export type Encoder = {
   readonly encode: Encode
+  /** Of many values together, where that is faster. */
+  readonly encodeAll?: (values: readonly string[]) => Int32Array
   /** The value that alone has this row of the table; undefined where several may. */
   readonly valueAt: (row: number) => string | undefined
 }
@@ -49,7 +51,7 @@ export function createEncoder(
       }
     case 'vocabulary': {
       const { file, buckets = 0 } = encoding
-      const { count, indexOf, idAt } = isIdList(file)
+      const { count, indexOf, indicesOf, idAt } = isIdList(file)
         ? files.openIds(indexFileOf(file))
         : listedIn(files.read(file), file)
       if (count + 1 + buckets !== rows) {
@@ -59,13 +61,17 @@ export function createEncoder(
           `${table} has ${rows} rows${buckets > 0 ? `, ${buckets} of them buckets` : ''}: ${file} must list ${own} values, got ${count}`,
         )
       }
+      const rowAt = (index: number, text: string) =>
+        index >= 0 || buckets === 0 ? 1 + index : 1 + count + (fnv1a(text) % buckets)
       return {
         encode(value) {
           if (value === undefined) return 0
           const text = String(value)
-          const row = 1 + indexOf(text)
-          return row > 0 || buckets === 0 ? row : 1 + count + (fnv1a(text) % buckets)
+          return rowAt(indexOf(text), text)
         },
+        ...(indicesOf !== undefined && {
+          encodeAll: (texts) => indicesOf(texts).map((index, i) => rowAt(index, texts[i] ?? '')),
+        }),
         valueAt: (row) => idAt(row - 1),
       }
     }
@@ -88,7 +94,10 @@ export function createEncoder(
 }
 
 /** The values of a vocabulary that is one JSON array. */
-function listedIn(values: unknown, file: string): Omit<IdIndex, 'bytes'> {
+function listedIn(
+  values: unknown,
+  file: string,
+): Omit<IdIndex, 'bytes' | 'indicesOf'> & { readonly indicesOf?: undefined } {
   if (!Array.isArray(values) || !values.every((v) => typeof v === 'string')) {
     throw new RankError('CONFIG_INVALID', `${file} must be a JSON array of strings`)
   }

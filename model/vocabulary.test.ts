@@ -112,6 +112,8 @@ describe('encodings', () => {
       return (out[0] ?? 0) - offset
     }
     assert.deepEqual(['x-1', 'x-2', '7', 'x-3'].map(rowOf), [1, 2, 3, 4 + (fnv1a('x-3') % 2)])
+    const asked = ['x-3', '7', 'x-1', 'x-4']
+    assert.deepEqual([...(vocabulary.idRows?.(asked) ?? [])], asked.map(rowOf))
     assert.deepEqual(vocabulary.knownItems(), ['x-1', 'x-2', '7'])
     assert.deepEqual([0, 1, 2, 3, 4, 5, 6].map(vocabulary.itemAt), [
       undefined,

@@ -26,14 +26,17 @@ export type Vocabulary = {
   readonly actionBits: ReadonlyMap<string, number>
   /**
    * Writes the rows of an item's features into `out` from `at` on. A feature that the request gives wins
-   * over the catalogue's. False when the item id itself is unknown.
+   * over the catalogue's. `row` is what `idRows` gave for it. False when the item id itself is unknown.
    */
   readonly writeItem: (
     item: string,
     features: Features | undefined,
     out: Int32Array,
     at: number,
+    row?: number,
   ) => boolean
+  /** Rows of many items' ids in the id's own table; absent where looking them up together is no faster. */
+  readonly idRows: ((items: readonly string[]) => Int32Array) | undefined
   readonly hasItemFeature: (name: string) => boolean
   /** Item ids of the catalogue or the id table, at most 100,000 spread over it, for samples and calibration. */
   readonly knownItems: () => string[]
@@ -74,14 +77,15 @@ export function createVocabulary(
   const catalogue = readCatalogue(config, items, slots, read)
   const unknownItem = Int32Array.from(items, ({ offset }) => offset)
 
-  const writeItem = (item: string, features: Features | undefined, out: Int32Array, at: number) => {
+  const id = items[idSlot]
+
+  const writeItem: Vocabulary['writeItem'] = (item, features, out, at, known) => {
     const base = catalogue.rowOf.get(item)
     for (let s = 0; s < slots; s++) {
       out[at + s] =
         base === undefined ? (unknownItem[s] ?? 0) : (catalogue.rows[base * slots + s] ?? 0)
     }
-    const id = items[idSlot]
-    const row = id === undefined ? 0 : id.encode(item)
+    const row = known ?? id?.encode(item) ?? 0
     if (id !== undefined) out[at + idSlot] = id.offset + row
     if (features !== undefined) {
       for (let s = 0; s < slots; s++) {
@@ -110,16 +114,17 @@ export function createVocabulary(
     })),
     actionBits: new Map(config.actions.map((name, bit) => [name, bit])),
     writeItem,
+    idRows: id?.encodeAll,
     hasItemFeature: (name) => itemNames.has(name),
     knownItems: () => {
       if (catalogue.rowOf.size > 0) return [...catalogue.rowOf.keys()]
       const rows = config.itemFeatures[idSlot]?.rows ?? 1
       const places = spread(rows - 1, MOST_KNOWN)
-      const known = places.flatMap((place) => items[idSlot]?.valueAt(place + 1) ?? [])
+      const known = places.flatMap((place) => id?.valueAt(place + 1) ?? [])
       // Hashed ids: any will do.
       return known.length > 0 ? known : places.map((place) => String(place + 1))
     },
-    itemAt: (row) => items[idSlot]?.valueAt(row),
+    itemAt: (row) => id?.valueAt(row),
   }
 }
 

@@ -213,7 +213,9 @@ function vectorsJson(options: ExportOptions, folder: string): string {
         `logits must fit float32, got ${bad} for a sample request: the weights overflow`,
       )
     }
-    const ofFloats = isRounded ? exact(history.tokens, candidates.rows, request.time).logits : logits
+    const ofFloats = isRounded
+      ? exact(history.tokens, candidates.rows, request.time).logits
+      : logits
     logits.forEach((logit, i) => {
       tableError = Math.max(tableError, Math.abs(logit - (ofFloats[i] ?? Number.NaN)))
     })

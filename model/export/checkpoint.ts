@@ -289,9 +289,7 @@ export function roundedToBf16(source: WeightSource): WeightSource {
     const [rows = 1, ...others] = source.dims(name)
     if (others.reduce((product, dim) => product * dim, rows) >= TABLE_VALUES) return values
     const bits = new Uint32Array(values.slice().buffer)
-    return new Float32Array(
-      bits.map((x) => (x + 0x7fff + ((x >>> 16) & 1)) & 0xffff0000).buffer,
-    )
+    return new Float32Array(bits.map((x) => (x + 0x7fff + ((x >>> 16) & 1)) & 0xffff0000).buffer)
   }
   return {
     names: source.names,

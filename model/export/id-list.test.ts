@@ -44,10 +44,21 @@ describe('an index of ids', () => {
             assert.equal(index.indexOf(other), places.get(other) ?? -1, other)
           }
         }
+        const mixed = ids.flatMap((id) => [id, `${id}?`, id.slice(1)])
+        const expected = mixed.map((id) => places.get(id) ?? -1)
+        assert.deepEqual([...index.indicesOf(mixed)], expected)
         assert.deepEqual([index.idAt(-1), index.idAt(count)], [undefined, undefined])
         assert.equal(index.indexOf(''), -1)
       }
     }
+  })
+
+  test('does not take one id for another whose UTF-8 bytes are its characters', (t) => {
+    const index = indexOf(t, 'Ã\né\n', 2)
+    assert.deepEqual(
+      [...index.indicesOf(['Ã', 'é', 'Ã\u0083', 'Ã©', '\u00c3\u00a9'])],
+      [0, 1, -1, -1, -1],
+    )
   })
 
   test('is the same bytes for the same list, whatever its line ends are', (t) => {
@@ -153,6 +164,7 @@ describe('openIdIndex', () => {
       writeFileSync(`${folder}/hostile`, hostile)
       const index = openIdIndex(`${folder}/hostile`)
       for (const id of ['a', 'b', 'zz']) assert.ok(index.indexOf(id) >= -1)
+      assert.equal(index.indicesOf(['a', 'b', 'zz']).length, 3)
       for (let i = -1; i < 5; i++) index.idAt(i)
     }
   })
