@@ -7,14 +7,14 @@ const CHUNK_BYTES = 64 * 2 ** 20
 
 /**
  * A whole file, read-only: its own pages in the page cache, which processes share, where files can be mapped;
- * else a copy.
+ * else, or where `isMapped` is false, a copy.
  */
-export function readOnlyFile(path: string): ArrayBuffer {
+export function readOnlyFile(path: string, isMapped = true): ArrayBuffer {
   const fd = openSync(path, 'r')
   try {
     const bytes = fstatSync(fd).size
     // An empty file has nothing to map.
-    if (bytes === 0 || native === undefined) return copyOf(fd, bytes)
+    if (bytes === 0 || native === undefined || !isMapped) return copyOf(fd, bytes)
     return native.viewFile(fd, bytes)
   } finally {
     closeSync(fd)

@@ -20,6 +20,8 @@ const { values } = parseArgs({
   options: {
     out: { type: 'string' },
     rows: { type: 'string', default: '500000' },
+    // cpu: whether the script itself works.
+    provider: { type: 'string', default: 'cuda' },
     runs: { type: 'string', default: '50' },
   },
 })
@@ -47,7 +49,8 @@ async function check(table: TableType) {
     const events: EngineEvent[] = []
     const start = performance.now()
     const engine = await createCapiEngine({
-      ...{ bundle, provider: 'cuda', workers: 1, gpuKvBytes: 2 ** 28 },
+      ...{ bundle, workers: 1, gpuKvBytes: 2 ** 28 },
+      provider: values.provider === 'cpu' ? 'cpu' : 'cuda',
       ...(where === 'host' && { gpuTableBytes: 0 }),
       onEvent: (event) => events.push(event),
     })
@@ -62,6 +65,9 @@ async function check(table: TableType) {
         if (run === 0 && scores !== undefined) logits.push(scores)
       }
       const host = events.find(({ kind }) => kind === 'hostTable')
+      if (values.provider !== 'cpu' && (host !== undefined) !== (where === 'host')) {
+        throw new Error(`expected the table on the ${where}, got ${JSON.stringify(events)}`)
+      }
       results.push({
         ...{ table, where, startMs, maxDifference, tolerance },
         rankMs: quantile(times, 0.5),
