@@ -7,14 +7,17 @@ import { RankError } from '../errors.js'
 const PAGE_BYTES = 4096
 const LINE_BYTES = 64
 
+/** What graphs compute in. */
 export type WeightType = 'float32' | 'float16'
+/** What a tensor is written as. */
+export type StoredType = WeightType | 'int8'
 
 /** From here on a value rounds to infinity; a table times sqrt(D) may overflow float32 as well. */
 const LIMIT: Record<WeightType, number> = { float32: Number.POSITIVE_INFINITY, float16: 65_520 }
 
 export type WeightEntry = {
   readonly dims: readonly number[]
-  readonly type: WeightType
+  readonly type: StoredType
   /** Bytes from the start of the file. */
   readonly offset: number
   /** Bytes. */
@@ -27,17 +30,37 @@ export type WeightFile = {
   entry(name: string): WeightEntry
 }
 
-export type Tensor = { readonly dims: readonly number[]; readonly data: Float32Array }
+/** Values are asked for when they are written, a chunk at a time: a tensor may be larger than memory. */
+export type Tensor = {
+  readonly dims: readonly number[]
+  /** The file's own type where absent. */
+  readonly type?: StoredType
+  chunks(): Iterable<Float32Array | Int8Array>
+}
+
+/** A tensor that is in memory. */
+export function dense(dims: readonly number[], data: Float32Array | Int8Array): Tensor {
+  return {
+    dims,
+    ...(data instanceof Int8Array && { type: 'int8' }),
+    chunks: () => [data],
+  }
+}
+
+/** Told while a tensor is written: numbers of it so far, of so many. */
+export type OnWritten = (name: string, done: number, total: number) => void
 
 /**
- * Writes tensors into one file, in the given order, as `type`; gives their places, SHA-256 and size.
+ * Writes tensors into one file, in the given order, as `type` where they have none of their own; gives their
+ * places, SHA-256 and size. Memory is that of a chunk.
  * @throws {RankError} WEIGHTS_INVALID at a value beyond the type's range
  */
 export function writeWeightFile(
   folder: string,
   file: string,
   tensors: ReadonlyMap<string, Tensor>,
-  type: WeightType,
+  fileType: WeightType,
+  onWritten: OnWritten = () => {},
 ): WeightFile & { readonly sha256: string; readonly bytes: number } {
   const entries = new Map<string, WeightEntry>()
   const hash = createHash('sha256')
@@ -49,19 +72,19 @@ export function writeWeightFile(
     position += bytes.length
   }
   try {
-    for (const [name, { dims, data }] of tensors) {
-      const beyond = data.findIndex((value) => Math.abs(value) >= LIMIT[type])
-      if (beyond !== -1) {
-        throw new RankError(
-          'WEIGHTS_INVALID',
-          `tensor ${name} does not fit ${type}: got ${data[beyond]} at ${beyond}`,
-        )
-      }
-      const bytes = type === 'float16' ? toFloat16(data) : viewBytes(data)
-      const align = bytes.length >= PAGE_BYTES ? PAGE_BYTES : LINE_BYTES
+    for (const [name, { dims, type = fileType, chunks }] of tensors) {
+      const total = dims.reduce((product, dim) => product * dim, 1)
+      const length = total * WIDTH[type]
+      const align = length >= PAGE_BYTES ? PAGE_BYTES : LINE_BYTES
       append(new Uint8Array((align - (position % align)) % align))
-      entries.set(name, { dims, type, offset: position, length: bytes.length })
-      append(bytes)
+      entries.set(name, { dims, type, offset: position, length })
+      let done = 0
+      for (const data of chunks()) {
+        append(encode(data, type, name, done))
+        done += data.length
+        onWritten(name, done, total)
+      }
+      if (done !== total) throw new Error(`tensor ${name} has ${done} numbers, not ${total}`)
     }
   } finally {
     closeSync(fd)
@@ -78,12 +101,36 @@ export function writeWeightFile(
   }
 }
 
-function viewBytes(data: Float32Array): Uint8Array {
+const WIDTH: Record<StoredType, number> = { float32: 4, float16: 2, int8: 1 }
+
+/** `data` are the values of a tensor from index `start` on. */
+function encode(
+  data: Float32Array | Int8Array,
+  type: StoredType,
+  name: string,
+  start: number,
+): Uint8Array {
+  if (data instanceof Int8Array || type === 'int8') {
+    if (data instanceof Int8Array && type === 'int8') return viewBytes(data)
+    throw new Error(`tensor ${name}: int8 is written as it is, and only as int8`)
+  }
+  const limit = LIMIT[type]
+  for (let i = 0; i < data.length; i++) {
+    if (Math.abs(data[i] ?? 0) < limit) continue
+    throw new RankError(
+      'WEIGHTS_INVALID',
+      `tensor ${name} does not fit ${type}: got ${data[i]} at ${start + i}`,
+    )
+  }
+  return type === 'float16' ? toFloat16(data) : viewBytes(data)
+}
+
+function viewBytes(data: Float32Array | Int8Array): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 }
 
 /** IEEE half precision, round to nearest even. */
-function toFloat16(data: Float32Array): Uint8Array {
+export function toFloat16(data: Float32Array): Uint8Array {
   const { buffer, byteOffset, byteLength } = new Float16Array(data)
   return new Uint8Array(buffer, byteOffset, byteLength)
 }
