@@ -35,6 +35,7 @@ const whole: GpuResult = {
     gpu: 'GPU',
     driver: '1',
   },
+  commits: { latency: 'abc', http: 'def' },
   latency: [
     {
       shape: 'paper',
@@ -119,6 +120,12 @@ test('the page has the parts of the sections that were measured and no others', 
     const compares = measured.includes('latency') && measured.includes('peer')
     assert.equal(text.includes("### Beside Meta's"), compares, measured.join())
   }
+})
+
+test('a section of another commit than the page says so', () => {
+  const [, http = ''] = page(whole).split('## HTTP, end to end\n')
+  assert.match(http, /^\nOf an earlier run, commit def\.\n/)
+  assert.equal(page(whole).match(/earlier run/g)?.length, 2)
 })
 
 test('every row of a table has as many cells as its head', () => {

@@ -10,6 +10,7 @@ import type { PartialResult } from './result.js'
 export function page(result: PartialResult): string {
   const { latency, equality, growth, http, profiles, peer } = result
   const { httpWithKernels, growthWithKernels } = result
+  const from = (section: string, lines: readonly string[]) => withCommit(result, section, lines)
   return [
     ...head(result),
     ...(latency === undefined
@@ -24,15 +25,31 @@ export function page(result: PartialResult): string {
           ...workSection(latency, peer),
           ...keepSection(latency, peer),
         ]),
-    ...(http === undefined ? [] : httpSection(http)),
-    ...(httpWithKernels === undefined ? [] : httpSection(httpWithKernels, ', with kernels')),
-    ...(equality === undefined ? [] : equalitySection(equality)),
-    ...(growth === undefined ? [] : growthSection(growth)),
-    ...(growthWithKernels === undefined ? [] : growthSection(growthWithKernels, ', with kernels')),
+    ...(http === undefined ? [] : from('http', httpSection(http))),
+    ...(httpWithKernels === undefined
+      ? []
+      : from('http', httpSection(httpWithKernels, ', with kernels'))),
+    ...(equality === undefined ? [] : from('equality', equalitySection(equality))),
+    ...(growth === undefined ? [] : from('growth', growthSection(growth))),
+    ...(growthWithKernels === undefined
+      ? []
+      : from('growth', growthSection(growthWithKernels, ', with kernels'))),
     ...(profiles === undefined
       ? []
-      : profileSection(profiles, latency ?? [], peer?.ceilings.copyGBs)),
+      : from('profile', profileSection(profiles, latency ?? [], peer?.ceilings.copyGBs))),
   ].join('\n')
+}
+
+/** A section of another commit than the page's says so below its heading. */
+function withCommit(
+  { machine, commits }: PartialResult,
+  section: string,
+  lines: readonly string[],
+): string[] {
+  const commit = commits?.[section]
+  if (commit === undefined || commit === machine.commit) return [...lines]
+  const [heading = '', ...rest] = lines
+  return [heading, '', `Of an earlier run, commit ${commit}.`, ...rest]
 }
 
 function head({ machine, peer }: PartialResult): string[] {

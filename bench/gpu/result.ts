@@ -39,7 +39,10 @@ export type ShapeLatency = {
 }
 
 export type GpuResult = {
+  /** Of the last call. */
   readonly machine: Machine & { readonly gpu: string; readonly driver: string }
+  /** What each section was measured on: a host may not be free for the whole. */
+  readonly commits: { readonly [section: string]: string }
   readonly latency: readonly ShapeLatency[]
   readonly equality: { readonly fp16: readonly Difference[]; readonly fp32: readonly Difference[] }
   readonly growth: Growth

@@ -51,6 +51,8 @@ async function section(name: string, work: () => Promise<void> | void): Promise<
   if (!wanted.has(name)) return
   log(`== ${name}`)
   const start = performance.now()
+  const { commit = 'unknown' } = result.machine ?? {}
+  result.commits = { ...result.commits, [name]: commit }
   try {
     await work()
   } catch (error) {

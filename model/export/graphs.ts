@@ -14,7 +14,16 @@ import {
   hstuPackedAttention,
   splitUvqk,
 } from './functions.js'
-import { enterLayer, finishLayer, project, projectKv, type Tokens } from './layer.js'
+import {
+  enterLayer,
+  enterLayers,
+  finishBoth,
+  finishLayer,
+  project,
+  projectBoth,
+  projectKv,
+  type Tokens,
+} from './layer.js'
 import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
 import { hstuNorm } from './rows.js'
 import type { GraphParts } from './variant.js'
@@ -80,7 +89,8 @@ function buildPrefill(options: GraphOptions): OnnxGraph {
       )
       x = finishLayer(g, entered.x, uvqk, attended, i, shape)
     })
-    outputKv(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
+    const { norm } = enterLayer(g, x, config.layers - 1, shape)
+    outputKv(config.layers - 1, projectKv(g, norm, config.layers - 1, shape))
   })
 }
 
@@ -129,45 +139,58 @@ function buildRank(options: GraphOptions): OnnxGraph {
   const { config, parts, weights, type } = options
   const shape = shapeOf(options, true)
   const { slots } = embeddingLayout(config)
-  const isPacked = type === 'float16' && !shape.isNext
+  const last = config.layers - 1
+  const isPaired = type === 'float16' && !shape.isNext && last > 0
   const own = parts.functions(shape)
+  const isEmbeddedTogether = isPaired && parts.request !== undefined
   const functions = [
     ...[hstuAttention(shape), hstuGate(shape)],
-    ...(config.layers > 1 ? [hstuCausalAttention(shape)] : []),
-    ...(config.layers > 1 && isPacked ? [hstuPackedAttention(shape)] : []),
-    ...rowFunctions(shape, [...own.queries, ...own.history, ...own.head]),
+    ...(last > 0 ? [hstuCausalAttention(shape)] : []),
+    ...(isPaired ? [hstuPackedAttention(shape)] : []),
+    ...(isEmbeddedTogether ? [] : [...own.queries, ...own.history]),
+    ...(isPaired ? own.head : rowFunctions(shape, own.head)),
   ]
   return onnxGraph('rank', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['users', 'n', slots])
     const actions = g.input('actions', 'int32', ['users', 'n'])
     const times = g.input('times', 'int64', ['users', 'n'])
     const lengths = g.input('lengths', 'int64', ['users'])
-    const candidateRows = g.input('candidate_rows', 'int32', ['users', 'm', slots])
+    const candidates = g.input('candidate_rows', 'int32', ['users', 'm', slots])
     const queryTimes = g.input('query_times', 'int64', ['users'])
     const moments = parts.next?.ofHistory(g, times, rows) ?? times
-    const selfSeconds = parts.next?.ofQueries(g, candidateRows, shape)
+    const selfSeconds = parts.next?.ofQueries(g, candidates, shape)
     const attend = candidateAttention(g, { times, queryTimes, lengths, selfSeconds }, shape)
-    let x: Tokens = { x: parts.history(g, rows, actions, shape) }
-    let y: Tokens = { x: parts.queries(g, candidateRows, shape) }
-    const attributes = attentionAttributes(shape)
-    const scoreLayer = (layer: number, history: History) => {
-      const entered = enterLayer(g, y, layer, shape)
-      const uvqk = project(g, entered.norm, layer, shape)
-      y = finishLayer(g, entered.x, uvqk, attend(layer, uvqk, history), layer, shape)
-    }
-    for (let i = 0; i < config.layers - 1; i++) {
-      const entered = enterLayer(g, x, i, shape)
-      const uvqk = project(g, entered.norm, i, shape)
-      scoreLayer(i, isPacked ? { uvqk } : splitUvqk(g, uvqk, config))
-      const attended = g.op(
+    const attendHistory = (layer: number, uvqk: string) =>
+      g.op(
         functionName('CausalAttention', shape),
-        [uvqk, times, moments, ...(shape.block.rab ? biasTables(g, i) : [])],
-        { ...FUNCTION, attributes },
+        [uvqk, times, moments, ...(shape.block.rab ? biasTables(g, layer) : [])],
+        { ...FUNCTION, attributes: attentionAttributes(shape) },
       )
-      x = finishLayer(g, entered.x, uvqk, attended, i, shape)
+    const embedded = isPaired ? parts.request?.(g, { rows, actions, candidates }, shape) : undefined
+    let x: Tokens = { x: embedded?.[0] ?? parts.history(g, rows, actions, shape) }
+    let y: Tokens = { x: embedded?.[1] ?? parts.queries(g, candidates, shape) }
+    const enterBoth = (layer: number) =>
+      isPaired
+        ? enterLayers(g, [x, y], layer, shape)
+        : ([enterLayer(g, x, layer, shape), enterLayer(g, y, layer, shape)] as const)
+    for (let i = 0; i < last; i++) {
+      const [ofX, ofY] = enterBoth(i)
+      if (isPaired) {
+        const [history, uvqk] = projectBoth(g, [ofX.norm, ofY.norm], i, shape)
+        const attended = [attendHistory(i, history), attend(i, uvqk, { uvqk: history })] as const
+        ;[x, y] = finishBoth(g, [ofX.x, ofY.x], [history, uvqk], attended, i, shape)
+      } else {
+        const history = project(g, ofX.norm, i, shape)
+        const uvqk = project(g, ofY.norm, i, shape)
+        y = finishLayer(g, ofY.x, uvqk, attend(i, uvqk, splitUvqk(g, history, config)), i, shape)
+        x = finishLayer(g, ofX.x, history, attendHistory(i, history), i, shape)
+      }
     }
-    scoreLayer(config.layers - 1, projectKv(g, x, config.layers - 1, shape))
-    const logits = parts.head(g, y, { rows: candidateRows, queryTimes }, shape)
+    const [ofX, ofY] = enterBoth(last)
+    const uvqk = project(g, ofY.norm, last, shape)
+    const attended = attend(last, uvqk, projectKv(g, ofX.norm, last, shape))
+    y = finishLayer(g, ofY.x, uvqk, attended, last, shape)
+    const logits = parts.head(g, y, { rows: candidates, queryTimes }, shape)
     g.output('logits', logits, 'float32', ['users', 'm', config.tasks.length])
   })
 }

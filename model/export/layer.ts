@@ -1,8 +1,8 @@
-import { FUNCTION, type FunctionShape, gateAttributes } from './functions.js'
-import { hstuLinear } from './linear.js'
+import { FUNCTION, type FunctionShape, gateAttributes, hstuGates } from './functions.js'
+import { hstuLinear, hstuLinears } from './linear.js'
 import type { GraphBuilder } from './onnx.js'
 import { ones } from './ops.js'
-import { hstuAddNorm, skipNorm, tokensFirst } from './rows.js'
+import { hstuAddNorm, hstuAddNorms, hstuNorms, skipNorm, tokensFirst } from './rows.js'
 
 /**
  * (…, D): `x`, or in float16 `x + update (+ bias)` behind a layer: that is for GPUs, where the next norm
@@ -14,10 +14,12 @@ export type Tokens = {
   readonly bias?: readonly string[]
 }
 
+/** What a request's rows are made of, history and candidates. */
+export type Both<T> = readonly [history: T, candidates: T]
+
 /** The columns of k and of v alone: u and q of the last layer's history are read by nobody. */
-export function projectKv(g: GraphBuilder, x: Tokens, layer: number, shape: FunctionShape) {
+export function projectKv(g: GraphBuilder, norm: string, layer: number, shape: FunctionShape) {
   const { heads, dqk, dv } = shape.config
-  const { norm } = enterLayer(g, x, layer, shape)
   const part = (start: number, end: number) => project(g, norm, layer, shape, [start, end])
   const width = 2 * heads * (dqk + dv)
   return { k: part(width - heads * dqk, width), v: part(heads * dv, 2 * heads * dv) }
@@ -25,12 +27,88 @@ export function projectKv(g: GraphBuilder, x: Tokens, layer: number, shape: Func
 
 /** The layer's first norm, and the tokens themselves, which `finishLayer` adds its result to. */
 export function enterLayer(g: GraphBuilder, x: Tokens, layer: number, shape: FunctionShape) {
-  const { config, block, type } = shape
+  return normOf(g, x, inAffine(g, layer, shape), shape)
+}
+
+/** The same of history and candidates, by functions that float16 graphs have for both. */
+export function enterLayers(
+  g: GraphBuilder,
+  [x, y]: Both<Tokens>,
+  layer: number,
+  shape: FunctionShape,
+): Both<{ readonly norm: string; readonly x: string }> {
+  const affine = inAffine(g, layer, shape)
+  if (affine.length < 2) return [normOf(g, x, affine, shape), normOf(g, y, affine, shape)]
+  const epsilon = shape.config.layerNormEps
+  if (x.update === undefined || y.update === undefined) {
+    const [a = '', b = ''] = g.callN(hstuNorms(), [x.x, y.x, ...affine], { epsilon })
+    return [
+      { norm: a, x: x.x },
+      { norm: b, x: y.x },
+    ]
+  }
+  const { bias = [] } = x
+  const inputs = [x.update, x.x, y.update, y.x, ...affine, ...bias]
+  const [a = '', sumA = '', b = '', sumB = ''] = g.callN(hstuAddNorms(bias.length > 0), inputs, {
+    epsilon,
+  })
+  return [
+    { norm: a, x: sumA },
+    { norm: b, x: sumB },
+  ]
+}
+
+function inAffine(g: GraphBuilder, layer: number, { config, block, type }: FunctionShape) {
   const prefix = `layers.${layer}.norm_in`
-  const affine = block.normInAffine
+  return block.normInAffine
     ? [g.weight(`${prefix}.weight`), g.weight(`${prefix}.bias`)]
     : [ones(g, config.dModel, type)]
-  return normOf(g, x, affine, shape)
+}
+
+/** norm·W (+ bias) of history and candidates. */
+export function projectBoth(
+  g: GraphBuilder,
+  norms: Both<string>,
+  layer: number,
+  { block }: FunctionShape,
+): Both<string> {
+  const name = `layers.${layer}.uvqk`
+  const parameters = [
+    g.weight(`${name}.weight`),
+    ...(block.uvqkBias ? [g.weight(`${name}.bias`)] : []),
+  ]
+  const body = hstuLinears({ bias: block.uvqkBias, silu: block.silu === 'uvqk' })
+  return pairOf(g.callN(body, [...norms, ...parameters]))
+}
+
+/** Gate and output layer of history and candidates, in float16. */
+export function finishBoth(
+  g: GraphBuilder,
+  rows: Both<string>,
+  uvqk: Both<string>,
+  attended: Both<string>,
+  layer: number,
+  shape: FunctionShape,
+): Both<Tokens> {
+  const prefix = `layers.${layer}`
+  const inputs = [uvqk[0], attended[0], uvqk[1], attended[1], ...attnAffine(g, layer, shape)]
+  const gated = g.callN(hstuGates(shape), inputs, gateAttributes(shape))
+  const updates = g.callN(hstuLinears({}), [...gated, g.weight(`${prefix}.out.weight`)])
+  const bias = shape.block.outBias ? [g.weight(`${prefix}.out.bias`)] : []
+  const [x = '', y = ''] = updates
+  return [
+    { x: rows[0], update: x, bias },
+    { x: rows[1], update: y, bias },
+  ]
+}
+
+function pairOf([a = '', b = '']: readonly string[]): Both<string> {
+  return [a, b]
+}
+
+function attnAffine(g: GraphBuilder, layer: number, { block }: FunctionShape): string[] {
+  const name = `layers.${layer}.norm_attn`
+  return block.normAttnAffine ? [g.weight(`${name}.weight`), g.weight(`${name}.bias`)] : []
 }
 
 /**
@@ -64,10 +142,7 @@ export function finishLayer(
   shape: FunctionShape,
 ): Tokens {
   const prefix = `layers.${layer}`
-  const affine = shape.block.normAttnAffine
-    ? [g.weight(`${prefix}.norm_attn.weight`), g.weight(`${prefix}.norm_attn.bias`)]
-    : []
-  const gated = g.op('HstuGate', [uvqk, attended, ...affine], {
+  const gated = g.op('HstuGate', [uvqk, attended, ...attnAffine(g, layer, shape)], {
     ...FUNCTION,
     attributes: gateAttributes(shape),
   })

@@ -73,7 +73,7 @@ export type GraphBuilder = NodeBuilder & {
   callN(
     body: FunctionProto,
     inputs: readonly string[],
-    attributes: { readonly [name: string]: Attribute },
+    attributes?: { readonly [name: string]: Attribute },
   ): string[]
 }
 
@@ -115,7 +115,7 @@ export function onnxGraph(
       called.set(callee.name, callee)
       return body.op(callee.name, names, { domain: 'peregrine' })
     },
-    callN(callee, names, attributes) {
+    callN(callee, names, attributes = {}) {
       called.set(callee.name, callee)
       return body.opN(callee.name, names, callee.output.length, { domain: 'peregrine', attributes })
     },

@@ -7,13 +7,27 @@ import { castTo } from './ops.js'
 // Functions of domain `peregrine` that only float16 graphs call, which are for GPUs: what a kernel computes
 // in one pass where ONNX Runtime's own take several. Stock ONNX Runtime inlines the bodies.
 
+// Those of two results compute history and candidates of a request: one launch of a kernel.
+
+const EPSILON = { ref: 'epsilon', type: 'float' } as const
+
 /** LN(x)·gamma + beta: (…, D) -> (…, D). Called where gamma and beta are. */
 export function hstuNorm(): FunctionProto {
-  return onnxFunction('HstuNorm', ['x', 'gamma', 'beta'], ['epsilon'], (f) =>
-    f.op('LayerNormalization', ['x', 'gamma', 'beta'], {
-      attributes: { axis: -1n, epsilon: { ref: 'epsilon', type: 'float' } },
-    }),
+  return onnxFunction('HstuNorm', ['x', 'gamma', 'beta'], ['epsilon'], (f) => affineNorm(f, 'x'))
+}
+
+/** (history, candidates, gamma, beta) -> LN of each. */
+export function hstuNorms(): FunctionProto {
+  const inputs = ['history', 'candidates', 'gamma', 'beta']
+  return onnxFunction('HstuNorms', inputs, ['epsilon'], (f) =>
+    ['history', 'candidates'].map((x) => affineNorm(f, x)),
   )
+}
+
+function affineNorm(f: NodeBuilder, x: string): string {
+  return f.op('LayerNormalization', [x, 'gamma', 'beta'], {
+    attributes: { axis: -1n, epsilon: EPSILON },
+  })
 }
 
 /**
@@ -22,8 +36,18 @@ export function hstuNorm(): FunctionProto {
  */
 export function hstuAddNorm(hasBias: boolean): FunctionProto {
   const inputs = ['update', 'x', 'gamma', 'beta', ...(hasBias ? ['bias'] : [])]
-  return onnxFunction('HstuAddNorm', inputs, ['epsilon'], (f) =>
-    skipNorm(f, inputs, { ref: 'epsilon', type: 'float' }),
+  return onnxFunction('HstuAddNorm', inputs, ['epsilon'], (f) => skipNorm(f, inputs, EPSILON))
+}
+
+/** Update and rows of the history, of the candidates, gamma, beta, [bias] -> norm and sum of each. */
+export function hstuAddNorms(hasBias: boolean): FunctionProto {
+  const rest = ['gamma', 'beta', ...(hasBias ? ['bias'] : [])]
+  const parts = [
+    ['history_update', 'history'],
+    ['candidate_update', 'candidates'],
+  ]
+  return onnxFunction('HstuAddNorms', [...parts.flat(), ...rest], ['epsilon'], (f) =>
+    parts.flatMap((part) => skipNorm(f, [...part, ...rest], EPSILON)),
   )
 }
 
@@ -45,7 +69,7 @@ export function skipNorm(
 /** (table, ids ([users,] tokens, slots)) -> (tokens, [users,] D): the sum of a token's rows. */
 export function hstuEmbedItems(slots: number, shape: FunctionShape): FunctionProto {
   return onnxFunction('HstuEmbedItems', ['table', 'ids'], [], (f) =>
-    embedNodes(f, tokensFirst(f, 'ids', 2, shape), slots),
+    itemNodes(f, 'ids', slots, shape),
   )
 }
 
@@ -54,10 +78,27 @@ export function hstuEmbedItems(slots: number, shape: FunctionShape): FunctionPro
  * of the action's rows, one per set bit; the last is the base.
  */
 export function hstuEmbedTokens(slots: number, shape: FunctionShape): FunctionProto {
-  return onnxFunction('HstuEmbedTokens', ['table', 'ids', 'action', 'masks'], [], (f) => {
-    const actions = embedActions(f, tokensFirst(f, 'masks', 1, shape), 'action', shape)
-    return embedNodes(f, tokensFirst(f, 'ids', 2, shape), slots, actions)
-  })
+  return onnxFunction('HstuEmbedTokens', ['table', 'ids', 'action', 'masks'], [], (f) =>
+    tokenNodes(f, slots, shape),
+  )
+}
+
+/** (table, ids, action, masks, candidates ([users,] m, slots)) -> the tokens' rows and the candidates'. */
+export function hstuEmbedRequest(slots: number, shape: FunctionShape): FunctionProto {
+  const inputs = ['table', 'ids', 'action', 'masks', 'candidates']
+  return onnxFunction('HstuEmbedRequest', inputs, [], (f) => [
+    tokenNodes(f, slots, shape),
+    itemNodes(f, 'candidates', slots, shape),
+  ])
+}
+
+function itemNodes(f: NodeBuilder, ids: string, slots: number, shape: FunctionShape): string {
+  return embedNodes(f, tokensFirst(f, ids, 2, shape), slots)
+}
+
+function tokenNodes(f: NodeBuilder, slots: number, shape: FunctionShape): string {
+  const actions = embedActions(f, tokensFirst(f, 'masks', 1, shape), 'action', shape)
+  return embedNodes(f, tokensFirst(f, 'ids', 2, shape), slots, actions)
 }
 
 /** (x (tokens, [users,] D), weight (D, tasks), bias (tasks)) -> ([users,] tokens, tasks) float32. */

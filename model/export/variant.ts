@@ -28,6 +28,12 @@ export type GraphParts = {
   history(g: GraphBuilder, rows: string, actions: string, shape: FunctionShape): string
   /** Candidates' rows -> (m, [users,] D) of what sees the history: each of them, or one row for all. */
   queries(g: GraphBuilder, rows: string, shape: FunctionShape): string
+  /** `history` and `queries` of a request at once, where float16 has a function for it. */
+  request?(
+    g: GraphBuilder,
+    inputs: { readonly rows: string; readonly actions: string; readonly candidates: string },
+    shape: FunctionShape,
+  ): readonly [history: string, queries: string]
   /** The last layer's rows of `queries`, (m, [users,] D) -> logits ([users,] m, tasks) float32. */
   head(g: GraphBuilder, y: Tokens, inputs: HeadInputs, shape: FunctionShape): string
   /** Where a row compares times with another moment than its own. */

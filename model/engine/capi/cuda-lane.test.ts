@@ -125,12 +125,12 @@ describe('openCudaLane', { skip: !hasCompiler && 'no C compiler' }, () => {
       },
       now,
     )
-    const traffic: Traffic = {
+    const traffic = {
       inputs: lane.mirror(16),
       inputBytes: bytes,
       results: lane.mirror(16),
       resultBytes: bytes,
-    }
+    } satisfies Traffic
     const close = () => {
       lane.release(traffic.inputs)
       lane.release(traffic.results)
@@ -150,6 +150,18 @@ describe('openCudaLane', { skip: !hasCompiler && 'no C compiler' }, () => {
       assert.deepEqual([...traffic.results.bytes], expected)
     }
     assert.equal(runs(), prepared)
+    replay.release()
+    close()
+    assert.equal(live(), 0)
+  })
+
+  test('copies no results that the run writes where the process has them', async () => {
+    const { lane, traffic, close } = open()
+    const replay = await lane.prepare(anyArgs, { ...traffic, results: undefined })
+    traffic.inputs.bytes.fill(7)
+    traffic.results.bytes.fill(1)
+    await replay.run()
+    assert.deepEqual([...traffic.results.bytes], new Array(16).fill(1))
     replay.release()
     close()
     assert.equal(live(), 0)

@@ -156,7 +156,7 @@ export function openCudaLane(
       const graph = capture(() => {
         begin(inputs.at, inputs.host, inputBytes)
         runNow(args)
-        begin(results.host, results.at, resultBytes)
+        if (results !== undefined) begin(results.host, results.at, resultBytes)
       })
       let exec: Pointer
       try {

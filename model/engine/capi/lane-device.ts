@@ -12,7 +12,8 @@ export type Replay = { run(): Promise<void>; release(): void }
 export type Traffic = {
   readonly inputs: Mirror
   readonly inputBytes: number
-  readonly results: Mirror
+  /** Undefined where the runs write where the process has them. */
+  readonly results: Mirror | undefined
   readonly resultBytes: number
 }
 

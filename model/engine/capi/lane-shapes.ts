@@ -10,12 +10,21 @@ type Kind = 'score' | 'rank'
 type Field = { readonly name: string; readonly type: number; readonly dims: readonly number[] }
 type Packed = { readonly offsets: ReadonlyMap<string, number>; readonly bytes: number }
 
+/**
+ * Results that a run may write into the process's own memory: a copy behind it takes longer than so few packets
+ * over the bus.
+ */
+const DIRECT_BYTES = 16_384
+
 /** One captured graph: n history tokens, m candidates, and where its inputs lie in their memory. */
 export type Shape = {
   readonly kind: Kind
   readonly n: number
   readonly m: number
   readonly packed: Packed
+  readonly resultBytes: number
+  /** The results lie where the process has them, not where runs do. */
+  readonly isDirect: boolean
   /** What its runs share: values over fixed addresses. */
   readonly args: RunArguments
 }
@@ -120,9 +129,11 @@ export async function createShapes({
       ]),
     )
     const dims = kind === 'score' ? [m, tasks] : [1, m, tasks]
-    const result = { logits: value(logits.at, ELEMENT.float32, dims) }
+    const resultBytes = tensorBytes(dims, ELEMENT.float32)
+    const isDirect = resultBytes <= DIRECT_BYTES
+    const result = { logits: value(isDirect ? logits.host : logits.at, ELEMENT.float32, dims) }
     const args = sessions[kind].bind({ ...given, ...kv }, result, options)
-    all.push({ kind, n, m, packed, args })
+    all.push({ kind, n, m, packed, resultBytes, isDirect, args })
   }
   for (const n of historyTokens) {
     const kv = kvValues(n)

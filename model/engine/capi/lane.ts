@@ -212,8 +212,8 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
         const replay = await device.prepare(shape.args, {
           inputs: shapes.inputs,
           inputBytes: shape.packed.bytes,
-          results: shapes.logits,
-          resultBytes: shape.m * tasks * Float32Array.BYTES_PER_ELEMENT,
+          results: shape.isDirect ? undefined : shapes.logits,
+          resultBytes: shape.resultBytes,
         })
         replays.set(shape, replay)
         // Once before the first request, which would wait for what CUDA puts off until then.

@@ -8,6 +8,7 @@ import {
   embedActions,
   embedItems,
   hstuEmbedItems,
+  hstuEmbedRequest,
   hstuEmbedTokens,
   hstuLogits,
   tokensFirst,
@@ -27,6 +28,11 @@ export function paperVariant(config: ConfigOf<'paper'>): ExportVariant {
     graphs: {
       history: (g, rows, masks, shape) => embedTokens(g, rows, masks, slots, shape),
       queries: (g, rows, shape) => embedCandidates(g, rows, slots, shape),
+      request: (g, { rows, actions, candidates }, shape) => {
+        const inputs = [g.weight('embedding'), rows, g.weight('action'), actions, candidates]
+        const [x = '', y = ''] = g.callN(hstuEmbedRequest(slots, shape), inputs)
+        return [x, y]
+      },
       head: (g, y, _inputs, shape) => taskHead(g, y, shape),
       functions: (shape) => ({
         history: [hstuEmbedTokens(slots, shape)],

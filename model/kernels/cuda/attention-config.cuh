@@ -23,13 +23,27 @@ struct AttentionMaps {
   CUtensorMap q, k, v, ownK, ownV;
 };
 
-/// What a tile of keys adds to the scores: written by the producer's warps, read by the consumers.
+/// For 16 rows and eight keys that fall into one bucket or two neighbours: half of the nearer one's weight, what the farther
+/// one has more, and where it begins.
+struct alignas(16) BiasStep {
+  float near, more;
+  int32_t edge, unused;
+};
+
+/// What a tile of keys adds to the scores: written by the producer's warps, read by the consumers. Times count from the
+/// block's first row.
 template <int Rows, int Keys>
 struct alignas(16) BiasTile {
-  int64_t times[Keys];
-  int64_t earliest[Keys / 8], latest[Keys / 8];  ///< of eight neighbours
-  float position[Rows + Keys];                   ///< half of pos_w, by row + Keys - 1 - key
+  BiasStep steps[Rows / 16][Keys / 8];  ///< of a warp's rows
+  int32_t times[Keys];
+  float position[Rows + Keys];  ///< half of pos_w, by row + Keys - 1 - key
+  /// Bits of eight keys each for a warp's rows: from bit 0 on those of more than one bucket, from bit 16 on of more than two.
+  uint32_t several[Rows / 16];
+  int32_t isFar;  ///< a time is not within kNear of the block's first row
 };
+
+/// Times so close to each other differ by less than 2^31.
+constexpr int64_t kNear = 1 << 30;
 
 /// Candidates share one row of the bias.
 template <int Keys>
@@ -45,8 +59,8 @@ struct AttentionConfig {
   static constexpr int SumStride = Width + 8, SumBytes = Rows * SumStride * 4;
   static constexpr int MainBytes = PipeBytes > SumBytes ? PipeBytes : SumBytes;
   using Tile = std::conditional_t<Causal, BiasTile<Rows, Keys>, BiasRow<Keys>>;
-  static constexpr int TimeBytes = Bias ? kBuckets * 4 : 0;
-  static constexpr int BiasBytes = Bias ? TimeBytes + Stages * int(sizeof(Tile)) : 0;
+  static constexpr int SegmentBytes = Bias && Causal ? kNearSegments * int(sizeof(NearSegment)) : 0;
+  static constexpr int BiasBytes = Bias ? SegmentBytes + Stages * int(sizeof(Tile)) : 0;
   static constexpr int BarrierBytes = (6 * Stages + 1) * 8;
   static constexpr int SharedBytes = 1024 + MainBytes + BiasBytes + BarrierBytes;
   static constexpr int MostForTwo = 113 * 1024;

@@ -17,10 +17,10 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     attention(const __grid_constant__ AttentionMaps maps, const AttentionParams p) {
   using C = AttentionConfig<Width, Keys, Warpgroups, Stages, Causal, Bias>;
   extern __shared__ uint8_t raw[];
-  uint8_t* base = reinterpret_cast<uint8_t*>((uintptr_t(raw) + 1023) & ~uintptr_t(1023));
+  uint8_t* base = aligned(raw);
   const uint32_t sharedQ = sharedAddress(base), sharedK = sharedQ + C::QueryBytes, sharedV = sharedK + Stages * C::TileBytes;
-  float* timeWeights = reinterpret_cast<float*>(base + C::MainBytes);
-  auto* biasTiles = reinterpret_cast<typename C::Tile*>(base + C::MainBytes + C::TimeBytes);
+  [[maybe_unused]] auto* segments = reinterpret_cast<NearSegment*>(base + C::MainBytes);
+  auto* biasTiles = reinterpret_cast<typename C::Tile*>(base + C::MainBytes + C::SegmentBytes);
   const uint32_t barriers = sharedAddress(base + C::MainBytes + C::BiasBytes);
   const auto fullK = [&](int s) { return barriers + 8 * s; };
   const auto fullV = [&](int s) { return barriers + 8 * (Stages + s); };
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
   const int ownKeys = Causal ? min(p.rows, row0 + C::Rows) : 0;
   const int sharedTiles = (realKeys + Keys - 1) / Keys, tiles = sharedTiles + (ownKeys + Keys - 1) / Keys;
   const int first = int(int64_t(tiles) * rank / splits), end = int(int64_t(tiles) * (rank + 1) / splits);
-  if (Bias && threadIdx.x < kBuckets) timeWeights[threadIdx.x] = 0.5f * __half2float(p.timeW[threadIdx.x]);
+  const auto halfTimeWeight = [&](int bucket) { return 0.5f * __half2float(__ldg(p.timeW + bucket)); };
   __syncthreads();
 
   const int warpgroup = threadIdx.x / 128;
@@ -86,40 +86,94 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     } else if (Bias && threadIdx.x >= 32) {
       // A warp per stage: the loads of several tiles are under way.
       const int helper = threadIdx.x / 32 - 1, lane = threadIdx.x % 32, last = p.positions - 1;
+      const int64_t* allTimes = p.times + int64_t(user) * (p.keys + (Causal ? p.rows : 0));
+      int64_t zero = 0;
+      bool isFarRow = false;
+      // Of rows 32i … 32i + 15, and in the upper half of the warp of the sixteen behind them.
+      [[maybe_unused]] int32_t rowEarliest[C::Rows / 32], rowLatest[C::Rows / 32];
+      if constexpr (Causal) {
+        zero = __ldg(allTimes + p.keys + row0);
+#pragma unroll
+        for (int i = 0; i < C::Rows / 32; i++) {
+          const int64_t since = __ldg(allTimes + p.keys + min(row0 + 32 * i + lane, p.rows - 1)) - zero;
+          isFarRow |= since <= -kNear || since >= kNear;
+          rowEarliest[i] = rowLatest[i] = int32_t(max(-kNear, min(kNear, since)));
+#pragma unroll
+          for (int other = 1; other < 16; other *= 2) {
+            rowEarliest[i] = min(rowEarliest[i], __shfl_xor_sync(~0u, rowEarliest[i], other));
+            rowLatest[i] = max(rowLatest[i], __shfl_xor_sync(~0u, rowLatest[i], other));
+          }
+        }
+        for (int i = helper * 32 + lane; i < kNearSegments; i += 96)
+          segments[i] = nearSegment(i, reinterpret_cast<const uint16_t*>(p.timeW));
+        // Whoever gets a tile may then read them.
+        asm volatile("bar.sync 2, 96;" ::: "memory");
+      }
       for (int t = first + helper; helper < Stages && t < end; t += Stages) {
         const int stage = helper;
         const uint32_t phase = (t - first) / Stages & 1;
         const bool isOwn = Causal && t >= sharedTiles;
         const int token = (isOwn ? t - sharedTiles : t) * Keys, limit = isOwn ? p.rows : p.keys;
-        const int64_t* times = p.times + int64_t(user) * (p.keys + (Causal ? p.rows : 0)) + (isOwn ? p.keys : 0);
+        const int64_t* times = allTimes + (isOwn ? p.keys : 0);
         barrierWait(emptyBias(stage), phase ^ 1);
         typename C::Tile& tile = biasTiles[stage];
+        if constexpr (Causal) {
+          bool isFar = isFarRow;
+          // Of the eight keys that lane % 16 stands for.
+          int32_t earliest = 0, latest = 0;
 #pragma unroll
-        for (int c = lane; c < Keys; c += 32) {
-          // What lies behind the last key is masked; a copy of that key does not widen its neighbours' range.
-          const int64_t time = __ldg(times + min(token + c, limit - 1));
-          if constexpr (Causal) {
-            int64_t low = time, high = time;
+          for (int i = 0; i < Keys / 32; i++) {
+            // What lies behind the last key is masked; a copy of that key does not widen its neighbours' range.
+            const int64_t since = __ldg(times + min(token + 32 * i + lane, limit - 1)) - zero;
+            const int32_t time = int32_t(max(-kNear, min(kNear, since)));
+            isFar |= since <= -kNear || since >= kNear;
+            int32_t low = time, high = time;
 #pragma unroll
             for (int other = 1; other < 8; other *= 2) {
               low = min(low, __shfl_xor_sync(~0u, low, other));
               high = max(high, __shfl_xor_sync(~0u, high, other));
             }
-            tile.times[c] = time;
-            if (c % 8 == 0) {
-              tile.earliest[c / 8] = low;
-              tile.latest[c / 8] = high;
+            tile.times[32 * i + lane] = time;
+            low = __shfl_sync(~0u, low, lane % 4 * 8);
+            high = __shfl_sync(~0u, high, lane % 4 * 8);
+            if (lane % 16 / 4 == i) {
+              earliest = low;
+              latest = high;
             }
-          } else {
-            const int distance = min(max(realKeys - (token + c), 0), last);
-            tile.half[c] = 0.5f * __half2float(p.posW[distance]) + timeWeights[timeBucket(p.queryTimes[user] - time)];
           }
-        }
-        if constexpr (Causal) {
+          isFar = __any_sync(~0u, isFar);
+          if (lane == 0) tile.isFar = isFar;
+          const bool isGroup = lane % 16 < Keys / 8;
+#pragma unroll
+          for (int i = 0; i < C::Rows / 32; i++) {
+            const int near = timeBucket(rowEarliest[i] - latest), far = timeBucket(rowLatest[i] - earliest);
+            const float weight = halfTimeWeight(near);
+            const int64_t edge = endOfBucket(near);
+            if (isGroup)
+              tile.steps[2 * i + lane / 16][lane % 16] =
+                  BiasStep{weight, halfTimeWeight(far) - weight, int32_t(edge < INT32_MAX ? edge : INT32_MAX), 0};
+            const uint32_t two = __ballot_sync(~0u, isGroup && (isFar || far > near));
+            const uint32_t more = __ballot_sync(~0u, isGroup && (isFar || far > near + 1));
+            if (lane % 16 == 0)
+              tile.several[2 * i + lane / 16] = (two >> lane & 0xFFFF) | (more >> lane & 0xFFFF) << 16;
+          }
           const int nearest = row0 + (isOwn ? 0 : p.keys) - (token + Keys - 1);
 #pragma unroll
           for (int i = lane; i < C::Rows + Keys; i += 32)
             tile.position[i] = 0.5f * __half2float(p.posW[min(max(nearest + i, 0), last)]);
+        } else {
+          int64_t since[Keys / 32];
+          float position[Keys / 32];
+#pragma unroll
+          for (int i = 0; i < Keys / 32; i++) {
+            const int key = token + lane + 32 * i;
+            since[i] = __ldg(times + min(key, limit - 1));
+            position[i] = __half2float(p.posW[min(max(realKeys - key, 0), last)]);
+          }
+          const int64_t now = __ldg(p.queryTimes + user);
+#pragma unroll
+          for (int i = 0; i < Keys / 32; i++)
+            tile.half[lane + 32 * i] = fmaf(0.5f, position[i], halfTimeWeight(timeBucket(now - since[i])));
         }
         arriveTogether(fullBias(stage), lane);
       }
@@ -185,7 +239,7 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       sum[4 * j + 2] = b.x;
       sum[4 * j + 3] = b.y;
     }
-    const float bias = Bias ? 0.5f * __half2float(p.posW[0]) + timeWeights[0] : 0.f;
+    const float bias = Bias ? 0.5f * __half2float(p.posW[0]) + halfTimeWeight(0) : 0.f;
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       dot[e] += __shfl_xor_sync(~0u, dot[e], 1);
@@ -199,18 +253,14 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     }
   }
 
-  int64_t rowTime[2] = {0, 0}, rowEarliest = 0, rowLatest = 0;
+  // Counted as the tiles' times are.
+  [[maybe_unused]] int32_t rowTime[2] = {0, 0};
   if constexpr (Bias && Causal) {
     const int64_t* times = p.times + int64_t(user) * (p.keys + p.rows) + p.keys;
-    rowTime[0] = __ldg(times + min(r0, p.rows - 1));
-    rowTime[1] = __ldg(times + min(r0 + 8, p.rows - 1));
-    rowEarliest = min(rowTime[0], rowTime[1]);
-    rowLatest = max(rowTime[0], rowTime[1]);
+    const int64_t zero = __ldg(times + row0);
 #pragma unroll
-    for (int other = 4; other < 32; other *= 2) {
-      rowEarliest = min(rowEarliest, __shfl_xor_sync(~0u, rowEarliest, other));
-      rowLatest = max(rowLatest, __shfl_xor_sync(~0u, rowLatest, other));
-    }
+    for (int e = 0; e < 2; e++)
+      rowTime[e] = int32_t(max(-kNear, min(kNear, __ldg(times + min(r0 + 8 * e, p.rows - 1)) - zero)));
   }
 
   barrierWait(fullQ, 0);
@@ -229,34 +279,27 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     productCommit();
   };
 
-  const auto weights = [&](int t, int stage, uint32_t phase) {
+  /// S as weights; keys that a row does not see get none where `isMasked`.
+  const auto weigh = [&](auto masked, auto simple, int t, int stage, [[maybe_unused]] uint32_t several) {
+    constexpr bool isMasked = decltype(masked)::value;
+    [[maybe_unused]] constexpr bool isSimple = decltype(simple)::value;
     const bool isOwn = Causal && t >= sharedTiles;
     const int token = (isOwn ? t - sharedTiles : t) * Keys;
     const int lastKey = (isOwn ? p.rows : realKeys) - 1;
-    const bool isMasked = token + Keys - 1 > (isOwn ? min(lastKey, row0 + own * 64) : lastKey);
     // Counted from this thread's first column: 8j + parity must not be above.
     const int most0 = (isOwn ? min(lastKey, r0) : lastKey) - token - 2 * quad;
     const int most1 = (isOwn ? min(lastKey, r0 + 8) : lastKey) - token - 2 * quad;
-    const typename C::Tile& tile = biasTiles[Bias ? stage : 0];
-    uint32_t isOneBucket = 0, isTwoBuckets = 0;
-    int64_t bucketEnd = 0;
-    float endWeight = 0.f, above[2] = {0.f, 0.f};
-    if constexpr (Bias) barrierWait(fullBias(stage), phase);
+    [[maybe_unused]] const typename C::Tile& tile = biasTiles[Bias ? stage : 0];
+    [[maybe_unused]] float above[2] = {0.f, 0.f};
+    [[maybe_unused]] const BiasStep* steps = nullptr;
     if constexpr (Bias && Causal) {
-      // Lane l asks for the nearest, lane 16 + l for the farthest pair of the warp's 16 rows and eight keys: mostly both
-      // fall into one bucket or into neighbours, and the eight keys need no search.
-      const int group = min(lane % 16, Keys / 8 - 1);
-      const int bucket = timeBucket(lane < 16 ? rowEarliest - tile.latest[group] : rowLatest - tile.earliest[group]);
-      const int farther = __shfl_xor_sync(~0u, bucket, 16) - bucket;
-      isOneBucket = __ballot_sync(~0u, farther == 0);
-      isTwoBuckets = __ballot_sync(~0u, farther == 1);
-      bucketEnd = endOfBucket(bucket);
-      endWeight = timeWeights[bucket];
+      steps = tile.steps[own * 4 + warp];
       above[0] = tile.position[localRow + 8 + Keys - 1 - 2 * quad];
       above[1] = tile.position[localRow + 8 + Keys - 2 - 2 * quad];
     }
-#pragma unroll
-    for (int j = 0; j < Keys / 8; j++) {
+    // Eight keys at a time; `buckets`: of their pairs with the warp's rows, 3 for more than two.
+    const auto eight = [&](int j, auto buckets) {
+      [[maybe_unused]] constexpr int kCount = decltype(buckets)::value;
       float half[4];
       if constexpr (!Bias) {
 #pragma unroll
@@ -268,27 +311,40 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       } else {
         const int nearest = localRow + Keys - 1 - 2 * quad - 8 * j;
         const float here[2] = {tile.position[nearest], tile.position[nearest - 1]};
-        half[0] = fmaf(S[4 * j], p.halfAlpha, here[0]);
-        half[1] = fmaf(S[4 * j + 1], p.halfAlpha, here[1]);
         // Eight rows further down is as far as eight keys before.
-        half[2] = fmaf(S[4 * j + 2], p.halfAlpha, above[0]);
-        half[3] = fmaf(S[4 * j + 3], p.halfAlpha, above[1]);
+        const float position[4] = {here[0], here[1], above[0], above[1]};
         above[0] = here[0];
         above[1] = here[1];
-        if (isOneBucket >> j & 1) {
-          const float weight = __shfl_sync(~0u, endWeight, j);
+        if constexpr (kCount == 1) {
+          const float near = steps[j].near;
 #pragma unroll
-          for (int e = 0; e < 4; e++) half[e] += weight;
-        } else if (isTwoBuckets >> j & 1) {
-          const float near = __shfl_sync(~0u, endWeight, j), far = __shfl_sync(~0u, endWeight, j + 16);
-          const int64_t edge = __shfl_sync(~0u, bucketEnd, j);
-          const longlong2 times = *reinterpret_cast<const longlong2*>(&tile.times[8 * j + 2 * quad]);
+          for (int e = 0; e < 4; e++) half[e] = fmaf(S[4 * j + e], p.halfAlpha, position[e] + near);
+        } else if constexpr (kCount == 2) {
+          const int2 times = *reinterpret_cast<const int2*>(&tile.times[8 * j + 2 * quad]);
+          const BiasStep step = steps[j];
+          const int32_t since[2] = {rowTime[0] - step.edge, rowTime[1] - step.edge};
 #pragma unroll
-          for (int e = 0; e < 4; e++) half[e] += rowTime[e >> 1] - (e & 1 ? times.y : times.x) >= edge ? far : near;
+          for (int e = 0; e < 4; e++) {
+            half[e] = fmaf(S[4 * j + e], p.halfAlpha, position[e] + step.near);
+            if ((e & 1 ? times.y : times.x) <= since[e >> 1]) half[e] += step.more;
+          }
+        } else if (!tile.isFar) {
+          const int2 times = *reinterpret_cast<const int2*>(&tile.times[8 * j + 2 * quad]);
+#pragma unroll
+          for (int e = 0; e < 4; e++) {
+            const int seconds = max(rowTime[e >> 1] - (e & 1 ? times.y : times.x), 1);
+            const NearSegment segment = segments[nearSegmentOf(__float_as_uint(__int2float_rz(seconds)))];
+            const uint32_t weight = seconds >= segment.edge ? segment.weights >> 16 : segment.weights & 0xFFFF;
+            half[e] = fmaf(0.5f, __half2float(__ushort_as_half(uint16_t(weight))), fmaf(S[4 * j + e], p.halfAlpha, position[e]));
+          }
         } else {
+          const int64_t* all = p.times + int64_t(user) * (p.keys + p.rows);
 #pragma unroll
-          for (int e = 0; e < 4; e++)
-            half[e] += timeWeights[timeBucket(rowTime[e >> 1] - tile.times[8 * j + 2 * quad + (e & 1)])];
+          for (int e = 0; e < 4; e++) {
+            const int64_t time = __ldg(all + p.keys + min(r0 + 8 * (e >> 1), p.rows - 1));
+            const int64_t keyTime = __ldg(all + (isOwn ? p.keys : 0) + min(token + 8 * j + 2 * quad + (e & 1), lastKey));
+            half[e] = fmaf(S[4 * j + e], p.halfAlpha, position[e]) + halfTimeWeight(timeBucket(time - keyTime));
+          }
         }
       }
 #pragma unroll
@@ -296,10 +352,47 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
         const float weight = siluOfHalf(half[e]);
         S[4 * j + e] = isMasked && 8 * j + (e & 1) > (e < 2 ? most0 : most1) ? 0.f : weight;
       }
+    };
+    if constexpr (!Bias || !Causal) {
+#pragma unroll
+      for (int j = 0; j < Keys / 8; j++) eight(j, std::integral_constant<int, 1>());
+    } else if constexpr (isSimple) {
+      // A branch for every 32 keys: loads and arithmetic of four times eight overlap.
+#pragma unroll
+      for (int j0 = 0; j0 < Keys / 8; j0 += 4) {
+        if (several >> j0 & 15) {
+#pragma unroll
+          for (int j = j0; j < j0 + 4; j++) eight(j, std::integral_constant<int, 2>());
+        } else {
+#pragma unroll
+          for (int j = j0; j < j0 + 4; j++) eight(j, std::integral_constant<int, 1>());
+        }
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < Keys / 8; j++) {
+        if (several >> (16 + j) & 1) {
+          eight(j, std::integral_constant<int, 3>());
+        } else {
+          eight(j, std::integral_constant<int, 2>());
+        }
+      }
     }
-    if constexpr (Bias) {
-      arriveTogether(emptyBias(stage), lane);
+  };
+
+  const auto weights = [&](int t, int stage, uint32_t phase) {
+    const bool isOwn = Causal && t >= sharedTiles;
+    const int lastOfTile = (isOwn ? t - sharedTiles : t) * Keys + Keys - 1;
+    const int mostOfAll = isOwn ? min(p.rows - 1, row0 + own * 64) : realKeys - 1;
+    uint32_t several = 0;
+    if constexpr (Bias) barrierWait(fullBias(stage), phase);
+    if constexpr (Bias && Causal) several = biasTiles[stage].several[own * 4 + warp];
+    if (lastOfTile > mostOfAll || several >> 16) {
+      weigh(std::true_type(), std::false_type(), t, stage, several);
+    } else {
+      weigh(std::false_type(), std::true_type(), t, stage, several);
     }
+    if constexpr (Bias) arriveTogether(emptyBias(stage), lane);
   };
 
   const auto packWeights = [&]() {

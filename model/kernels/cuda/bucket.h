@@ -82,23 +82,49 @@ HSTU_BOTH inline int64_t endOfBucket(int bucket) {
 #endif
 }
 
+HSTU_BOTH inline Segment segmentAt(int index) {
+#ifdef __CUDA_ARCH__
+  // In the function: nvcc names a file's own variables after its process, and no two libraries would be the same.
+  static constexpr Segments kSegments = kHostSegments;
+  const int4 packed = __ldg(reinterpret_cast<const int4*>(&kSegments.at[index]));
+  return {int64_t(uint64_t(uint32_t(packed.y)) << 32 | uint32_t(packed.x)), packed.z, 0};
+#else
+  return kHostSegments.at[index];
+#endif
+}
+
+/// Of a float's bits: its leading bit and the three behind it. Rounded towards zero a number keeps them.
+HSTU_BOTH inline int segmentOf(uint32_t floatBits) { return int(floatBits >> 20) - (127 << 3); }
+
 /// Two segments of 12 % lie within a bucket of 35 %, so one comparison decides.
 HSTU_BOTH inline int timeBucket(int64_t seconds) {
   const int64_t s = seconds < 1 ? 1 : seconds;
 #ifdef __CUDA_ARCH__
-  // In the function: nvcc names a file's own variables after its process, and no two libraries would be the same.
-  static constexpr Segments kSegments = kHostSegments;
-  // Rounded towards zero a number keeps its leading bits.
-  const uint32_t index = (__float_as_uint(__ll2float_rz(s)) >> 20) - (127 << 3);
-  const int4 packed = __ldg(reinterpret_cast<const int4*>(&kSegments.at[index]));
-  const int64_t edge = int64_t(uint64_t(uint32_t(packed.y)) << 32 | uint32_t(packed.x));
-  return packed.z + (s >= edge);
+  const Segment segment = segmentAt(segmentOf(__float_as_uint(__ll2float_rz(s))));
 #else
   const int exponent = 63 - __builtin_clzll(uint64_t(s));
   const uint64_t bits = exponent >= 3 ? uint64_t(s) >> (exponent - 3) : uint64_t(s) << (3 - exponent);
-  const Segment& segment = kHostSegments.at[exponent * 8 + int(bits & 7)];
-  return segment.bucket + (s >= segment.edge);
+  const Segment segment = segmentAt(exponent * 8 + int(bits & 7));
 #endif
+  return segment.bucket + (s >= segment.edge);
+}
+
+/// Segments of numbers below 2^31, by the leading bit and two behind it: 25 % wide at most, still less than a bucket.
+constexpr int kNearSegments = 31 * 4;
+
+/// Such a segment with the weights of its two buckets: looked up without knowing the bucket.
+struct alignas(8) NearSegment {
+  int32_t edge;      ///< the upper half counts from here; INT32_MAX: nowhere
+  uint32_t weights;  ///< halves: the bucket's of the segment's smallest number, and above it the next one's
+};
+
+HSTU_BOTH inline int nearSegmentOf(uint32_t floatBits) { return int(floatBits >> 21) - (127 << 2); }
+
+/// Segment `index` over a table of weights per bucket, which are bits of halves.
+HSTU_BOTH inline NearSegment nearSegment(int index, const uint16_t* weights) {
+  const int bucket = segmentAt(2 * index).bucket;
+  const int64_t edge = endOfBucket(bucket), never = INT32_MAX;
+  return {int32_t(edge < never ? edge : never), uint32_t(weights[bucket]) | uint32_t(weights[bucket + 1]) << 16};
 }
 
 }  // namespace hstu

@@ -1,6 +1,7 @@
 // What the kernels decide on the host, checked without a GPU: exact time buckets, plans that a kernel can be launched with.
 // Prints what is wrong and ends with 1; ops.test.ts builds and runs it.
 #include <cstdio>
+#include <cstring>
 #include "bucket.h"
 #include "plan.h"
 
@@ -50,6 +51,28 @@ void checkBuckets() {
   }
 }
 
+/// Weights looked up by segment are those of the buckets.
+void checkNearSegments() {
+  uint16_t weights[hstu::kBuckets];
+  for (int i = 0; i < hstu::kBuckets; i++) weights[i] = uint16_t(1000 + i);
+  const auto check = [&](int64_t s) {
+    if (s < 1 || s > INT32_MAX - 1) return;
+    // Rounded towards zero, as the kernels convert.
+    const int shift = s < 1 << 24 ? 0 : 40 - __builtin_clzll(uint64_t(s));
+    const float rounded = float(s >> shift << shift);
+    uint32_t bits;
+    std::memcpy(&bits, &rounded, sizeof bits);
+    const hstu::NearSegment segment = hstu::nearSegment(hstu::nearSegmentOf(bits), weights);
+    const uint32_t weight = s >= segment.edge ? segment.weights >> 16 : segment.weights & 0xFFFF;
+    expect(int(weight) == 1000 + hstu::timeBucket(s), "weight of %lld: of bucket %d", static_cast<long long>(s), int(weight) - 1000);
+  };
+  for (int64_t s = 1; s < 200'000; s++) check(s);
+  for (const int64_t edge : hstu::kEdges)
+    for (int64_t s = edge - 2; s <= edge + 2; s++) check(s);
+  for (int bit = 0; bit < 31; bit++)
+    for (int64_t s = (int64_t(1) << bit) - 2; s <= (int64_t(1) << bit) + 2; s++) check(s);
+}
+
 void checkPlans() {
   const auto slots = [](int warpgroups, int split) { return 132 * (warpgroups == 1 ? 2 : 1) / split; };
   for (int width : {64, 128, 256})
@@ -84,6 +107,7 @@ void checkPlans() {
 
 int main() {
   checkBuckets();
+  checkNearSegments();
   checkEnds();
   checkPlans();
   std::printf("%d faults\n", faults);

@@ -13,6 +13,10 @@ __device__ __forceinline__ uint32_t sharedAddress(const void* p) {
   return uint32_t(__cvta_generic_to_shared(p));
 }
 
+/// The next multiple of 1,024 bytes, by an offset: the compiler then still knows that it is shared memory, whose loads are
+/// faster than those of anywhere.
+__device__ __forceinline__ uint8_t* aligned(uint8_t* shared) { return shared + (-sharedAddress(shared) & 1023); }
+
 // --- barriers: a phase ends when `count` arrivals and all expected bytes are there ---
 
 __device__ __forceinline__ void barrierInit(uint32_t barrier, uint32_t count) {

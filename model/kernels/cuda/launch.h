@@ -34,11 +34,16 @@ struct HstuAttentionArgs {
   void* stream;
 };
 
+// Where rows come in two parts, a request's history and its candidates, one launch computes both: `…2` is the second part.
+
 /// y = SiLU?(x·w + bias); x (rows, depth), w (depth, width), bias (width), y (rows, width).
 struct HstuLinearArgs {
   const void *x, *w, *bias;  ///< bias may be null
   void* y;
   int64_t rows;
+  const void* x2;
+  void* y2;
+  int64_t rows2;  ///< 0: one part
   int32_t depth, width, silu;
   int32_t tile, split;  ///< index into the tile sizes + 1, blocks that share the depth; 0: by cost
   void* stream;
@@ -48,7 +53,10 @@ struct HstuLinearArgs {
 struct HstuGateArgs {
   const void *uvqk, *a, *gamma, *beta;  ///< gamma and beta may be null: 1 and 0
   void* out;
-  int64_t rows, uvqkRow;
+  int64_t rows;
+  const void *uvqk2, *a2;
+  void* out2;
+  int64_t rows2, uvqkRow;
   int32_t width, act, concat;
   float epsilon;
   void* stream;
@@ -60,6 +68,9 @@ struct HstuNormArgs {
   const void *update, *bias;  ///< may be null
   void *out, *sum;            ///< sum: null without update
   int64_t rows;
+  const void *x2, *update2;
+  void *out2, *sum2;
+  int64_t rows2;
   int32_t width;
   float epsilon;
   void* stream;
@@ -73,6 +84,9 @@ struct HstuEmbedArgs {
   const void* action;      ///< (actions, width)
   void* out;               ///< (tokens, users, width)
   int64_t rows;            ///< tokens of all users
+  const int32_t* ids2;     ///< without masks
+  void* out2;
+  int64_t rows2;
   int32_t users, slots, width, actions;
   void* stream;
 };

@@ -9,10 +9,16 @@
 
 namespace hstu {
 
+/// Rows of x in two parts, of which the second may have none.
+struct LinearMaps {
+  CUtensorMap x, x2, w;
+};
+
 struct LinearParams {
   const __half* bias;
-  __half* y;
-  int64_t rows;
+  __half *y, *y2;
+  int64_t rows, rows2;
+  int rowTiles;  ///< of the first part
   int depth, width, silu;
   int splits;        ///< CTAs of a cluster that share a tile's depth; above 1 each has one tile
   int columnTiles, tiles;
@@ -32,10 +38,10 @@ struct LinearConfig {
 
 template <int Warpgroups, int Columns, int Stages, int PerMultiprocessor>
 __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
-    linear(const __grid_constant__ CUtensorMap xMap, const __grid_constant__ CUtensorMap wMap, const LinearParams p) {
+    linear(const __grid_constant__ LinearMaps maps, const LinearParams p) {
   using C = LinearConfig<Warpgroups, Columns, Stages, PerMultiprocessor>;
   extern __shared__ uint8_t raw[];
-  uint8_t* base = reinterpret_cast<uint8_t*>((uintptr_t(raw) + 1023) & ~uintptr_t(1023));
+  uint8_t* base = aligned(raw);
   const uint32_t sharedX = sharedAddress(base), sharedW = sharedX + Stages * C::XBytes;
   const uint32_t barriers = sharedAddress(base + C::MainBytes);
   const auto full = [&](int s) { return barriers + 8 * s; };
@@ -44,8 +50,8 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
   const int steps = (p.depth + C::Depth - 1) / C::Depth, first = steps * rank / splits, end = steps * (rank + 1) / splits;
 
   if (threadIdx.x == 0) {
-    prefetchMap(&xMap);
-    prefetchMap(&wMap);
+    prefetchMap(&maps.x);
+    prefetchMap(&maps.w);
     for (int s = 0; s < Stages; s++) {
       barrierInit(full(s), 1);
       barrierInit(empty(s), Warpgroups * 4);
@@ -61,13 +67,16 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
       int stage = 0;
       uint32_t phase = 0;
       for (int tile = firstTile; tile < p.tiles; tile += tileStep) {
-        const int row0 = tile / p.columnTiles * C::Rows, column0 = tile % p.columnTiles * Columns;
+        const int rowTile = tile / p.columnTiles, column0 = tile % p.columnTiles * Columns;
+        const bool isSecond = rowTile >= p.rowTiles;
+        const CUtensorMap* x = isSecond ? &maps.x2 : &maps.x;
+        const int row0 = (isSecond ? rowTile - p.rowTiles : rowTile) * C::Rows;
         for (int i = first; i < end; i++) {
           barrierWait(empty(stage), phase ^ 1);
           barrierExpect(full(stage), C::StageBytes);
-          copyBox(sharedX + stage * C::XBytes, &xMap, full(stage), i * C::Depth, row0);
+          copyBox(sharedX + stage * C::XBytes, x, full(stage), i * C::Depth, row0);
           for (int s = 0; s < Columns / 64; s++)
-            copyBox(sharedW + stage * C::WBytes + s * C::Depth * 128, &wMap, full(stage), column0 + s * 64, i * C::Depth);
+            copyBox(sharedW + stage * C::WBytes + s * C::Depth * 128, &maps.w, full(stage), column0 + s * 64, i * C::Depth);
           if (++stage == Stages) {
             stage = 0;
             phase ^= 1;
@@ -123,7 +132,11 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
     for (int tile = firstTile; tile < p.tiles; tile += tileStep) {
       multiply();
       const int column0 = tile % p.columnTiles * Columns;
-      const int64_t row = int64_t(tile / p.columnTiles) * C::Rows + localRow;
+      const int rowTile = tile / p.columnTiles;
+      const bool isSecond = rowTile >= p.rowTiles;
+      const int64_t row = int64_t(isSecond ? rowTile - p.rowTiles : rowTile) * C::Rows + localRow;
+      const int64_t rows = isSecond ? p.rows2 : p.rows;
+      __half* y = isSecond ? p.y2 : p.y;
       // A thread has two columns of every eight; four of them change theirs for eight columns of a row each.
 #pragma unroll
       for (int g = 0; g < Columns / 32; g++) {
@@ -151,8 +164,8 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
           }
           transposeQuad(words, quad);
           const int column = column0 + 32 * g + 8 * quad;
-          if (row + 8 * e < p.rows && column < p.width)
-            *reinterpret_cast<uint4*>(p.y + (row + 8 * e) * p.width + column) = make_uint4(words[0], words[1], words[2], words[3]);
+          if (row + 8 * e < rows && column < p.width)
+            *reinterpret_cast<uint4*>(y + (row + 8 * e) * p.width + column) = make_uint4(words[0], words[1], words[2], words[3]);
         }
       }
     }
@@ -174,12 +187,16 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
   clusterWait();
   // Every CTA of the cluster finishes its share of the rows, eight columns at a time.
   constexpr int kGroups = Columns / 8;
-  const int row0 = firstTile / p.columnTiles * C::Rows, column0 = firstTile % p.columnTiles * Columns;
+  const int rowTile = firstTile / p.columnTiles, column0 = firstTile % p.columnTiles * Columns;
+  const bool isSecond = rowTile >= p.rowTiles;
+  const int row0 = (isSecond ? rowTile - p.rowTiles : rowTile) * C::Rows;
+  const int64_t rows = isSecond ? p.rows2 : p.rows;
+  __half* y = isSecond ? p.y2 : p.y;
   const int firstRow = C::Rows * rank / splits, shareRows = C::Rows * (rank + 1) / splits - firstRow;
   for (int i = own * 128 + thread; i < shareRows * kGroups; i += Warpgroups * 128) {
     const int row = firstRow + i / kGroups, column = i % kGroups * 8;
     const int64_t r = int64_t(row0) + row;
-    if (r >= p.rows || column0 + column >= p.width) continue;
+    if (r >= rows || column0 + column >= p.width) continue;
     const float* at = sums + row * C::SumStride + column;
     float total[8] = {};
     for (int k = 0; k < splits; k++) {
@@ -202,7 +219,7 @@ __global__ void __launch_bounds__(Warpgroups * 128 + 32, PerMultiprocessor)
       for (int c = 0; c < 8; c++) total[c] = siluOfHalf(0.5f * total[c]);
     }
     const int64_t to = r * p.width + column0 + column;
-    *reinterpret_cast<uint4*>(p.y + to) = make_uint4(packHalves(total[0], total[1]), packHalves(total[2], total[3]),
+    *reinterpret_cast<uint4*>(y + to) = make_uint4(packHalves(total[0], total[1]), packHalves(total[2], total[3]),
                                                      packHalves(total[4], total[5]), packHalves(total[6], total[7]));
   }
   __syncwarp();

@@ -192,6 +192,8 @@ struct CausalKernel : AttentionKernel {
   }
 };
 
+/// (uvqk, a, [gamma, beta]); `Parts` = 2: (uvqk, a) of the history, of the candidates, [gamma, beta] -> two results.
+template <size_t Parts>
 struct GateKernel : ort::Kernel {
   int64_t act, concat, width;
   float epsilon;
@@ -202,55 +204,96 @@ struct GateKernel : ort::Kernel {
         epsilon(attributes.number("epsilon")) {}
   void compute(const Context& context) const override {
     constexpr const char* op = "HstuGate";
-    const Tensor &uvqk = context.input(0), &a = context.input(1);
-    expect(a.last() == width && uvqk.rows() == a.rows() && uvqk.last() >= width, op, "a of uvqk's rows, heads·dv wide");
-    std::vector<int64_t> dims = a.dims;
-    dims.back() = width * (concat ? 3 : 1);
-    const HstuGateArgs args{uvqk.data, a.data, context.input(2).data, context.input(3).data, context.output(dims), a.rows(),
-                            uvqk.last(), int32_t(width), int32_t(act), int32_t(concat), epsilon, streamOf(context)};
+    const auto outputOf = [&](size_t part) {
+      const Tensor &uvqk = context.input(2 * part), &a = context.input(2 * part + 1);
+      expect(a.last() == width && uvqk.rows() == a.rows() && uvqk.last() >= width, op, "a of uvqk's rows, heads·dv wide");
+      std::vector<int64_t> dims = a.dims;
+      dims.back() = width * (concat ? 3 : 1);
+      return context.output(dims, part);
+    };
+    HstuGateArgs args{};
+    args.uvqk = context.input(0).data;
+    args.a = context.input(1).data;
+    args.out = outputOf(0);
+    args.rows = context.input(1).rows();
+    args.uvqkRow = context.input(0).last();
+    if (Parts == 2) {
+      args.uvqk2 = context.input(2).data;
+      args.a2 = context.input(3).data;
+      args.out2 = outputOf(1);
+      args.rows2 = context.input(3).rows();
+      expect(context.input(2).last() == args.uvqkRow, op, "two uvqk of the same width");
+    }
+    args.gamma = context.input(2 * Parts).data;
+    args.beta = context.input(2 * Parts + 1).data;
+    args.width = int32_t(width);
+    args.act = int32_t(act);
+    args.concat = int32_t(concat);
+    args.epsilon = epsilon;
+    args.stream = streamOf(context);
     launched(op, hstuGate(&args));
   }
 };
 
+/// (x, gamma, beta) -> norm; `Parts` = 2: (x, x, gamma, beta) -> norm, norm. With `Adds` (update, x, …) per part, gamma, beta,
+/// [bias] -> (norm, sum) per part.
+template <size_t Parts, bool Adds>
 struct NormKernel : ort::Kernel {
   float epsilon;
   explicit NormKernel(const ort::Attributes& attributes) : epsilon(attributes.number("epsilon")) {}
   void compute(const Context& context) const override {
-    const Tensor& x = context.input(0);
-    const HstuNormArgs args{x.data, context.input(1).data, context.input(2).data, nullptr, nullptr, context.output(x.dims),
-                            nullptr, x.rows(), int32_t(x.last()), epsilon, streamOf(context)};
-    launched("HstuNorm", hstuNorm(&args));
-  }
-};
-
-/// (update, x, gamma, beta, [bias]) -> norm, sum.
-struct AddNormKernel : ort::Kernel {
-  float epsilon;
-  explicit AddNormKernel(const ort::Attributes& attributes) : epsilon(attributes.number("epsilon")) {}
-  void compute(const Context& context) const override {
-    constexpr const char* op = "HstuAddNorm";
-    const Tensor &update = context.input(0), &x = context.input(1), &gamma = context.input(2), &bias = context.input(4);
-    expect(update.dims == x.dims && gamma.last() == x.last(), op, "an update like x and gamma of its width");
-    expect(bias.data == nullptr || bias.last() == x.last(), op, "a bias of x's width");
-    const HstuNormArgs args{x.data, gamma.data, context.input(3).data, update.data, bias.data, context.output(x.dims),
-                            context.output(x.dims, 1), x.rows(), int32_t(x.last()), epsilon, streamOf(context)};
+    constexpr const char* op = Adds ? "HstuAddNorm" : "HstuNorm";
+    constexpr size_t kEach = Adds ? 2 : 1, kRest = Parts * kEach;
+    const Tensor &gamma = context.input(kRest), &bias = context.input(kRest + 2);
+    HstuNormArgs args{};
+    args.gamma = gamma.data;
+    args.beta = context.input(kRest + 1).data;
+    if (Adds) args.bias = bias.data;
+    expect(args.bias == nullptr || bias.last() == gamma.last(), op, "a bias of x's width");
+    for (size_t part = 0; part < Parts; part++) {
+      const Tensor& x = context.input(part * kEach + (Adds ? 1 : 0));
+      expect(gamma.last() == x.last(), op, "gamma of x's width");
+      const void* update = Adds ? context.input(part * kEach).data : nullptr;
+      expect(!Adds || context.input(part * kEach).dims == x.dims, op, "an update like x");
+      void* out = context.output(x.dims, part * kEach);
+      void* sum = Adds ? context.output(x.dims, part * kEach + 1) : nullptr;
+      (part ? args.x2 : args.x) = x.data;
+      (part ? args.update2 : args.update) = update;
+      (part ? args.out2 : args.out) = out;
+      (part ? args.sum2 : args.sum) = sum;
+      (part ? args.rows2 : args.rows) = x.rows();
+    }
+    args.width = int32_t(gamma.last());
+    args.epsilon = epsilon;
+    args.stream = streamOf(context);
     launched(op, hstuNorm(&args));
   }
 };
 
-/// (x, w, [bias]): what there is is said by the name, as a function cannot branch.
-template <bool HasBias, bool HasSilu>
+/// (x, w, [bias]), or two x: what there is is said by the name, as a function cannot branch.
+template <size_t Parts, bool HasBias, bool HasSilu>
 struct LinearKernel : ort::Kernel {
   explicit LinearKernel(const ort::Attributes&) {}
   void compute(const Context& context) const override {
     constexpr const char* op = "HstuLinear";
-    const Tensor &x = context.input(0), &w = context.input(1), &bias = context.input(2);
-    expect(w.dims.size() == 2 && w.dims[0] == x.last(), op, "w of (depth, width)");
+    const Tensor &w = context.input(Parts), &bias = context.input(Parts + 1);
+    HstuLinearArgs args{};
     expect(!HasBias || bias.last() == w.last(), op, "a bias per column");
-    std::vector<int64_t> dims = x.dims;
-    dims.back() = w.last();
-    const HstuLinearArgs args{x.data, w.data, bias.data, context.output(dims), x.rows(), int32_t(x.last()), int32_t(w.last()),
-                              HasSilu, 0, 0, streamOf(context)};
+    for (size_t part = 0; part < Parts; part++) {
+      const Tensor& x = context.input(part);
+      expect(w.dims.size() == 2 && w.dims[0] == x.last(), op, "w of (depth, width)");
+      std::vector<int64_t> dims = x.dims;
+      dims.back() = w.last();
+      (part ? args.x2 : args.x) = x.data;
+      (part ? args.y2 : args.y) = context.output(dims, part);
+      (part ? args.rows2 : args.rows) = x.rows();
+    }
+    args.w = w.data;
+    if (HasBias) args.bias = bias.data;
+    args.depth = int32_t(w.dims[0]);
+    args.width = int32_t(w.last());
+    args.silu = HasSilu;
+    args.stream = streamOf(context);
     launched(op, hstuLinear(&args));
   }
 };
@@ -261,20 +304,41 @@ void swapUsers(std::vector<T>& dims) {
   if (dims.size() == 3) std::swap(dims[0], dims[1]);
 }
 
-/// (table, ids) or (table, ids, action, masks); ids are ([users,] tokens, slots).
+/// (table, ids), (table, ids, action, masks), or (table, ids, action, masks, candidates' ids) -> two results; ids are
+/// ([users,] tokens, slots).
 struct EmbedKernel : ort::Kernel {
   explicit EmbedKernel(const ort::Attributes&) {}
   void compute(const Context& context) const override {
-    const Tensor &table = context.input(0), &ids = context.input(1), &action = context.input(2), &masks = context.input(3);
-    expect(ids.dims.size() == 2 || ids.dims.size() == 3, "HstuEmbed", "ids of ([users,] tokens, slots)");
-    const int64_t users = ids.dims.size() == 3 ? ids.dims[0] : 1;
-    std::vector<int64_t> dims = ids.dims;
-    dims.back() = table.last();
-    swapUsers(dims);
-    const HstuEmbedArgs args{table.data, static_cast<const int32_t*>(ids.data), static_cast<const int32_t*>(masks.data),
-                             action.data, context.output(dims), ids.rows(), int32_t(users), int32_t(ids.last()),
-                             int32_t(table.last()), action.data == nullptr ? 0 : int32_t(action.dims[0]), streamOf(context)};
-    launched("HstuEmbed", hstuEmbed(&args));
+    constexpr const char* op = "HstuEmbed";
+    const Tensor &table = context.input(0), &ids = context.input(1), &action = context.input(2);
+    const auto usersOf = [](const Tensor& x) { return x.dims.size() == 3 ? x.dims[0] : 1; };
+    const auto outputOf = [&](const Tensor& x, size_t part) {
+      expect(x.dims.size() == 2 || x.dims.size() == 3, op, "ids of ([users,] tokens, slots)");
+      std::vector<int64_t> dims = x.dims;
+      dims.back() = table.last();
+      swapUsers(dims);
+      return context.output(dims, part);
+    };
+    HstuEmbedArgs args{};
+    args.table = table.data;
+    args.ids = static_cast<const int32_t*>(ids.data);
+    args.masks = static_cast<const int32_t*>(context.input(3).data);
+    args.action = action.data;
+    args.out = outputOf(ids, 0);
+    args.rows = ids.rows();
+    if (context.count() > 4) {
+      const Tensor& candidates = context.input(4);
+      expect(usersOf(candidates) == usersOf(ids) && candidates.last() == ids.last(), op, "candidates of the same users and slots");
+      args.ids2 = static_cast<const int32_t*>(candidates.data);
+      args.out2 = outputOf(candidates, 1);
+      args.rows2 = candidates.rows();
+    }
+    args.users = int32_t(usersOf(ids));
+    args.slots = int32_t(ids.last());
+    args.width = int32_t(table.last());
+    args.actions = action.data == nullptr ? 0 : int32_t(action.dims[0]);
+    args.stream = streamOf(context);
+    launched(op, hstuEmbed(&args));
   }
 };
 
@@ -311,44 +375,65 @@ void likeInput(const ShapeInference& node, size_t i, int64_t width) {
 
 void inferAttention(const ShapeInference& node) { likeInput(node, 0, node.integer("num_heads") * node.integer("head_dim_v")); }
 
+/// Like input `i`, as output `output`.
+void inferLike(const ShapeInference& node, size_t i, size_t output, int64_t width = 0) {
+  Shape shape = node.input(i);
+  if (width > 0 && !shape.dims.empty()) {
+    shape.dims.back() = width;
+    shape.symbols.back() = "";
+  }
+  node.setOutput(shape, kFloat16, output);
+}
+
+template <size_t Parts>
 void inferGate(const ShapeInference& node) {
-  likeInput(node, 1, node.integer("num_heads") * node.integer("head_dim_v") * (node.integer("concat") ? 3 : 1));
+  const int64_t width = node.integer("num_heads") * node.integer("head_dim_v") * (node.integer("concat") ? 3 : 1);
+  for (size_t part = 0; part < Parts; part++) inferLike(node, 2 * part + 1, part, width);
 }
 
-void inferNorm(const ShapeInference& node) { node.setOutput(node.input(0)); }
-
-void inferAddNorm(const ShapeInference& node) {
-  inferNorm(node);
-  node.setOutput(node.input(0), kFloat16, 1);
+template <size_t Parts, bool Adds>
+void inferNorm(const ShapeInference& node) {
+  for (size_t part = 0; part < Parts; part++) {
+    if (!Adds) inferLike(node, part, part);
+    if (Adds) inferLike(node, 2 * part + 1, 2 * part), inferLike(node, 2 * part + 1, 2 * part + 1);
+  }
 }
 
-/// As wide as the other input's last axis.
-template <size_t Like, size_t Wide>
-void inferWidth(const ShapeInference& node) {
-  const Shape other = node.input(Wide);
-  if (!other.dims.empty()) likeInput(node, Like, other.dims.back());
+/// As wide as w's last axis.
+template <size_t Parts>
+void inferLinear(const ShapeInference& node) {
+  const Shape w = node.input(Parts);
+  for (size_t part = 0; !w.dims.empty() && part < Parts; part++) inferLike(node, part, part, w.dims.back());
 }
 
-/// The same where the users' axis changes its place.
-template <size_t Like, size_t Wide, ort::Type Type>
-void inferSwapped(const ShapeInference& node) {
-  const Shape other = node.input(Wide);
-  Shape shape = node.input(Like);
+/// As wide as the other input's last axis; the users' axis changes its place.
+template <ort::Type Type>
+void inferSwapped(const ShapeInference& node, size_t like, size_t wide, size_t output = 0) {
+  const Shape other = node.input(wide);
+  Shape shape = node.input(like);
   if (shape.dims.empty() || other.dims.empty()) return;
   shape.dims.back() = other.dims.back();
   shape.symbols.back() = "";
   swapUsers(shape.dims);
   swapUsers(shape.symbols);
-  node.setOutput(shape, Type);
+  node.setOutput(shape, Type, output);
 }
+
+void inferEmbed(const ShapeInference& node) { inferSwapped<kFloat16>(node, 1, 0); }
+
+void inferEmbedRequest(const ShapeInference& node) {
+  inferEmbed(node);
+  inferSwapped<kFloat16>(node, 4, 0, 1);
+}
+
+void inferLogits(const ShapeInference& node) { inferSwapped<ort::kFloat>(node, 0, 1); }
 
 constexpr ort::Input half{kFloat16, false}, maybeHalf{kFloat16, true}, maybeAny{kAny, true};
 
-template <bool HasBias, bool HasSilu>
+template <size_t Parts, bool HasBias, bool HasSilu>
 ort::Op linearOp(const char* name) {
-  std::vector<ort::Input> inputs{half, half};
-  if (HasBias) inputs.push_back(half);
-  return ort::Op(name, kProvider, inputs, make<LinearKernel<HasBias, HasSilu>>, inferWidth<0, 1>);
+  std::vector<ort::Input> inputs(Parts + 1 + HasBias, half);
+  return ort::Op(name, kProvider, inputs, make<LinearKernel<Parts, HasBias, HasSilu>>, inferLinear<Parts>, kFloat16, Parts);
 }
 
 }  // namespace
@@ -364,19 +449,29 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
   static const ort::Op causal("HstuCausalAttention", kProvider,
                               {half, {kAny, false}, {kAny, false}, maybeAny, maybeAny, maybeAny, maybeAny}, make<CausalKernel>,
                               inferAttention);
-  static const ort::Op gate("HstuGate", kProvider, {half, half, maybeHalf, maybeHalf}, make<GateKernel>, inferGate);
-  static const ort::Op norm("HstuNorm", kProvider, {half, half, half}, make<NormKernel>, inferNorm);
-  static const ort::Op addNorm("HstuAddNorm", kProvider, {half, half, half, half, maybeHalf}, make<AddNormKernel>, inferAddNorm,
-                               kFloat16, 2);
-  static const ort::Op embedItems("HstuEmbedItems", kProvider, {half, {kInt32, false}}, make<EmbedKernel>,
-                                  inferSwapped<1, 0, kFloat16>);
+  static const ort::Op gate("HstuGate", kProvider, {half, half, maybeHalf, maybeHalf}, make<GateKernel<1>>, inferGate<1>);
+  static const ort::Op gates("HstuGates", kProvider, {half, half, half, half, maybeHalf, maybeHalf}, make<GateKernel<2>>,
+                             inferGate<2>, kFloat16, 2);
+  static const ort::Op norm("HstuNorm", kProvider, {half, half, half}, make<NormKernel<1, false>>, inferNorm<1, false>);
+  static const ort::Op norms("HstuNorms", kProvider, {half, half, half, half}, make<NormKernel<2, false>>, inferNorm<2, false>,
+                             kFloat16, 2);
+  static const ort::Op addNorm("HstuAddNorm", kProvider, {half, half, half, half, maybeHalf}, make<NormKernel<1, true>>,
+                               inferNorm<1, true>, kFloat16, 2);
+  static const ort::Op addNorms("HstuAddNorms", kProvider, {half, half, half, half, half, half, maybeHalf},
+                                make<NormKernel<2, true>>, inferNorm<2, true>, kFloat16, 4);
+  static const ort::Op embedItems("HstuEmbedItems", kProvider, {half, {kInt32, false}}, make<EmbedKernel>, inferEmbed);
   static const ort::Op embedTokens("HstuEmbedTokens", kProvider, {half, {kInt32, false}, half, {kInt32, false}},
-                                   make<EmbedKernel>, inferSwapped<1, 0, kFloat16>);
-  static const ort::Op logits("HstuLogits", kProvider, {half, half, half}, make<LogitsKernel>, inferSwapped<0, 1, ort::kFloat>,
-                              ort::kFloat);
-  static const ort::Op linears[] = {linearOp<false, false>("HstuLinear"), linearOp<true, false>("HstuLinearBias"),
-                                    linearOp<false, true>("HstuLinearSilu"), linearOp<true, true>("HstuLinearBiasSilu")};
-  std::vector<const ort::Op*> ops{&attention, &packed, &causal, &gate, &norm, &addNorm, &embedItems, &embedTokens, &logits};
+                                   make<EmbedKernel>, inferEmbed);
+  static const ort::Op embedRequest("HstuEmbedRequest", kProvider,
+                                    {half, {kInt32, false}, half, {kInt32, false}, {kInt32, false}}, make<EmbedKernel>,
+                                    inferEmbedRequest, kFloat16, 2);
+  static const ort::Op logits("HstuLogits", kProvider, {half, half, half}, make<LogitsKernel>, inferLogits, ort::kFloat);
+  static const ort::Op linears[] = {linearOp<1, false, false>("HstuLinear"),     linearOp<1, true, false>("HstuLinearBias"),
+                                    linearOp<1, false, true>("HstuLinearSilu"),  linearOp<1, true, true>("HstuLinearBiasSilu"),
+                                    linearOp<2, false, false>("HstuLinears"),    linearOp<2, true, false>("HstuLinearsBias"),
+                                    linearOp<2, false, true>("HstuLinearsSilu"), linearOp<2, true, true>("HstuLinearsBiasSilu")};
+  std::vector<const ort::Op*> ops{&attention, &packed,   &causal,     &gate,        &gates,        &norm,  &norms,
+                                  &addNorm,   &addNorms, &embedItems, &embedTokens, &embedRequest, &logits};
   for (const ort::Op& linear : linears) ops.push_back(&linear);
   return ort::addOps(options, base, ops);
 }

@@ -29,10 +29,10 @@ Attention = struct(
     q=View, own_k=View, own_v=View, k=View, v=View, out=P, users=I, heads=I, dqk=I, dv=I, rows=I, keys=I, causal=I,
     positions=I, lengths=P, pos_w=P, time_w=P, times=P, query_times=P, alpha=F, scale=F, warpgroups=I, split=I, stream=P,
 )
-Linear = struct(x=P, w=P, bias=P, y=P, rows=L, depth=I, width=I, silu=I, tile=I, split=I, stream=P)
-Gate = struct(uvqk=P, a=P, gamma=P, beta=P, out=P, rows=L, uvqk_row=L, width=I, act=I, concat=I, epsilon=F, stream=P)
-Norm = struct(x=P, gamma=P, beta=P, update=P, bias=P, out=P, sum=P, rows=L, width=I, epsilon=F, stream=P)
-Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, users=I, slots=I, width=I, actions=I, stream=P)
+Linear = struct(x=P, w=P, bias=P, y=P, rows=L, x2=P, y2=P, rows2=L, depth=I, width=I, silu=I, tile=I, split=I, stream=P)
+Gate = struct(uvqk=P, a=P, gamma=P, beta=P, out=P, rows=L, uvqk2=P, a2=P, out2=P, rows2=L, uvqk_row=L, width=I, act=I, concat=I, epsilon=F, stream=P)
+Norm = struct(x=P, gamma=P, beta=P, update=P, bias=P, out=P, sum=P, rows=L, x2=P, update2=P, out2=P, sum2=P, rows2=L, width=I, epsilon=F, stream=P)
+Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, ids2=P, out2=P, rows2=L, users=I, slots=I, width=I, actions=I, stream=P)
 Logits = struct(x=P, w=P, bias=P, out=P, rows=L, users=I, depth=I, tasks=I, stream=P)
 
 parser = argparse.ArgumentParser()
@@ -71,6 +71,14 @@ def poisoned(*shape, dtype=torch.float16):
 
 def at(x, offset=0):
     return None if x is None else x.data_ptr() + 2 * offset
+
+
+NO_PART = (None, None, 0)
+
+
+def split_rows(rows):
+    """How many of the rows are the second part's: mostly none, some, or all."""
+    return rng.choice([0, 0, rng.randint(0, rows), rows])
 
 
 def stream():
@@ -116,7 +124,7 @@ def silu(x):
 class Case:
     """One attention: uvqk rows of `users`, a history with its own uvqk, tables, times."""
 
-    def __init__(self, heads, dqk, dv, users, rows, keys, causal, bias, packed, lengths, positions=64):
+    def __init__(self, heads, dqk, dv, users, rows, keys, causal, bias, packed, lengths, positions=64, hourly=False):
         self.__dict__.update(locals())
         del self.__dict__["self"]
         self.width = 2 * heads * (dqk + dv)
@@ -129,8 +137,12 @@ class Case:
         self.lengths_at = torch.tensor(self.real, device=DEVICE, dtype=torch.int64) if lengths else None
         span = keys + rows if causal else keys
         steps = torch.tensor([rng.choice([0, 1, 30, 3600, 86400, 400_000]) for _ in range(users * span)], dtype=torch.int64)
+        if hourly:
+            steps[:] = 3600
+        elif rng.random() < 0.2:  # further apart than 32 bits of seconds say
+            steps[rng.randrange(len(steps)) if len(steps) else slice(0)] = 2**33
         self.times = (steps.view(users, span).cumsum(1) + 1_600_000_000).to(DEVICE) if span else torch.zeros(users, 0, dtype=torch.int64, device=DEVICE)
-        if span > 8:  # not in order everywhere
+        if span > 8 and not hourly:  # not in order everywhere
             self.times[:, 3], self.times[:, 5] = self.times[:, 5].clone(), self.times[:, 3].clone()
         newest = self.times.max(1).values if span else torch.full((users,), 1_600_000_000, device=DEVICE)
         self.query_times = newest + torch.tensor([rng.choice([0, 1, 77, 1_000_000]) for _ in range(users)], device=DEVICE)
@@ -222,8 +234,10 @@ def linear_cases():
         plans = [(0, 0)] + [(t, s) for t in (1, 2, 3, 4) for s in (1, 2, 4)]
         for tile, split in rng.sample(plans, 4 if options.quick else 8):
             out, whole = poisoned(rows, width)
-            args = Linear(at(x), at(w), at(b) if bias else None, at(out), rows, depth, width, act, tile, split, stream())
-            case = dict(rows=rows, depth=depth, width=width, bias=bias, silu=act, tile=tile, split=split)
+            second = split_rows(rows)
+            one = rows - second
+            args = Linear(at(x), at(w), at(b) if bias else None, at(out), one, at(x, one * depth), at(out, one * width), second, depth, width, act, tile, split, stream())
+            case = dict(rows=rows, second=second, depth=depth, width=width, bias=bias, silu=act, tile=tile, split=split)
             check("linear", case, call("Linear", args), out, whole, y)
 
 
@@ -233,14 +247,16 @@ def row_cases():
         normed = torch.nn.functional.layer_norm(a.double(), (width,), eps=1e-6)
         affine = normed * gamma.double() + beta.double()
         out, whole = poisoned(rows, width)
-        args = Norm(at(a), at(gamma), at(beta), None, None, at(out), None, rows, width, 1e-6, stream())
-        check("norm", (rows, width), call("Norm", args), out, whole, affine)
+        second = split_rows(rows)
+        one = rows - second
+        args = Norm(at(a), at(gamma), at(beta), None, None, at(out), None, one, at(a, one * width), None, at(out, one * width), None, second, width, 1e-6, stream())
+        check("norm", (rows, width, second), call("Norm", args), out, whole, affine)
         for has_bias in (0, 1):
             update, bias = half(rows, width), half(width)
             expected = a.double() + update.double() + (bias.double() if has_bias else 0)
             total, whole_total = poisoned(rows, width)
             out, whole = poisoned(rows, width)
-            args = Norm(at(a), at(gamma), at(beta), at(update), at(bias) if has_bias else None, at(out), at(total), rows, width, 1e-6, stream())
+            args = Norm(at(a), at(gamma), at(beta), at(update), at(bias) if has_bias else None, at(out), at(total), one, at(a, one * width), at(update, one * width), at(out, one * width), at(total, one * width), second, width, 1e-6, stream())
             failure = call("Norm", args)
             check("sum", (rows, width, has_bias), failure, total, whole_total, expected)
             of_sum = torch.nn.functional.layer_norm(total.double(), (width,), eps=1e-6) * gamma.double() + beta.double()
@@ -251,8 +267,8 @@ def row_cases():
             y = u * (affine if has_affine else normed)
             expected = torch.cat([u, a.double(), y], 1) if concat else y
             out, whole = poisoned(rows, width * (3 if concat else 1))
-            args = Gate(at(uvqk), at(a), at(gamma) if has_affine else None, at(beta) if has_affine else None, at(out), rows, 4 * width, width, act, concat, 1e-6, stream())
-            check("gate", (rows, width, act, concat, has_affine), call("Gate", args), out, whole, expected)
+            args = Gate(at(uvqk), at(a), at(gamma) if has_affine else None, at(beta) if has_affine else None, at(out), one, at(uvqk, 4 * one * width), at(a, one * width), at(out, one * width * (3 if concat else 1)), second, 4 * width, width, act, concat, 1e-6, stream())
+            check("gate", (rows, width, second, act, concat, has_affine), call("Gate", args), out, whole, expected)
         for users, slots, actions in ((1, 1, 0), (1, 3, 6), (3, 2, 4)):
             table, action = half(50, width), half(max(1, actions), width)
             ids = torch.randint(0, 50, (users, rows, slots), device=DEVICE, dtype=torch.int32)
@@ -261,8 +277,12 @@ def row_cases():
             for bit in range(actions):
                 expected = expected + (masks >> bit & 1)[..., None] * action.double()[bit]
             out, whole = poisoned(rows, users, width)
-            args = Embed(at(table), at(ids), at(masks), at(action) if actions else None, at(out), rows * users, users, slots, width, actions, stream())
-            check("embed", (rows, users, width, slots, actions), call("Embed", args), out, whole, expected.transpose(0, 1))
+            more = torch.randint(0, 50, (users, 7, slots), device=DEVICE, dtype=torch.int32)
+            out2, whole2 = poisoned(7, users, width)
+            args = Embed(at(table), at(ids), at(masks), at(action) if actions else None, at(out), rows * users, at(more), at(out2), 7 * users, users, slots, width, actions, stream())
+            failure = call("Embed", args)
+            check("embed", (rows, users, width, slots, actions), failure, out, whole, expected.transpose(0, 1))
+            check("embed", (7, users, width, slots, "second part"), failure, out2, whole2, table.double()[more.long()].sum(2).transpose(0, 1))
         for users, tasks in ((1, 1), (1, 2), (3, 5)):
             x, w, b = half(rows, users, width), half(width, tasks), half(tasks)
             out, whole = poisoned(users, rows, tasks, dtype=torch.float32)
@@ -302,7 +322,7 @@ def times():
         todo = [(m, n, False) for m in candidates] + [(n, 0, True), (64, n, True)]
         for rows, keys, causal in todo:
             for bias in (False, True):
-                cases = [Case(heads, d, d, 1, rows, keys, causal, bias, False, False, positions=n) for _ in range(3)]
+                cases = [Case(heads, d, d, 1, rows, keys, causal, bias, False, False, positions=n, hourly=True) for _ in range(3)]
                 outs = [poisoned(rows, 1, heads * d)[0] for _ in cases]
                 pairs = rows * (keys + (rows + 1) / 2 if causal else keys + 1)
                 found = []
@@ -315,25 +335,25 @@ def times():
                 chosen, best = found[0][0], sorted(found[1:])[:3]
                 what = f"{name} {'causal' if causal else 'candidates'} rows {rows} keys {keys}{' rab' if bias else ''}"
                 print(f"{what:48s} {chosen:7.1f} us {4 * heads * d * pairs / chosen / 1e6:5.0f} TFLOP/s | " + "  ".join(f"{p}: {t:.1f}" for t, p in best), flush=True)
-    for rows, depth, width in [(256, 512, 2048), (1024, 512, 2048), (2048, 512, 2048), (16384, 512, 2048), (2048, 1536, 512), (256, 512, 512), (4096, 1024, 4096), (1024, 1024, 4096), (256, 1024, 4096), (4096, 1024, 1024), (7000, 512, 2048), (2048, 512, 2048)]:
+    for rows, depth, width in [(256, 512, 2048), (1024, 512, 2048), (2048, 512, 2048), (16384, 512, 2048), (2048, 1536, 512), (1024, 1536, 512), (3072, 1536, 512), (3072, 512, 2048), (256, 512, 512), (4096, 1024, 4096), (1024, 1024, 4096), (256, 1024, 4096), (4096, 1024, 1024), (7000, 512, 2048), (2048, 512, 2048)]:
         sets = [(half(rows, depth), half(depth, width), half(width), poisoned(rows, width)[0]) for _ in range(3)]
         found = []
         for tile, split in [(0, 0)] + [(t, s) for t in (1, 2, 3, 4) for s in (1, 2, 4)]:
             def run(i):
                 x, w, b, y = sets[i % 3]
-                call("Linear", Linear(at(x), at(w), at(b), at(y), rows, depth, width, 0, tile, split, stream()))
+                call("Linear", Linear(at(x), at(w), at(b), at(y), rows, *NO_PART, depth, width, 0, tile, split, stream()))
             found.append((graph_us(run, 9), (tile, split)))
         torch_us = graph_us(lambda i: torch.addmm(sets[i % 3][2], sets[i % 3][0], sets[i % 3][1], out=sets[i % 3][3]), 9)
         best = sorted(found[1:])[:3]
         print(f"linear {rows} x {depth} x {width}: {found[0][0]:.1f} us, torch addmm {torch_us:.1f} | " + "  ".join(f"{p}: {t:.1f}" for t, p in best), flush=True)
     for rows, width in [(256, 512), (2048, 512), (4096, 1024)]:
         a, uvqk, gamma, beta, out = half(rows, width), half(rows, 4 * width), half(width), half(width), poisoned(rows, 3 * width)[0]
-        gate = graph_us(lambda _: call("Gate", Gate(at(uvqk), at(a), at(gamma), at(beta), at(out), rows, 4 * width, width, 1, 1, 1e-6, stream())))
+        gate = graph_us(lambda _: call("Gate", Gate(at(uvqk), at(a), at(gamma), at(beta), at(out), rows, None, None, None, 0, 4 * width, width, 1, 1, 1e-6, stream())))
         total = half(rows, width)
-        norm = graph_us(lambda _: call("Norm", Norm(at(a), at(gamma), at(beta), at(uvqk), None, at(out), at(total), rows, width, 1e-6, stream())))
+        norm = graph_us(lambda _: call("Norm", Norm(at(a), at(gamma), at(beta), at(uvqk), None, at(out), at(total), rows, None, None, None, None, 0, width, 1e-6, stream())))
         ids = torch.randint(0, 1000, (rows, 3), device=DEVICE, dtype=torch.int32)
         table = half(1000, width)
-        embed = graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, 1, 3, width, 0, stream())))
+        embed = graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, *NO_PART, 1, 3, width, 0, stream())))
         w, scores = half(width, 2), torch.empty(rows, 2, device=DEVICE)
         logits = graph_us(lambda _: call("Logits", Logits(at(a), at(w), at(gamma), at(scores), rows, 1, width, 2, stream())))
         print(f"rows {rows} x {width}: gate {gate:.1f}, norm {norm:.1f}, embed {embed:.1f}, logits {logits:.1f} us", flush=True)

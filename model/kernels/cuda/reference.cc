@@ -104,7 +104,13 @@ const char* hstuLinear(const HstuLinearArgs* args) {
       if (a.silu) sum = silu(sum);
       static_cast<uint16_t*>(a.y)[r * a.width + c] = toHalf(sum);
     }
-  return nullptr;
+  if (a.rows2 == 0) return nullptr;
+  HstuLinearArgs second = a;
+  second.x = a.x2;
+  second.y = a.y2;
+  second.rows = a.rows2;
+  second.rows2 = 0;
+  return hstuLinear(&second);
 }
 
 const char* hstuGate(const HstuGateArgs* args) {
@@ -128,7 +134,14 @@ const char* hstuGate(const HstuGateArgs* args) {
     }
   }
   delete[] y;
-  return nullptr;
+  if (g.rows2 == 0) return nullptr;
+  HstuGateArgs second = g;
+  second.uvqk = g.uvqk2;
+  second.a = g.a2;
+  second.out = g.out2;
+  second.rows = g.rows2;
+  second.rows2 = 0;
+  return hstuGate(&second);
 }
 
 const char* hstuNorm(const HstuNormArgs* args) {
@@ -147,7 +160,15 @@ const char* hstuNorm(const HstuNormArgs* args) {
     for (int c = 0; c < n.width; c++) static_cast<uint16_t*>(n.out)[r * n.width + c] = toHalf(y[c]);
   }
   delete[] y;
-  return nullptr;
+  if (n.rows2 == 0) return nullptr;
+  HstuNormArgs second = n;
+  second.x = n.x2;
+  second.update = n.update2;
+  second.out = n.out2;
+  second.sum = n.sum2;
+  second.rows = n.rows2;
+  second.rows2 = 0;
+  return hstuNorm(&second);
 }
 
 const char* hstuEmbed(const HstuEmbedArgs* args) {
@@ -158,11 +179,18 @@ const char* hstuEmbed(const HstuEmbedArgs* args) {
       double sum = 0;
       for (int s = 0; s < e.slots; s++) sum += at(e.table, int64_t(e.ids[from * e.slots + s]) * e.width + c);
       for (int bit = 0; bit < e.actions; bit++)
-        if (uint32_t(e.masks[from]) >> bit & 1) sum += at(e.action, int64_t(bit) * e.width + c);
+        if (e.masks && uint32_t(e.masks[from]) >> bit & 1) sum += at(e.action, int64_t(bit) * e.width + c);
       static_cast<uint16_t*>(e.out)[r * e.width + c] = toHalf(sum);
     }
   }
-  return nullptr;
+  if (e.rows2 == 0) return nullptr;
+  HstuEmbedArgs second = e;
+  second.ids = e.ids2;
+  second.masks = nullptr;
+  second.out = e.out2;
+  second.rows = e.rows2;
+  second.rows2 = 0;
+  return hstuEmbed(&second);
 }
 
 const char* hstuLogits(const HstuLogitsArgs* args) {

@@ -90,14 +90,34 @@ struct NormedRow {
   }
 };
 
+/// A warp's row: which part it is in, and its number there. No row is behind the last.
+struct PlaceOfRow {
+  int64_t row;
+  bool isSecond, isRow;
+  __device__ __forceinline__ PlaceOfRow(int64_t rows, int64_t rows2) {
+    row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
+    isRow = row < rows + rows2;
+    isSecond = row >= rows;
+    if (isSecond) row -= rows;
+  }
+};
+
+struct NormPart {
+  const __half *x, *update;
+  __half *sum, *out;
+  int64_t rows;
+};
+
 /// With `Adds`, of x + update (+ bias), which goes into `sum`.
 template <int Vectors, bool Adds>
 __global__ void __launch_bounds__(kRowsPerBlock * 32)
-    norm(const __half* x, const __half* update, const __half* bias, const __half* gamma, const __half* beta, __half* sum,
-         __half* out, int64_t rows, int width, float epsilon) {
+    norm(NormPart first, NormPart second, const __half* bias, const __half* gamma, const __half* beta, int width, float epsilon) {
   waitForBefore();
-  const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
-  if (row >= rows) return;
+  const PlaceOfRow place(first.rows, second.rows);
+  if (!place.isRow) return;
+  const int64_t row = place.row;
+  const __half *x = place.isSecond ? second.x : first.x, *update = place.isSecond ? second.update : first.update;
+  __half *sum = place.isSecond ? second.sum : first.sum, *out = place.isSecond ? second.out : first.out;
   const auto at = [&](const __half* matrix) { return reinterpret_cast<const uint4*>(matrix + row * width); };
   const NormedRow<Vectors> normedRow((Adds ? sum : x) + row * width, width, threadIdx.x % 32, epsilon, [&](int vector) {
     const uint4 own = at(x)[vector];
@@ -124,13 +144,22 @@ __global__ void __launch_bounds__(kRowsPerBlock * 32)
   });
 }
 
+struct GatePart {
+  const __half *uvqk, *a;
+  __half* out;
+  int64_t rows;
+};
+
 template <int Vectors>
 __global__ void __launch_bounds__(kRowsPerBlock * 32)
-    gate(const __half* uvqk, int64_t uvqkRow, const __half* a, const __half* gamma, const __half* beta, __half* out,
-         int64_t rows, int width, int act, int concat, float epsilon) {
+    gate(GatePart first, GatePart second, int64_t uvqkRow, const __half* gamma, const __half* beta, int width, int act, int concat,
+         float epsilon) {
   waitForBefore();
-  const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
-  if (row >= rows) return;
+  const PlaceOfRow place(first.rows, second.rows);
+  if (!place.isRow) return;
+  const int64_t row = place.row;
+  const __half *uvqk = place.isSecond ? second.uvqk : first.uvqk, *a = place.isSecond ? second.a : first.a;
+  __half* out = place.isSecond ? second.out : first.out;
   const uint4* own = reinterpret_cast<const uint4*>(a + row * width);
   const NormedRow<Vectors> normedRow(a + row * width, width, threadIdx.x % 32, epsilon,
                                      [&](int vector) { return own[vector]; });
@@ -157,13 +186,21 @@ __global__ void __launch_bounds__(kRowsPerBlock * 32)
   });
 }
 
+struct EmbedPart {
+  const int32_t *ids, *masks;
+  __half* out;
+  int64_t rows;
+};
+
 /// Rows of `out` go token by token, those of ids and masks user by user.
 __global__ void __launch_bounds__(kRowsPerBlock * 32)
-    embed(const __half* table, const int32_t* ids, const int32_t* masks, const __half* action, __half* out, int64_t rows,
-          int users, int slots, int width, int actions) {
+    embed(EmbedPart first, EmbedPart second, const __half* table, const __half* action, int users, int slots, int width, int actions) {
   waitForBefore();
-  const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
-  if (row >= rows) return;
+  const PlaceOfRow place(first.rows, second.rows);
+  if (!place.isRow) return;
+  const int64_t row = place.row, rows = place.isSecond ? second.rows : first.rows;
+  const int32_t *ids = place.isSecond ? second.ids : first.ids, *masks = place.isSecond ? second.masks : first.masks;
+  __half* out = place.isSecond ? second.out : first.out;
   const int vectors = width / 8;
   const int64_t from = row % users * (rows / users) + row / users;
   const uint32_t mask = masks ? uint32_t(masks[from]) : 0;
@@ -183,25 +220,35 @@ __global__ void __launch_bounds__(kRowsPerBlock * 32)
   }
 }
 
-/// out = x·w + bias for a few columns, in float32; rows of `out` go user by user, those of x token by token.
+/// out = x·w + bias for a few columns, in float32; rows of `out` go user by user, those of x token by token. A block's
+/// results leave together: `out` may lie in the host's memory, where every write is a packet of its own.
 __global__ void __launch_bounds__(kRowsPerBlock * 32)
     logits(const __half* x, const __half* w, const __half* bias, float* out, int64_t rows, int users, int depth, int tasks) {
+  constexpr int kTasks = 32;
+  __shared__ float found[kRowsPerBlock][kTasks];
   waitForBefore();
-  const int64_t row = int64_t(blockIdx.x) * kRowsPerBlock + threadIdx.x / 32;
-  if (row >= rows) return;
-  const int lane = threadIdx.x % 32;
-  const uint4* from = reinterpret_cast<const uint4*>(x + row * depth);
-  float* to = out + (row % users * (rows / users) + row / users) * tasks;
-  for (int task = 0; task < tasks; task++) {
-    float sum = 0.f;
-    for (int vector = lane; vector < depth / 8; vector += 32) {
-      float y[8];
-      unpack(__ldg(from + vector), y);
+  const int64_t row0 = int64_t(blockIdx.x) * kRowsPerBlock, row = row0 + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, blockRows = int(min(int64_t(kRowsPerBlock), rows - row0));
+  const uint4* from = reinterpret_cast<const uint4*>(x + min(row, rows - 1) * depth);
+  for (int task0 = 0; task0 < tasks; task0 += kTasks) {
+    const int count = min(kTasks, tasks - task0);
+    for (int i = 0; i < count; i++) {
+      float sum = 0.f;
+      for (int vector = lane; vector < depth / 8; vector += 32) {
+        float y[8];
+        unpack(__ldg(from + vector), y);
 #pragma unroll
-      for (int i = 0; i < 8; i++) sum = fmaf(y[i], __half2float(__ldg(w + int64_t(8 * vector + i) * tasks + task)), sum);
+        for (int c = 0; c < 8; c++) sum = fmaf(y[c], __half2float(__ldg(w + int64_t(8 * vector + c) * tasks + task0 + i)), sum);
+      }
+      sum = warpSum(sum);
+      if (lane == 0) found[threadIdx.x / 32][i] = sum + __half2float(__ldg(bias + task0 + i));
     }
-    sum = warpSum(sum);
-    if (lane == 0) to[task] = sum + __half2float(__ldg(bias + task));
+    __syncthreads();
+    for (int i = threadIdx.x; i < blockRows * count; i += kRowsPerBlock * 32) {
+      const int64_t at = row0 + i / count;
+      out[(at % users * (rows / users) + at / users) * tasks + task0 + i % count] = found[i / count][i % count];
+    }
+    __syncthreads();
   }
 }
 
@@ -233,42 +280,48 @@ const char* withVectors(int width, Run run) {
 
 using namespace hstu;
 
+namespace {
+
+const __half* halves(const void* at) { return static_cast<const __half*>(at); }
+__half* halves(void* at) { return static_cast<__half*>(at); }
+
+}  // namespace
+
 extern "C" const char* hstuNorm(const HstuNormArgs* args) {
   const HstuNormArgs& n = *args;
-  if (n.rows == 0) return nullptr;
+  if (n.rows + n.rows2 == 0) return nullptr;
   if (n.width % 8) return kWidth;
-  if (!isAligned({n.x, n.update, n.bias, n.gamma, n.beta, n.sum, n.out})) return kAlignment;
+  if (!isAligned({n.x, n.update, n.bias, n.gamma, n.beta, n.sum, n.out, n.x2, n.update2, n.sum2, n.out2})) return kAlignment;
+  const NormPart first{halves(n.x), halves(n.update), halves(n.sum), halves(n.out), n.rows};
+  const NormPart second{halves(n.x2), halves(n.update2), halves(n.sum2), halves(n.out2), n.rows2};
   return withVectors(n.width, [&](auto vectors) {
     constexpr int kVectors = vectors.value;
-    return launchRows(n.update ? norm<kVectors, true> : norm<kVectors, false>, n.rows, n.stream,
-                      static_cast<const __half*>(n.x), static_cast<const __half*>(n.update),
-                      static_cast<const __half*>(n.bias), static_cast<const __half*>(n.gamma),
-                      static_cast<const __half*>(n.beta), static_cast<__half*>(n.sum), static_cast<__half*>(n.out), n.rows,
-                      n.width, n.epsilon);
+    return launchRows(n.update ? norm<kVectors, true> : norm<kVectors, false>, n.rows + n.rows2, n.stream, first, second,
+                      halves(n.bias), halves(n.gamma), halves(n.beta), n.width, n.epsilon);
   });
 }
 
 extern "C" const char* hstuGate(const HstuGateArgs* args) {
   const HstuGateArgs& g = *args;
-  if (g.rows == 0) return nullptr;
+  if (g.rows + g.rows2 == 0) return nullptr;
   if (g.width % 8 || g.uvqkRow % 8) return kWidth;
-  if (!isAligned({g.uvqk, g.a, g.gamma, g.beta, g.out})) return kAlignment;
+  if (!isAligned({g.uvqk, g.a, g.gamma, g.beta, g.out, g.uvqk2, g.a2, g.out2})) return kAlignment;
+  const GatePart first{halves(g.uvqk), halves(g.a), halves(g.out), g.rows};
+  const GatePart second{halves(g.uvqk2), halves(g.a2), halves(g.out2), g.rows2};
   return withVectors(g.width, [&](auto vectors) {
-    return launchRows(gate<vectors.value>, g.rows, g.stream, static_cast<const __half*>(g.uvqk), g.uvqkRow,
-                      static_cast<const __half*>(g.a), static_cast<const __half*>(g.gamma),
-                      static_cast<const __half*>(g.beta), static_cast<__half*>(g.out), g.rows, g.width, g.act, g.concat,
-                      g.epsilon);
+    return launchRows(gate<vectors.value>, g.rows + g.rows2, g.stream, first, second, g.uvqkRow, halves(g.gamma),
+                      halves(g.beta), g.width, g.act, g.concat, g.epsilon);
   });
 }
 
 extern "C" const char* hstuEmbed(const HstuEmbedArgs* args) {
   const HstuEmbedArgs& e = *args;
-  if (e.rows == 0) return nullptr;
+  if (e.rows + e.rows2 == 0) return nullptr;
   if (e.width % 8) return kWidth;
-  if (!isAligned({e.table, e.action, e.out})) return kAlignment;
-  return launchRows(embed, e.rows, e.stream, static_cast<const __half*>(e.table), e.ids, e.masks,
-                    static_cast<const __half*>(e.action), static_cast<__half*>(e.out), e.rows, e.users, e.slots, e.width,
-                    e.actions);
+  if (!isAligned({e.table, e.action, e.out, e.out2})) return kAlignment;
+  const EmbedPart first{e.ids, e.masks, halves(e.out), e.rows}, second{e.ids2, nullptr, halves(e.out2), e.rows2};
+  return launchRows(embed, e.rows + e.rows2, e.stream, first, second, halves(e.table), halves(e.action), e.users, e.slots,
+                    e.width, e.actions);
 }
 
 extern "C" const char* hstuLogits(const HstuLogitsArgs* args) {
