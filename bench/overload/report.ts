@@ -1,6 +1,6 @@
 import { lineChart } from '../chart.js'
 import type { Machine } from '../machine.js'
-import { count, figure, table } from '../markdown.js'
+import { count, figure, table, verdict } from '../markdown.js'
 import { CALM, OVERLOAD, type OverloadResult } from './bench.js'
 
 const TARGETS = { share: 0.9, refusalMs: 5, recoverySec: 2, growth: 1.05 }
@@ -10,10 +10,6 @@ export function overloadPage(machine: Machine, result: OverloadResult, name: str
   const { accepted, refusal, rssMiB, before, after, cpus, deadlineMs } = result
   const isApart = cpus.load !== undefined
   const growth = rssMiB.late / rssMiB.early
-  const row = (what: string, got: string, target: string, isMet: boolean) => [
-    ...[what, got, target],
-    isMet ? 'met' : '**missed**',
-  ]
   return [
     '# Overload',
     '',
@@ -32,31 +28,31 @@ export function overloadPage(machine: Machine, result: OverloadResult, name: str
     ...table(
       ['what', 'figure', 'target', ''],
       [
-        row(
+        verdict(
           'answers in time, of the capacity',
           `${figure(100 * result.share)} %`,
           `${100 * TARGETS.share} %`,
           result.share >= TARGETS.share,
         ),
-        row(
+        verdict(
           'p99 of what was let in',
           `${figure(accepted.p99)} ms`,
           `${deadlineMs} ms`,
           accepted.p99 <= deadlineMs,
         ),
-        row(
+        verdict(
           'p99 of a 429',
           `${figure(refusal.p99)} ms (p50 ${figure(refusal.p50)})`,
           `${TARGETS.refusalMs} ms`,
           refusal.p99 <= TARGETS.refusalMs,
         ),
-        row(
+        verdict(
           'resident memory, last sixth of the overload to its second',
           `${figure(growth)} x`,
           `${TARGETS.growth} x`,
           growth <= TARGETS.growth,
         ),
-        row(
+        verdict(
           'until all is well again',
           `${figure(result.recoverySec)} s`,
           `${TARGETS.recoverySec} s`,
