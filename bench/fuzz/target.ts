@@ -29,6 +29,8 @@ export function socketSender(origin: string): { readonly send: Send; close(): vo
         agent,
         headers: { ...headers, ...length },
       })
+      // A server that has answered need not read the rest of a body; one that has not is a failure below.
+      request.on('error', () => {})
       request.end(payload)
       const [response] = await once(request, 'response')
       return { status: response.statusCode, headers: response.headers, body: await text(response) }
