@@ -1,4 +1,4 @@
-import { once } from 'node:events'
+import { once as event } from 'node:events'
 import { Agent, request as httpRequest } from 'node:http'
 import { text } from 'node:stream/consumers'
 import { isRecord } from '../../server/fault.js'
@@ -18,23 +18,32 @@ export type RunOptions = {
   readonly onAnswer?: () => void
 }
 
+const CLOSED = new Set(['EPIPE', 'ECONNRESET'])
+
 /** Sends over one connection to a server that listens at `origin`. */
 export function socketSender(origin: string): { readonly send: Send; close(): void } {
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  const once = async ({ method, url, headers, payload }: FuzzRequest): Promise<FuzzAnswer> => {
+    const length = payload === undefined ? {} : { 'content-length': String(payload.length) }
+    const request = httpRequest(origin + url, {
+      method,
+      agent,
+      headers: { ...headers, ...length },
+    })
+    // A server that has answered need not read the rest of a body; one that has not is a failure below.
+    request.on('error', () => {})
+    request.end(payload)
+    const [response] = await event(request, 'response')
+    return { status: response.statusCode, headers: response.headers, body: await text(response) }
+  }
   return {
-    async send({ method, url, headers, payload }) {
-      const length = payload === undefined ? {} : { 'content-length': String(payload.length) }
-      const request = httpRequest(origin + url, {
-        method,
-        agent,
-        headers: { ...headers, ...length },
-      })
-      // A server that has answered need not read the rest of a body; one that has not is a failure below.
-      request.on('error', () => {})
-      request.end(payload)
-      const [response] = await once(request, 'response')
-      return { status: response.statusCode, headers: response.headers, body: await text(response) }
-    },
+    // A body that is refused in the middle, as broken gzip is, can lose the answer to what is still on its
+    // way: it is asked again, once. A server that is gone is gone then, too.
+    send: (request) =>
+      once(request).catch((error: unknown) => {
+        if (!isRecord(error) || !CLOSED.has(String(error.code))) throw error
+        return once(request)
+      }),
     close: () => agent.destroy(),
   }
 }
