@@ -2,6 +2,7 @@ import { once as event } from 'node:events'
 import { Agent, request as httpRequest } from 'node:http'
 import { text } from 'node:stream/consumers'
 import { isRecord } from '../../server/fault.js'
+import { KNOBS } from '../../server/knobs.js'
 import { INPUTS } from '../../server/oip/infer.js'
 import { operationsOf } from './document.js'
 import { type FuzzAnswer, type FuzzRequest, type FuzzResult, fuzz } from './fuzz.js'
@@ -18,7 +19,17 @@ export type RunOptions = {
   readonly onAnswer?: () => void
 }
 
+const BODY_LIMIT_BYTES = KNOBS.bodyLimitBytes.fallback
 const CLOSED = new Set(['EPIPE', 'ECONNRESET'])
+/**
+ * Stands for an answer that was lost: what is beyond the limit is refused unread and its connection closed, while
+ * the body is still on its way. A server that died of it does not answer what comes next.
+ */
+const UNREAD: FuzzAnswer = {
+  status: 413,
+  headers: { 'content-type': 'application/json; charset=utf-8' },
+  body: JSON.stringify({ code: 'LIMIT_EXCEEDED', message: 'the connection was closed' }),
+}
 
 /** Sends over one connection to a server that listens at `origin`. */
 export function socketSender(origin: string): { readonly send: Send; close(): void } {
@@ -37,12 +48,11 @@ export function socketSender(origin: string): { readonly send: Send; close(): vo
     return { status: response.statusCode, headers: response.headers, body: await text(response) }
   }
   return {
-    // A body that is refused in the middle, as broken gzip is, can lose the answer to what is still on its
-    // way: it is asked again, once. A server that is gone is gone then, too.
     send: (request) =>
       once(request).catch((error: unknown) => {
-        if (!isRecord(error) || !CLOSED.has(String(error.code))) throw error
-        return once(request)
+        const isUnread = (request.payload?.length ?? 0) > BODY_LIMIT_BYTES
+        if (isUnread && isRecord(error) && CLOSED.has(String(error.code))) return UNREAD
+        throw error
       }),
     close: () => agent.destroy(),
   }
