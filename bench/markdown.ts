@@ -15,3 +15,8 @@ export function figure(value: number | undefined): string {
 export function count(value: number): string {
   return Math.round(value).toLocaleString('en-US')
 }
+
+/** A row of a table of targets: what, figure, target, whether it was met. */
+export function verdict(what: string, got: string, target: string, isMet: boolean): string[] {
+  return [what, got, target, isMet ? 'met' : '**missed**']
+}

@@ -1,7 +1,8 @@
-import { once } from 'node:events'
+import { once as event } from 'node:events'
 import { Agent, request as httpRequest } from 'node:http'
 import { text } from 'node:stream/consumers'
 import { isRecord } from '../../server/fault.js'
+import { KNOBS } from '../../server/knobs.js'
 import { INPUTS } from '../../server/oip/infer.js'
 import { operationsOf } from './document.js'
 import { type FuzzAnswer, type FuzzRequest, type FuzzResult, fuzz } from './fuzz.js'
@@ -18,21 +19,41 @@ export type RunOptions = {
   readonly onAnswer?: () => void
 }
 
+const BODY_LIMIT_BYTES = KNOBS.bodyLimitBytes.fallback
+const CLOSED = new Set(['EPIPE', 'ECONNRESET'])
+/**
+ * Stands for an answer that was lost: what is beyond the limit is refused unread and its connection closed, while
+ * the body is still on its way. A server that died of it does not answer what comes next.
+ */
+const UNREAD: FuzzAnswer = {
+  status: 413,
+  headers: { 'content-type': 'application/json; charset=utf-8' },
+  body: JSON.stringify({ code: 'LIMIT_EXCEEDED', message: 'the connection was closed' }),
+}
+
 /** Sends over one connection to a server that listens at `origin`. */
 export function socketSender(origin: string): { readonly send: Send; close(): void } {
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  const once = async ({ method, url, headers, payload }: FuzzRequest): Promise<FuzzAnswer> => {
+    const length = payload === undefined ? {} : { 'content-length': String(payload.length) }
+    const request = httpRequest(origin + url, {
+      method,
+      agent,
+      headers: { ...headers, ...length },
+    })
+    // A server that has answered need not read the rest of a body; one that has not is a failure below.
+    request.on('error', () => {})
+    request.end(payload)
+    const [response] = await event(request, 'response')
+    return { status: response.statusCode, headers: response.headers, body: await text(response) }
+  }
   return {
-    async send({ method, url, headers, payload }) {
-      const length = payload === undefined ? {} : { 'content-length': String(payload.length) }
-      const request = httpRequest(origin + url, {
-        method,
-        agent,
-        headers: { ...headers, ...length },
-      })
-      request.end(payload)
-      const [response] = await once(request, 'response')
-      return { status: response.statusCode, headers: response.headers, body: await text(response) }
-    },
+    send: (request) =>
+      once(request).catch((error: unknown) => {
+        const isUnread = (request.payload?.length ?? 0) > BODY_LIMIT_BYTES
+        if (isUnread && isRecord(error) && CLOSED.has(String(error.code))) return UNREAD
+        throw error
+      }),
     close: () => agent.destroy(),
   }
 }

@@ -1,6 +1,6 @@
 import { lineChart } from '../chart.js'
 import type { Machine } from '../machine.js'
-import { count, figure, table } from '../markdown.js'
+import { count, figure, table, verdict } from '../markdown.js'
 import { median } from '../stats.js'
 import { LOAD_SHARE, SAMPLE_SEC, type SoakResult, type SoakSample } from './bench.js'
 
@@ -40,10 +40,6 @@ export function soakPage(machine: Machine, result: SoakResult): string {
   const gcShare =
     ((samples.at(-1)?.gcSeconds ?? 0) - (samples[0]?.gcSeconds ?? 0)) /
     Math.max(1, (samples.length - 1) * SAMPLE_SEC)
-  const row = (what: string, got: string, target: string, isMet: boolean) => [
-    ...[what, got, target],
-    isMet ? 'met' : '**missed**',
-  ]
   return [
     '# Soak',
     '',
@@ -58,21 +54,21 @@ export function soakPage(machine: Machine, result: SoakResult): string {
     ...table(
       ['what', 'figure', 'target', ''],
       [
-        row(
+        verdict(
           'resident memory, second half',
           `${figure(memory.slope)} ± ${figure(memory.plusMinus)} MiB/h (95 %)`,
           `0 in the interval, or at most ${100 * MOST_GROWTH} % per hour`,
           isFlat,
         ),
         ...(['descriptors', 'threads'] as const).map((key) =>
-          row(
+          verdict(
             `${key}, second half over first`,
             `${more(key) > 0 ? '+' : ''}${more(key)}`,
             `at most +${MOST_MORE}`,
             more(key) <= MOST_MORE,
           ),
         ),
-        row('failed requests', count(failed), '0', failed === 0),
+        verdict('failed requests', count(failed), '0', failed === 0),
       ],
     ),
     '',
