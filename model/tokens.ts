@@ -37,7 +37,8 @@ const TWO_TO_32 = 2 ** 32
 
 /**
  * Writes `times` (whole seconds) into the int64 values that the graphs take, from index `at` on.
- * By halves, little-endian: a BigInt for each of 2,048 times takes 54 us of a miss on the event loop, this 10.
+ * By halves, little-endian: a BigInt for each of 2,048 times takes 54 us of a miss on the event loop, halves of any
+ * number 14, and 5 where numbers below 2^31 are not divided.
  * @throws {RangeError} where a time is no whole number below 2^53, or `out` is too short
  */
 export function writeTimes(out: BigInt64Array, times: Float64Array, at = 0): void {
@@ -45,10 +46,16 @@ export function writeTimes(out: BigInt64Array, times: Float64Array, at = 0): voi
     throw new RangeError(`expected room for ${times.length} times at ${at}, got ${out.length}`)
   }
   const halves = new Int32Array(out.buffer, out.byteOffset + 8 * at, 2 * times.length)
-  let to = 0
-  for (const time of times) {
+  for (let i = 0; i < times.length; i++) {
+    const time = times[i] ?? 0
+    const low = time | 0
+    if (low === time && low >= 0) {
+      halves[2 * i] = low
+      halves[2 * i + 1] = 0
+      continue
+    }
     if (!Number.isSafeInteger(time)) throw new RangeError(`expected whole seconds, got ${time}`)
-    halves[to++] = time
-    halves[to++] = Math.floor(time / TWO_TO_32)
+    halves[2 * i] = time
+    halves[2 * i + 1] = Math.floor(time / TWO_TO_32)
   }
 }

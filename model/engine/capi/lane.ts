@@ -117,6 +117,10 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
     new BigInt64Array(inputs.buffer, offset(shape, name), length)
   const int32 = (shape: Shape, name: string, length: number) =>
     new Int32Array(inputs.buffer, offset(shape, name), length)
+  /** Zeros behind them: the memory has what the run before read. */
+  const setRows = (shape: Shape, name: string, rows: Int32Array, length: number) => {
+    int32(shape, name, length).fill(0, rows.length).set(rows)
+  }
 
   /** Begins to copy K/V to the end of the lane's rows, zeros before it: distances count from the end. */
   const load = (entry: KvEntry, n: number) => {
@@ -137,11 +141,10 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
     signal: AbortSignal | undefined,
   ) => {
     const write = () => {
-      inputs.fill(0, 0, shape.packed.bytes)
       int64(shape, 'query_time', 1)[0] = BigInt(queryTime)
-      const times = entry.block.times.subarray(0, entry.tokens)
-      int64(shape, 'times', shape.n).set(times, shape.n - entry.tokens)
-      int32(shape, 'rows', rows.length).set(rows)
+      const times = int64(shape, 'times', shape.n).fill(0n, 0, shape.n - entry.tokens)
+      times.set(entry.block.times.subarray(0, entry.tokens), shape.n - entry.tokens)
+      setRows(shape, 'rows', rows, shape.m * slots)
     }
     let isInRun = false
     store.hold(entry)
@@ -173,13 +176,12 @@ export async function createLane(parts: LaneParts): Promise<Lane> {
       shape,
       candidates: rows.length / slots,
       prepare() {
-        inputs.fill(0, 0, shape.packed.bytes)
         int64(shape, 'query_times', 1)[0] = BigInt(queryTime)
         int64(shape, 'lengths', 1)[0] = BigInt(history.length)
-        writeTimes(int64(shape, 'times', shape.n), history.times)
-        int32(shape, 'actions', shape.n).set(history.actions)
-        int32(shape, 'rows', shape.n * slots).set(history.rows)
-        int32(shape, 'candidate_rows', rows.length).set(rows)
+        writeTimes(int64(shape, 'times', shape.n).fill(0n, history.length), history.times)
+        setRows(shape, 'actions', history.actions, shape.n)
+        setRows(shape, 'rows', history.rows, shape.n * slots)
+        setRows(shape, 'candidate_rows', rows, shape.m * slots)
         return undefined
       },
       done() {},
