@@ -29,7 +29,11 @@ export function paperVariant(config: ConfigOf<'paper'>): ExportVariant {
       history: (g, rows, masks, shape) => embedTokens(g, rows, masks, slots, shape),
       queries: (g, rows, shape) => embedCandidates(g, rows, slots, shape),
       request: (g, { rows, actions, candidates }, shape) => {
-        const inputs = [g.weight('embedding'), rows, g.weight('action'), actions, candidates]
+        if (!isFused(g, shape)) {
+          const ofHistory = embedTokens(g, rows, actions, slots, shape)
+          return [ofHistory, embedCandidates(g, candidates, slots, shape)]
+        }
+        const inputs = [g.weight(TABLE), rows, g.weight('action'), actions, candidates]
         const [x = '', y = ''] = g.callN(hstuEmbedRequest(slots, shape), inputs)
         return [x, y]
       },
