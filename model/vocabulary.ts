@@ -3,6 +3,7 @@ import { type HstuConfig, itemIdOf, type ModelFeature, readJson } from './config
 import type { EmbeddingLayout } from './embedding.js'
 import { RankError } from './errors.js'
 import type { Features, FeatureValue } from './request.js'
+import { type CandidateList, openCandidateList } from './retrieval.js'
 import type { TokenScheme } from './scheme.js'
 import { tokenScheme } from './schemes.js'
 
@@ -36,6 +37,10 @@ export type Vocabulary = {
     at: number,
   ) => boolean
   readonly hasItemFeature: (name: string) => boolean
+  /** Id of the item at a row, 1 on, of the id table; undefined where ids do not tell (hashed ones). */
+  readonly itemAt: (row: number) => string | undefined
+  /** What retrieval ranks over; undefined without a retrieval head. */
+  readonly candidates: CandidateList | undefined
   /** Item ids that the catalogue or the id vocabulary lists, for samples and calibration. */
   readonly knownItems: () => string[]
 }
@@ -88,10 +93,14 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
     return row !== 0
   }
 
+  const itemAt = createDecode(config.itemFeatures[idSlot], read)
+
   return {
     config,
     layout,
     scheme,
+    itemAt,
+    candidates: openCandidateList({ config, layout, itemAt, writeItem }, read),
     context: config.context.map(({ name, rows, encoding, table = `ctx.${name}` }) => ({
       name,
       ...encoder(table, rows, encoding),
@@ -153,6 +162,28 @@ function createEncode(
         return typeof x === 'number' && !Number.isNaN(x) ? 1 + countAtMost(edges, x) : 0
       }
     }
+  }
+}
+
+/** The raw value at a row, 1 on, of a feature's table; undefined where rows do not tell. */
+function createDecode(
+  feature: ModelFeature | undefined,
+  read: (file: string) => unknown,
+): (row: number) => string | undefined {
+  const { rows = 1, encoding = { kind: 'row' } } = feature ?? {}
+  const isThere = (row: number) => row >= 1 && row < rows
+  switch (encoding.kind) {
+    case 'row':
+      return (row) => (isThere(row) ? String(row) : undefined)
+    case 'index':
+      return (row) => (isThere(row) ? String(row - 1) : undefined)
+    case 'vocabulary': {
+      const values = read(encoding.file)
+      return (row) => (Array.isArray(values) ? values[row - 1] : undefined)
+    }
+    case 'hash':
+    case 'bucket':
+      return () => undefined
   }
 }
 

@@ -96,6 +96,8 @@ export type ModelOptions = {
   readonly source?: WeightSource
   /** Who answers the bundle's test vectors: the float64 reference, which takes seconds for wide models. */
   readonly oracle?: Oracle
+  /** JSON files that the config names. */
+  readonly files?: { readonly [name: string]: unknown }
 }
 
 /** Exports a model with random weights into a temporary folder and opens the bundle. */
@@ -105,6 +107,9 @@ export function exportModel(scope: Scope, options: ModelOptions = {}): ModelFixt
   const reference = createReference(source, config)
   const { oracle = reference } = options
   const folder = tempFolder(scope)
+  for (const [name, content] of Object.entries(options.files ?? {})) {
+    writeFileSync(`${folder}/${name}`, JSON.stringify(content))
+  }
   // Not of rounded weights too: that takes as long again, and these models' requests are steady.
   const createOracle = () => oracle
   writeBundle({ config, source, folder, out: `${folder}/bundle`, precision, createOracle })

@@ -15,7 +15,6 @@ import { RankError } from '../errors.js'
 import {
   configFiles,
   contentVersion,
-  type GraphName,
   hashFile,
   isSafe,
   MANIFEST_FILE,
@@ -31,8 +30,10 @@ import { sampleRequests, TOLERANCE } from '../vectors.js'
 import { readVocabulary } from '../vocabulary.js'
 import { roundedToBf16, type WeightSource } from './checkpoint.js'
 import { buildGraphs } from './graphs.js'
+import type { OnnxGraph } from './onnx.js'
+import { buildRetrieval, retrievalTensors } from './retrieval.js'
 import { exportVariant } from './variants.js'
-import { writeWeightFile } from './weight-file.js'
+import { type Tensor, writeWeightFile } from './weight-file.js'
 
 const PRODUCER = 'peregrine 0.1.0'
 const WEIGHT_FILE = 'weights.bin'
@@ -97,10 +98,10 @@ function makeWorkFolder(out: string): string {
 }
 
 function writeInto(folder: string, options: ExportOptions): Manifest {
-  const { config, source, precision } = options
+  const { config, precision } = options
   const type = precision === 'fp16' ? 'float16' : 'float32'
-  const { tensors, graphs: parts } = exportVariant(config)
-  const weights = writeWeightFile(folder, WEIGHT_FILE, tensors(source), type)
+  const { graphs: parts } = exportVariant(config)
+  const weights = writeWeightFile(folder, WEIGHT_FILE, weightTensors(options), type)
   const files = new Map<string, { sha256: string; bytes: number }>()
   files.set(WEIGHT_FILE, { sha256: weights.sha256, bytes: weights.bytes })
   const add = (file: string) => {
@@ -108,13 +109,23 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
     files.set(file, { sha256: hashFile(path), bytes: statSync(path).size })
   }
   const graphs = buildGraphs({ config, parts, weights, type })
-  const write = (name: GraphName) => {
+  const write = (name: string, { bytes, inputs, outputs }: OnnxGraph) => {
     const file = `${name}.onnx`
-    writeFileSync(`${folder}/${file}`, graphs[name].bytes)
+    writeFileSync(`${folder}/${file}`, bytes)
     add(file)
-    return { file, inputs: graphs[name].inputs, outputs: graphs[name].outputs }
+    return { file, inputs, outputs }
   }
-  const graphEntries = { prefill: write('prefill'), score: write('score'), rank: write('rank') }
+  const retrieval =
+    config.retrieval === undefined ? undefined : buildRetrieval({ config, parts, weights, type })
+  const graphEntries = {
+    prefill: write('prefill', graphs.prefill),
+    score: write('score', graphs.score),
+    rank: write('rank', graphs.rank),
+    ...(retrieval !== undefined && {
+      encode: write('encode', retrieval.encode),
+      retrieve: write('retrieve', retrieval.retrieve),
+    }),
+  }
   for (const file of configFiles(config)) {
     if (!isSafe(file)) {
       throw new RankError(
@@ -151,6 +162,17 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
   const json = JSON.stringify({ ...written, version }, null, 2)
   writeFileSync(`${folder}/${MANIFEST_FILE}`, `${json}\n`)
   return { ...content, version }
+}
+
+/** The variant's tensors, and where there is a retrieval head what that adds. */
+function weightTensors({ config, source, folder, precision }: ExportOptions): Map<string, Tensor> {
+  const { tensors, graphs } = exportVariant(config)
+  const made: Map<string, Tensor> = tensors(source)
+  const { candidates } = readVocabulary(config, folder)
+  const table = made.get('embedding')
+  if (candidates === undefined || table === undefined) return made
+  const added = retrievalTensors(candidates, table, precision, graphs.itemNormEps ?? 0)
+  return new Map([...made, ...added])
 }
 
 /**

@@ -10,11 +10,15 @@ const LINE_BYTES = 64
 export type WeightType = 'float32' | 'float16'
 
 /** From here on a value rounds to infinity; a table times sqrt(D) may overflow float32 as well. */
-const LIMIT: Record<WeightType, number> = { float32: Number.POSITIVE_INFINITY, float16: 65_520 }
+const LIMIT = {
+  float32: Number.POSITIVE_INFINITY,
+  float16: 65_520,
+  int32: Number.POSITIVE_INFINITY,
+} as const
 
 export type WeightEntry = {
   readonly dims: readonly number[]
-  readonly type: WeightType
+  readonly type: WeightType | 'int32'
   /** Bytes from the start of the file. */
   readonly offset: number
   /** Bytes. */
@@ -27,7 +31,12 @@ export type WeightFile = {
   entry(name: string): WeightEntry
 }
 
-export type Tensor = { readonly dims: readonly number[]; readonly data: Float32Array }
+/** Int32 and what has a `type` of its own keep their type, whatever the file's is. */
+export type Tensor = {
+  readonly dims: readonly number[]
+  readonly data: Float32Array | Int32Array
+  readonly type?: 'float32'
+}
 
 /**
  * Writes tensors into one file, in the given order, as `type`; gives their places, SHA-256 and size.
@@ -37,7 +46,7 @@ export function writeWeightFile(
   folder: string,
   file: string,
   tensors: ReadonlyMap<string, Tensor>,
-  type: WeightType,
+  fileType: WeightType,
 ): WeightFile & { readonly sha256: string; readonly bytes: number } {
   const entries = new Map<string, WeightEntry>()
   const hash = createHash('sha256')
@@ -49,7 +58,9 @@ export function writeWeightFile(
     position += bytes.length
   }
   try {
-    for (const [name, { dims, data }] of tensors) {
+    for (const [name, tensor] of tensors) {
+      const { dims, data } = tensor
+      const type = data instanceof Int32Array ? 'int32' : (tensor.type ?? fileType)
       const beyond = data.findIndex((value) => Math.abs(value) >= LIMIT[type])
       if (beyond !== -1) {
         throw new RankError(
@@ -57,7 +68,8 @@ export function writeWeightFile(
           `tensor ${name} does not fit ${type}: got ${data[beyond]} at ${beyond}`,
         )
       }
-      const bytes = type === 'float16' ? toFloat16(data) : viewBytes(data)
+      const bytes =
+        data instanceof Float32Array && type === 'float16' ? toFloat16(data) : viewBytes(data)
       const align = bytes.length >= PAGE_BYTES ? PAGE_BYTES : LINE_BYTES
       append(new Uint8Array((align - (position % align)) % align))
       entries.set(name, { dims, type, offset: position, length: bytes.length })
@@ -78,7 +90,7 @@ export function writeWeightFile(
   }
 }
 
-function viewBytes(data: Float32Array): Uint8Array {
+function viewBytes(data: Float32Array | Int32Array): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 }
 
