@@ -9,7 +9,7 @@ import { createRandom } from '../model/random.js'
 import type { HistoryEvent, RetrieveInput } from '../model/request.js'
 import { buildCandidates, buildHistory } from '../model/sequence.js'
 import { TOLERANCE } from '../model/vectors.js'
-import { KINDS, openEngine } from '../test/engines.js'
+import { countHandles, KINDS, openEngine } from '../test/engines.js'
 import { exportModel, type ModelFixture, type ModelOptions, type Scope } from '../test/fixtures.js'
 import { SMALL_RESEARCH } from '../test/small-checkpoints.js'
 import { createRanker, type RankerOptions } from './rank.js'
@@ -264,6 +264,48 @@ describe('retrieve', () => {
       path: '/model',
       message: /model small has no retrieval head/,
     })
+  })
+
+  test('stops between two parts of the list when the deadline passed or the client left', async () => {
+    const counted = countHandles(await engine)
+    const controller = new AbortController()
+    let clock = 0
+    let runs = 0
+    const slow: Engine = {
+      ...counted,
+      retrieve: (...args) => {
+        clock += 5
+        runs++
+        if (clock === 15) controller.abort()
+        return counted.retrieve(...args)
+      },
+    }
+    const timed = ranker(slow, model, { chunkItems: 8, now: () => clock, maxKvBytes: 0 })
+    const ask = (options: object) => timed.retrieve(request(4, 1), { topK: 3, ...options })
+    await assert.rejects(ask({ deadlineMs: 9 }), {
+      code: 'DEADLINE_EXCEEDED',
+      message: /deadlineMs 9 passed after 10\.0 ms with 16 candidates scored/,
+    })
+    assert.equal(runs, 2)
+    await assert.rejects(ask({ signal: controller.signal }), { code: 'CANCELLED' })
+    assert.equal(runs, 3)
+    await assert.rejects(ask({ deadlineMs: 5, waitedMs: 6 }), { code: 'DEADLINE_EXCEEDED' })
+    assert.equal(runs, 3)
+    const { items } = await ask({ deadlineMs: 25 })
+    assert.deepEqual([items.length, runs], [3, 8])
+    await timed.kvOf('user-1')
+    assert.equal(counted.live(), 0)
+  })
+
+  test('refuses a user that is not finite with MODEL_CONTRACT, and releases the K/V', async () => {
+    const counted = countHandles(await engine)
+    const overflowing: Engine = {
+      ...counted,
+      encode: async () => new Float32Array(12).fill(Number.NaN),
+    }
+    const broken = ranker(overflowing, model, { maxKvBytes: 0 })
+    await assert.rejects(broken.retrieve(request(4, 1), { topK: 3 }), { code: 'MODEL_CONTRACT' })
+    assert.equal(counted.live(), 0)
   })
 
   test('says what of a run took how long, and in how many parts', async () => {
