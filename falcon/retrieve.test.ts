@@ -284,7 +284,7 @@ describe('retrieve', () => {
     const ask = (options: object) => timed.retrieve(request(4, 1), { topK: 3, ...options })
     await assert.rejects(ask({ deadlineMs: 9 }), {
       code: 'DEADLINE_EXCEEDED',
-      message: /deadlineMs 9 passed after 10\.0 ms with 16 candidates scored/,
+      message: /deadlineMs 9 passed after 10\.0 ms/,
     })
     assert.equal(runs, 2)
     await assert.rejects(ask({ signal: controller.signal }), { code: 'CANCELLED' })
