@@ -11,7 +11,7 @@ import { writeBundle } from '../model/export/bundle.js'
 import { onnxGraph } from '../model/export/onnx.js'
 import { RANDOM_MODELS } from '../model/export/random-models.js'
 import { exportVariant } from '../model/export/variants.js'
-import { writeWeightFile } from '../model/export/weight-file.js'
+import { dense, writeWeightFile } from '../model/export/weight-file.js'
 import { type Bundle, openBundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import type { RetrieveInput } from '../model/request.js'
@@ -162,7 +162,7 @@ function productBundle(scope: Scope, bundle: Bundle, rows: Float32Array): Bundle
   const { config, graphs } = bundle.manifest
   const width = config.dModel
   const folder = copyBundle(scope, bundle)
-  const matrix = { dims: [rows.length / width, width], data: rows }
+  const matrix = dense([rows.length / width, width], rows)
   const weights = writeWeightFile(folder, 'items.bin', new Map([['items', matrix]]), 'float32')
   const { bytes } = onnxGraph('retrieve', weights, [], (g) => {
     const user = g.input('user', 'float32', [1, width])

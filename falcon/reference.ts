@@ -1,5 +1,5 @@
 import { blockOf, divisorOf, type HstuConfig } from '../model/config.js'
-import type { WeightSource } from '../model/export/checkpoint.js'
+import { rowsOf, type WeightSource } from '../model/export/checkpoint.js'
 import type { HistoryTokens } from '../model/tokens.js'
 import {
   at,
@@ -13,7 +13,7 @@ import {
   silu,
 } from './matrix.js'
 import { dlrmEnds } from './oracle/dlrm-v3.js'
-import type { ReferenceEnds, Weight } from './oracle/ends.js'
+import type { ReferenceEnds, Row, Weight } from './oracle/ends.js'
 import { paperEnds } from './oracle/paper.js'
 import { researchEnds } from './oracle/research.js'
 
@@ -38,7 +38,15 @@ export function createReference(source: WeightSource, config: HstuConfig) {
     weights.set(name, known)
     return known
   }
-  const ends = endsOf(config, weight)
+  const rows = new Map<string, Map<number, Float64Array>>()
+  const rowOf = (name: string, row: number): Float64Array => {
+    const known = rows.get(name) ?? new Map<number, Float64Array>()
+    rows.set(name, known)
+    const found = known.get(row) ?? Float64Array.from(rowsOf(source, name, row, row + 1))
+    known.set(row, found)
+    return found
+  }
+  const ends = endsOf(config, weight, rowOf)
   return (history: HistoryTokens, candidates: Int32Array, queryTime: number): ReferenceScores => {
     const n = history.length
     let x = ends.embed(history, candidates)
@@ -71,14 +79,14 @@ export function createReference(source: WeightSource, config: HstuConfig) {
 }
 
 /** The one place that chooses a variant's own ends of the oracle. */
-function endsOf(config: HstuConfig, weight: Weight): ReferenceEnds {
+function endsOf(config: HstuConfig, weight: Weight, rowOf: Row): ReferenceEnds {
   switch (config.variant) {
     case 'paper':
-      return paperEnds(config, weight)
+      return paperEnds(config, weight, rowOf)
     case 'research':
-      return researchEnds(config, weight)
+      return researchEnds(config, rowOf)
     case 'dlrm-v3':
-      return dlrmEnds(config, weight)
+      return dlrmEnds(config, weight, rowOf)
   }
 }
 

@@ -30,7 +30,8 @@ function twins(config: ConfigOf<'research'>): WeightSource {
   const source = researchVariant(config).random(7)
   const { dModel } = config
   return {
-    ...source,
+    names: source.names,
+    dims: source.dims,
     read(name) {
       const data = source.read(name).slice()
       // The zero row, the items' row 0, then items 1 on.
@@ -177,6 +178,29 @@ for (const precision of ['fp32', 'fp16'] as const) {
     })
   }
 }
+
+describe('retrieve from a table of int8 rows, whose ids are a list with buckets behind it', () => {
+  const ids = Array.from({ length: 36 }, (_, i) => `item-${i}`)
+  const itemEncoding = { kind: 'vocabulary', file: 'ids.txt', buckets: 4 }
+  for (const kind of KINDS) {
+    test(`engine ${kind} finds what a slow search of all listed items finds`, async (t) => {
+      const config = researchConfig({ itemEncoding })
+      const list = { 'ids.txt': `${ids.join('\n')}\n` }
+      const model = exportModel(t, { config, table: 'int8', texts: list })
+      const engine = await openEngine(kind, model)
+      t.after(() => engine.close())
+      const history = [3, 30, 7, 99].map((i, e) => ({ item: `item-${i}`, time: 100 + 1000 * e }))
+      const input = { ...request(0, 1), histories: [history], time: 5000, excludeHistory: true }
+      const expected = bruteForce(model, input)
+      assert.equal(expected.length, ids.length - 3, 'the fourth has a bucket, and is no candidate')
+      for (const chunkItems of [3, 10, 36]) {
+        const found = await ranker(engine, model, { chunkItems }).retrieve(input, { topK: 40 })
+        assertSame(found, expected, 40, TOLERANCE.fp32, `chunks of ${chunkItems}`)
+      }
+      assert.equal(model.vocabulary.candidates?.placeOf('item-99'), undefined)
+    })
+  }
+})
 
 describe('retrieve', () => {
   const model = exportResearch({ after })

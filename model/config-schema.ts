@@ -18,14 +18,21 @@ export const LAYERS = {
   layers: count(256),
 }
 
+// A JSON array of strings, or one id a line where the file's name does not end in .json; the string at index i
+// is row i+1. With buckets the last rows are those of all other values: FNV-1a mod buckets behind the strings'.
+export const Vocabulary = Type.Object(
+  { kind: Type.Literal('vocabulary'), file: Name, buckets: Type.Optional(count(2 ** 31 - 2)) },
+  { additionalProperties: false },
+)
+// FNV-1a (32 bit, UTF-8) mod the table's rows without that of missing values.
+export const Hash = Type.Object({ kind: Type.Literal('hash') }, { additionalProperties: false })
+
 /** How a raw feature value becomes a table row; row 0 is always "unknown or missing". */
 export const Encoding = Type.Union([
   // The value is the row itself: an integer in 1 .. rows-1.
   Type.Object({ kind: Type.Literal('row') }, { additionalProperties: false }),
-  // A JSON array of strings; the string at index i is row i+1.
-  Type.Object({ kind: Type.Literal('vocabulary'), file: Name }, { additionalProperties: false }),
-  // 1 + FNV-1a (32 bit, UTF-8) mod (rows - 1).
-  Type.Object({ kind: Type.Literal('hash') }, { additionalProperties: false }),
+  Vocabulary,
+  Hash,
   // A number x is row 1 + count(edges <= x).
   Type.Object(
     { kind: Type.Literal('bucket'), edges: Type.Array(Type.Number(), { maxItems: 100_000 }) },

@@ -103,8 +103,10 @@ export function readConfig(file: string): HstuConfig {
   return parseConfig(readJson(file, 'CONFIG_INVALID'))
 }
 
+type JsonCode = 'CONFIG_INVALID' | 'BUNDLE_INVALID' | 'WEIGHTS_INVALID'
+
 /** A parsed JSON file; a fault carries `code` and the file's name. */
-export function readJson(file: string, code: 'CONFIG_INVALID' | 'BUNDLE_INVALID'): unknown {
+export function readJson(file: string, code: JsonCode): unknown {
   try {
     return JSON.parse(readFileSync(file, 'utf8'))
   } catch (cause) {

@@ -6,6 +6,7 @@ import { check, show } from './check.js'
 import { type HstuConfig, parseConfig, readJson } from './config.js'
 import type { EmbeddingLayout } from './embedding.js'
 import { RankError } from './errors.js'
+import { indexFileOf, isIdList } from './id-index.js'
 import { embeddingLayout } from './schemes.js'
 import { readVocabulary, type Vocabulary } from './vocabulary.js'
 
@@ -48,6 +49,8 @@ const Manifest = Type.Object(
       {
         rows: Type.Integer(),
         slots: Type.Integer(),
+        // What the table's rows are stored as; the bundle's precision where absent.
+        type: Type.Optional(Type.Union([Type.Literal('fp16'), Type.Literal('int8')])),
         tables: Type.Array(
           Type.Object(
             { name: Type.String(), rows: Type.Integer(), offset: Type.Integer() },
@@ -99,7 +102,7 @@ export type GraphName = 'prefill' | 'score' | 'rank'
 export type RetrievalGraphName = 'encode' | 'retrieve'
 export type Manifest = Omit<Static<typeof Manifest>, 'config' | 'embedding' | 'graphs'> & {
   readonly config: HstuConfig
-  readonly embedding: EmbeddingLayout
+  readonly embedding: EmbeddingLayout & { readonly type?: 'fp16' | 'int8' }
   readonly graphs: Readonly<Record<GraphName, GraphContract>> &
     Readonly<Partial<Record<RetrievalGraphName, GraphContract>>>
 }
@@ -149,7 +152,8 @@ export function openBundle(
     }
   }
   const layout = embeddingLayout(manifest.config)
-  if (JSON.stringify(layout) !== JSON.stringify({ ...layout, ...manifest.embedding })) {
+  const { type: _, ...stated } = manifest.embedding
+  if (JSON.stringify(layout) !== JSON.stringify({ ...layout, ...stated })) {
     throw invalid(folder, 'embedding does not follow from config')
   }
   return { folder, manifest, vocabulary: readVocabulary(manifest.config, folder) }
@@ -193,12 +197,15 @@ export function hashFile(file: string): string {
   return hash.digest('hex')
 }
 
-/** Vocabulary files, catalogue and candidate list that a config names, without repeats. */
+/** Vocabulary files, lists of ids as their indices, catalogue and candidate list that a config names, without repeats. */
 export function configFiles(config: HstuConfig): string[] {
   const encodings = [...config.context, ...config.itemFeatures, ...config.auxiliary].map(
     ({ encoding }) => encoding,
   )
-  const files = encodings.flatMap((e) => (e?.kind === 'vocabulary' ? [e.file] : []))
+  const files = encodings.flatMap((e) => {
+    if (e?.kind !== 'vocabulary') return []
+    return [isIdList(e.file) ? indexFileOf(e.file) : e.file]
+  })
   const others = [config.catalogue, config.retrieval?.candidates]
   return [...new Set([...files, ...others.filter((file) => file !== undefined)])]
 }

@@ -32,20 +32,21 @@ export function openCandidateList(
     : listed(items, retrieval.candidates, read(retrieval.candidates))
 }
 
-/** Every item but the unknown one, in the order of the table's rows. */
+/** Every item but the unknown one and those that share buckets, in the order of the table's rows. */
 function wholeTable(items: Items): CandidateList {
   const { offset, rows } = itemTable(items)
   const rowOf = rowWriter(items)
+  const length = rows - 1 - bucketsOf(items)
   return {
-    length: rows - 1,
+    length,
     itemAt(place) {
       const item = items.itemAt(place + 1)
       if (item === undefined) throw new RangeError(`no item at place ${place}`)
       return item
     },
     placeOf(item) {
-      const row = rowOf(item)
-      return row === undefined ? undefined : row - offset - 1
+      const place = (rowOf(item) ?? offset) - offset - 1
+      return place >= 0 && place < length ? place : undefined
     },
     rows: (start, end) =>
       Int32Array.from({ length: end - start }, (_, i) => offset + 1 + start + i),
@@ -90,6 +91,12 @@ function itemTable({ config, layout }: Items): { readonly offset: number; readon
   const table = layout.tables.find((each) => each.name === name)
   if (table === undefined) throw new Error(`no table ${name}`)
   return table
+}
+
+/** Rows at the table's end that ids share which no list has. */
+function bucketsOf({ config }: Items): number {
+  const { encoding } = config.itemFeatures.find(({ name }) => name === itemIdOf(config)) ?? {}
+  return encoding?.kind === 'vocabulary' ? (encoding.buckets ?? 0) : 0
 }
 
 /** Row of an id in the whole embedding table. */

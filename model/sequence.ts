@@ -82,10 +82,11 @@ export function buildCandidates(
   const { slots } = layout
   const notes = new Notes()
   const rows = new Int32Array(input.candidates.length * slots)
+  const ids = vocabulary.idRows?.(input.candidates.map(({ item }) => item))
   input.candidates.forEach(({ item, features }, i) => {
     const at = i * slots
     if (candidate !== undefined) rows.set(candidate, at)
-    if (!vocabulary.writeItem(item, features, rows, at + scheme.candidateSlot))
+    if (!vocabulary.writeItem(item, features, rows, at + scheme.candidateSlot, ids?.[i]))
       notes.unknownItem(item)
     if (features !== undefined) noteUnknownFeatures(features, vocabulary, 'candidates', notes)
   })

@@ -1,10 +1,15 @@
 import assert from 'node:assert/strict'
+import { writeFileSync } from 'node:fs'
 import { describe, test } from 'node:test'
-import { type Json, smallConfig } from '../test/fixtures.js'
+import { type Json, smallConfig, tempFolder } from '../test/fixtures.js'
 import type { HstuConfig } from './config.js'
 import type { Encoding } from './config-schema.js'
+import { fnv1a } from './encoder.js'
+import { writeIdIndex } from './export/id-list.js'
 import type { FeatureValue } from './request.js'
-import { createVocabulary, fnv1a } from './vocabulary.js'
+import { createVocabulary, readVocabulary } from './vocabulary.js'
+
+const LIST = { kind: 'vocabulary', file: 'ids.txt' } as const
 
 const NO_FILES = (file: string): never => assert.fail(`unexpected read of ${file}`)
 
@@ -70,6 +75,63 @@ describe('encodings', () => {
     }
     refused(['a'], /ctx\.country has 3 rows: v\.json must list 2 values, got 1/)
     refused(['a', 'b', 'c'], /got 3/)
+  })
+
+  test('vocabulary with buckets: other values are rows behind it, by FNV-1a, and nothing is unknown', () => {
+    const words = ['a', 'b', 'c']
+    const encoding = { kind: 'vocabulary', file: 'v.json', buckets: 7 } as const
+    const encode = encoder(11, encoding, { 'v.json': words })
+    assert.deepEqual(words.map(encode), [1, 2, 3])
+    const golden = { 'new-1': 5, 'new-2': 3, новый: 6, '': 2 }
+    for (const [value, bucket] of Object.entries(golden)) {
+      assert.equal(fnv1a(value) % 7, bucket, value)
+      assert.equal(encode(value), 4 + bucket, value)
+    }
+    assert.equal(encode(undefined), 0)
+    const seen = new Set(Array.from({ length: 500 }, (_, i) => encode(i)))
+    assert.deepEqual(
+      [...seen].sort((a, b) => a - b),
+      [4, 5, 6, 7, 8, 9, 10],
+    )
+    assert.throws(() => encoder(10, encoding, { 'v.json': words }), {
+      code: 'CONFIG_INVALID',
+      message: 'ctx.country has 10 rows, 7 of them buckets: v.json must list 2 values, got 3',
+    })
+  })
+
+  test('vocabulary: a file that is no .json is a list of ids with an index', (t) => {
+    const folder = tempFolder(t)
+    writeFileSync(`${folder}/ids.txt`, 'x-1\nx-2\n7\n')
+    writeIdIndex(`${folder}/ids.txt`, `${folder}/ids.txt.index`, 3)
+    const itemFeatures = [{ name: 'id', rows: 6, encoding: { ...LIST, buckets: 2 } }]
+    const vocabulary = readVocabulary(smallConfig({ itemFeatures, auxiliary: [] }), folder)
+    const out = new Int32Array(1)
+    const offset = vocabulary.layout.tables.find(({ name }) => name === 'item.id')?.offset ?? 0
+    const rowOf = (item: string) => {
+      assert.equal(vocabulary.writeItem(item, undefined, out, 0), true)
+      return (out[0] ?? 0) - offset
+    }
+    assert.deepEqual(['x-1', 'x-2', '7', 'x-3'].map(rowOf), [1, 2, 3, 4 + (fnv1a('x-3') % 2)])
+    const asked = ['x-3', '7', 'x-1', 'x-4']
+    assert.deepEqual([...(vocabulary.idRows?.(asked) ?? [])], asked.map(rowOf))
+    assert.deepEqual(vocabulary.knownItems(), ['x-1', 'x-2', '7'])
+    assert.deepEqual([0, 1, 2, 3, 4, 5, 6].map(vocabulary.itemAt), [
+      undefined,
+      'x-1',
+      'x-2',
+      '7',
+      undefined,
+      undefined,
+      undefined,
+    ])
+    const tooMany = [{ name: 'id', rows: 6, encoding: LIST }]
+    assert.throws(
+      () => readVocabulary(smallConfig({ itemFeatures: tooMany, auxiliary: [] }), folder),
+      {
+        code: 'CONFIG_INVALID',
+        message: 'item.id has 6 rows: ids.txt must list 5 values, got 3',
+      },
+    )
   })
 
   test('hash: 1 + FNV-1a mod (rows - 1), the published values', () => {
@@ -186,5 +248,7 @@ describe('items', () => {
       'constructor',
     ])
     assert.equal(of({}, NO_FILES).length, 30)
+    const many = of({ itemFeatures: [{ name: 'id', rows: 10_000_001 }], auxiliary: [] }, NO_FILES)
+    assert.deepEqual([many.length, many[0], many.at(-1)], [100_000, '1', '10000000'])
   })
 })

@@ -1,16 +1,15 @@
 import { show } from './check.js'
 import { type HstuConfig, itemIdOf, type ModelFeature, readJson } from './config.js'
 import type { EmbeddingLayout } from './embedding.js'
+import { createEncoder, type Encoder } from './encoder.js'
 import { RankError } from './errors.js'
-import type { Features, FeatureValue } from './request.js'
+import { type IdIndex, openIdIndex } from './id-index.js'
+import type { Features } from './request.js'
 import { type CandidateList, openCandidateList } from './retrieval.js'
 import type { TokenScheme } from './scheme.js'
 import { tokenScheme } from './schemes.js'
 
-/** Row of a raw value in its own table; 0 for an unknown or missing one. */
-type Encode = (value: FeatureValue | undefined) => number
-
-type TableEncoder = { readonly offset: number; readonly encode: Encode }
+type TableEncoder = Encoder & { readonly offset: number }
 
 /** Turns what clients send into rows of the bundle's embedding table. Immutable; shared by all requests. */
 export type Vocabulary = {
@@ -28,28 +27,37 @@ export type Vocabulary = {
   readonly actionBits: ReadonlyMap<string, number>
   /**
    * Writes the rows of an item's features into `out` from `at` on. A feature that the request gives wins
-   * over the catalogue's. False when the item id itself is unknown.
+   * over the catalogue's. `row` is what `idRows` gave for it. False when the item id itself is unknown.
    */
   readonly writeItem: (
     item: string,
     features: Features | undefined,
     out: Int32Array,
     at: number,
+    row?: number,
   ) => boolean
+  /** Rows of many items' ids in the id's own table; absent where looking them up together is no faster. */
+  readonly idRows: ((items: readonly string[]) => Int32Array) | undefined
   readonly hasItemFeature: (name: string) => boolean
-  /** Id of the item at a row, 1 on, of the id table; undefined where ids do not tell (hashed ones). */
-  readonly itemAt: (row: number) => string | undefined
   /** What retrieval ranks over; undefined without a retrieval head. */
   readonly candidates: CandidateList | undefined
-  /** Item ids that the catalogue or the id vocabulary lists, for samples and calibration. */
+  /** Item ids of the catalogue or the id table, at most 100,000 spread over it, for samples and calibration. */
   readonly knownItems: () => string[]
+  /** The item whose id alone has this row of the id's own table (row 0: unknown); undefined where there is none. */
+  readonly itemAt: (row: number) => string | undefined
 }
 
 /**
- * Builds the encoders of a config; `read` gives the parsed JSON of a file that it names.
+ * Builds the encoders of a config; `read` gives the parsed JSON of a file that it names, `openIds` the index of
+ * a list of ids.
  * @throws {RankError} CONFIG_INVALID when a vocabulary or the catalogue does not fit its table
  */
-export function createVocabulary(config: HstuConfig, read: (file: string) => unknown): Vocabulary {
+export function createVocabulary(
+  config: HstuConfig,
+  read: (file: string) => unknown,
+  openIds: (file: string) => IdIndex = openIdIndex,
+): Vocabulary {
+  const files = { read, openIds }
   const scheme = tokenScheme(config)
   const { layout } = scheme
   const offsets = new Map(layout.tables.map(({ name, offset }) => [name, offset]))
@@ -59,7 +67,7 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
     encoding: ModelFeature['encoding'],
   ): TableEncoder => ({
     offset: offsets.get(table) ?? 0,
-    encode: createEncode(table, rows, encoding, read),
+    ...createEncoder(table, rows, encoding, files),
   })
   const items = config.itemFeatures.map(({ name, rows, encoding, table = `item.${name}` }) => ({
     name,
@@ -72,14 +80,15 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
   const catalogue = readCatalogue(config, items, slots, read)
   const unknownItem = Int32Array.from(items, ({ offset }) => offset)
 
-  const writeItem = (item: string, features: Features | undefined, out: Int32Array, at: number) => {
+  const id = items[idSlot]
+
+  const writeItem: Vocabulary['writeItem'] = (item, features, out, at, known) => {
     const base = catalogue.rowOf.get(item)
     for (let s = 0; s < slots; s++) {
       out[at + s] =
         base === undefined ? (unknownItem[s] ?? 0) : (catalogue.rows[base * slots + s] ?? 0)
     }
-    const id = items[idSlot]
-    const row = id === undefined ? 0 : id.encode(item)
+    const row = known ?? id?.encode(item) ?? 0
     if (id !== undefined) out[at + idSlot] = id.offset + row
     if (features !== undefined) {
       for (let s = 0; s < slots; s++) {
@@ -93,7 +102,7 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
     return row !== 0
   }
 
-  const itemAt = createDecode(config.itemFeatures[idSlot], read)
+  const itemAt = (row: number) => id?.valueAt(row)
 
   return {
     config,
@@ -112,109 +121,25 @@ export function createVocabulary(config: HstuConfig, read: (file: string) => unk
     })),
     actionBits: new Map(config.actions.map((name, bit) => [name, bit])),
     writeItem,
+    idRows: id?.encodeAll,
     hasItemFeature: (name) => itemNames.has(name),
     knownItems: () => {
       if (catalogue.rowOf.size > 0) return [...catalogue.rowOf.keys()]
       const rows = config.itemFeatures[idSlot]?.rows ?? 1
-      return Array.from({ length: Math.min(rows - 1, 100_000) }, (_, i) => String(i + 1))
+      const places = spread(rows - 1, MOST_KNOWN)
+      const known = places.flatMap((place) => id?.valueAt(place + 1) ?? [])
+      // Hashed ids: any will do.
+      return known.length > 0 ? known : places.map((place) => String(place + 1))
     },
   }
 }
 
-function createEncode(
-  table: string,
-  rows: number,
-  encoding: NonNullable<ModelFeature['encoding']> = { kind: 'row' },
-  read: (file: string) => unknown,
-): Encode {
-  switch (encoding.kind) {
-    case 'row':
-      return (value) => {
-        const row = typeof value === 'string' ? numberOfDigits(value) : value
-        return row !== undefined && Number.isInteger(row) && row >= 1 && row < rows ? row : 0
-      }
-    case 'index':
-      return (value) => {
-        const digits = (text: string) => (text === '0' ? 0 : numberOfDigits(text) || -1)
-        const row = 1 + (typeof value === 'string' ? digits(value) : (value ?? -1))
-        return Number.isInteger(row) && row >= 1 && row < rows ? row : 0
-      }
-    case 'vocabulary': {
-      const values = read(encoding.file)
-      if (!Array.isArray(values) || !values.every((v) => typeof v === 'string')) {
-        throw new RankError('CONFIG_INVALID', `${encoding.file} must be a JSON array of strings`)
-      }
-      if (values.length + 1 !== rows) {
-        throw new RankError(
-          'CONFIG_INVALID',
-          `${table} has ${rows} rows: ${encoding.file} must list ${rows - 1} values, got ${values.length}`,
-        )
-      }
-      const rowOf = new Map(values.map((value, i) => [value, i + 1]))
-      return (value) => (value === undefined ? 0 : (rowOf.get(String(value)) ?? 0))
-    }
-    case 'hash':
-      return (value) => (value === undefined ? 0 : 1 + (fnv1a(String(value)) % (rows - 1)))
-    case 'bucket': {
-      const { edges } = encoding
-      return (value) => {
-        const x = typeof value === 'string' && value.trim() !== '' ? Number(value) : value
-        return typeof x === 'number' && !Number.isNaN(x) ? 1 + countAtMost(edges, x) : 0
-      }
-    }
-  }
-}
+const MOST_KNOWN = 100_000
 
-/** The raw value at a row, 1 on, of a feature's table; undefined where rows do not tell. */
-function createDecode(
-  feature: ModelFeature | undefined,
-  read: (file: string) => unknown,
-): (row: number) => string | undefined {
-  const { rows = 1, encoding = { kind: 'row' } } = feature ?? {}
-  const isThere = (row: number) => row >= 1 && row < rows
-  switch (encoding.kind) {
-    case 'row':
-      return (row) => (isThere(row) ? String(row) : undefined)
-    case 'index':
-      return (row) => (isThere(row) ? String(row - 1) : undefined)
-    case 'vocabulary': {
-      const values = read(encoding.file)
-      return (row) => (Array.isArray(values) ? values[row - 1] : undefined)
-    }
-    case 'hash':
-    case 'bucket':
-      return () => undefined
-  }
-}
-
-/** Digits only, else 0: '0x10', '1e1' and ' 7' are ids of their own, and unknown. */
-function numberOfDigits(text: string): number {
-  let number = 0
-  for (let i = 0; i < text.length; i++) {
-    const digit = text.charCodeAt(i) - 48
-    if (digit < 0 || digit > 9) return 0
-    number = 10 * number + digit
-  }
-  return number
-}
-
-/** Number of ascending `edges` that are <= x (binary search). */
-function countAtMost(edges: readonly number[], x: number): number {
-  let low = 0
-  let high = edges.length
-  while (low < high) {
-    const middle = (low + high) >> 1
-    if ((edges[middle] ?? Number.POSITIVE_INFINITY) <= x) low = middle + 1
-    else high = middle
-  }
-  return low
-}
-
-/** FNV-1a, 32 bit, over the UTF-8 bytes. @see http://www.isthe.com/chongo/tech/comp/fnv/ */
-export function fnv1a(text: string): number {
-  let hash = 0x811c9dc5
-  for (const byte of Buffer.from(text, 'utf8')) hash = Math.imul(hash ^ byte, 0x01000193)
-  return hash >>> 0
+/** 0 .. count-1, or `most` of them from first to last. */
+function spread(count: number, most: number): number[] {
+  if (count <= most) return Array.from({ length: count }, (_, i) => i)
+  return Array.from({ length: most }, (_, i) => Math.floor((i * (count - 1)) / (most - 1)))
 }
 
 /** Per known item its row in `rows` (items, slots), already encoded and offset. */
@@ -269,5 +194,9 @@ function readCatalogue(
 
 /** The vocabulary of a model folder: files are looked up beside its config. */
 export function readVocabulary(config: HstuConfig, folder: string): Vocabulary {
-  return createVocabulary(config, (file) => readJson(`${folder}/${file}`, 'CONFIG_INVALID'))
+  return createVocabulary(
+    config,
+    (file) => readJson(`${folder}/${file}`, 'CONFIG_INVALID'),
+    (file) => openIdIndex(`${folder}/${file}`),
+  )
 }

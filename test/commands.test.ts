@@ -87,6 +87,26 @@ describe('the commands', () => {
     assert.equal(peregrine('verify', out).status, 0)
   })
 
+  test('export of a large table shows its progress, and says what the rows’ type costs', () => {
+    const small = ['--layers', '1', '--heads', '2', '--max-tokens', '16', '--table', 'int8']
+    const shape = ['--items', '140000', '--d-model', '128', ...small]
+    const out = `${folder}/large`
+    const exported = peregrine('export', '--random', '--out', out, ...shape)
+    assert.equal(exported.status, 0, exported.stderr)
+    const shares = [...exported.stderr.matchAll(/^export embedding .+ (\d+) % \(\d+\/18060672/gm)]
+    assert.ok(shares.length >= 3, exported.stderr)
+    assert.equal(shares.at(-1)?.[1], '100')
+    const cost =
+      /^int8 table: logits of the sample requests within (\S+) of those with float32 rows$/m
+    assert.ok(Number(cost.exec(exported.stdout)?.[1]) < 0.1, exported.stdout)
+    const verified = peregrine('verify', out)
+    assert.equal(verified.status, 0, verified.stderr)
+    assertRefused(
+      peregrine('export', '--random', '--out', `${folder}/wide`, ...shape, '--table', 'fp64'),
+      /--table must be fp32, fp16 or int8 in fp32, got fp64/,
+    )
+  })
+
   test('the demo’s bundle makes itself, and never in place of another model’s', () => {
     writeFileSync(`${folder}/one.json`, '{"user":{"id":"u"},"time":1000,"candidates":["1"]}')
     const modelOf = () => {

@@ -6,6 +6,7 @@ import { type HstuConfig, parseConfig } from '../model/config.js'
 import type { Block } from '../model/config-schema.js'
 import { type Oracle, writeBundle } from '../model/export/bundle.js'
 import type { WeightSource } from '../model/export/checkpoint.js'
+import { asStored, STORED_AS, type TableType } from '../model/export/table.js'
 import { exportVariant } from '../model/export/variants.js'
 import {
   type Bundle,
@@ -93,26 +94,37 @@ export type ModelOptions = {
   readonly config?: HstuConfig
   readonly seed?: number
   readonly precision?: Precision
+  /** What the table is stored as, which `reference` then reads; as the precision says where absent. */
+  readonly table?: TableType
   readonly source?: WeightSource
   /** Who answers the bundle's test vectors: the float64 reference, which takes seconds for wide models. */
   readonly oracle?: Oracle
   /** JSON files that the config names. */
   readonly files?: { readonly [name: string]: unknown }
+  /** Lists of ids that the config names. */
+  readonly texts?: { readonly [name: string]: string }
 }
 
 /** Exports a model with random weights into a temporary folder and opens the bundle. */
 export function exportModel(scope: Scope, options: ModelOptions = {}): ModelFixture {
   const { config = smallConfig(), seed = 7, precision = 'fp32' } = options
   const source = options.source ?? exportVariant(config).random(seed)
-  const reference = createReference(source, config)
+  const { table = precision } = options
+  const { table: tensors } = exportVariant(config)
+  const isRounded = table !== precision
+  const stored = isRounded ? asStored(source, tensors, STORED_AS[table]) : source
+  const reference = createReference(stored, config)
   const { oracle = reference } = options
   const folder = tempFolder(scope)
   for (const [name, content] of Object.entries(options.files ?? {})) {
     writeFileSync(`${folder}/${name}`, JSON.stringify(content))
   }
+  for (const [name, text] of Object.entries(options.texts ?? {})) {
+    writeFileSync(`${folder}/${name}`, text)
+  }
   // Not of rounded weights too: that takes as long again, and these models' requests are steady.
   const createOracle = () => oracle
-  writeBundle({ config, source, folder, out: `${folder}/bundle`, precision, createOracle })
+  writeBundle({ config, source, folder, out: `${folder}/bundle`, precision, table, createOracle })
   const bundle = openBundle(`${folder}/bundle`)
   return { config, source, bundle, vocabulary: bundle.vocabulary, reference }
 }

@@ -3,7 +3,7 @@ import { DLRM_EPS } from '../../model/dlrm-v3/config.js'
 import { slotsOf } from '../../model/dlrm-v3/tokens.js'
 import type { HistoryTokens } from '../../model/tokens.js'
 import { at, layerNorm, linear, type Matrix, matrix, sideBySide } from '../matrix.js'
-import type { ReferenceEnds, Weight } from './ends.js'
+import type { ReferenceEnds, Row, Weight } from './ends.js'
 
 /** (seconds, units in a period) of the time features. */
 const PERIODS = [
@@ -11,7 +11,7 @@ const PERIODS = [
   [86_400, 7],
 ] as const
 
-export function dlrmEnds(config: ConfigOf<'dlrm-v3'>, weight: Weight): ReferenceEnds {
+export function dlrmEnds(config: ConfigOf<'dlrm-v3'>, weight: Weight, rowOf: Row): ReferenceEnds {
   const { stated, dModel: d } = config
   const eps = stated.layerNormEps ?? DLRM_EPS
   const slot = slotsOf(config)
@@ -24,7 +24,7 @@ export function dlrmEnds(config: ConfigOf<'dlrm-v3'>, weight: Weight): Reference
     const out = matrix(count, width)
     for (let i = 0; i < count; i++) {
       const row = rows[i * slot.all + s] ?? 0
-      out.data.set(weight(table).subarray(row * width, (row + 1) * width), i * width)
+      out.data.set(rowOf(table, row), i * width)
     }
     return out
   }

@@ -4,6 +4,9 @@ import type { Matrix } from '../matrix.js'
 /** A weight by its name in the bundle, float64. */
 export type Weight = (name: string) => Float64Array
 
+/** A row of one along its first axis, float64: of tables, which may be larger than memory. */
+export type Row = (name: string, row: number) => Float64Array
+
 /** What differs between variants in the oracle: all but the layers. */
 export type ReferenceEnds = {
   /** Rows of the history, then of what sees it: the candidates, or one for all of them. (n+q, D) */

@@ -3,10 +3,10 @@ import { SLOT } from '../../model/research/tokens.js'
 import { embeddingLayout } from '../../model/schemes.js'
 import type { HistoryTokens } from '../../model/tokens.js'
 import { at, type Matrix, matrix } from '../matrix.js'
-import type { ReferenceEnds, Weight } from './ends.js'
+import type { ReferenceEnds, Row } from './ends.js'
 
 /** The query row is the user's last event; every candidate's row begins with it. */
-export function researchEnds(config: ConfigOf<'research'>, weight: Weight): ReferenceEnds {
+export function researchEnds(config: ConfigOf<'research'>, rowOf: Row): ReferenceEnds {
   const { slots } = embeddingLayout(config)
   const d = config.dModel
   const eps = config.stated.outputNormEps ?? 1e-6
@@ -20,8 +20,7 @@ export function researchEnds(config: ConfigOf<'research'>, weight: Weight): Refe
       const x = matrix(history.length + 1, d)
       x.data.forEach((_, i) => {
         const token = Math.floor(i / d) * slots
-        const value = (slot: number) =>
-          at(weight('embedding'), (rows[token + slot] ?? 0) * d + (i % d))
+        const value = (slot: number) => at(rowOf('embedding', rows[token + slot] ?? 0), i % d)
         x.data[i] = value(SLOT.item) + value(SLOT.position)
       })
       return x
@@ -38,9 +37,7 @@ export function researchEnds(config: ConfigOf<'research'>, weight: Weight): Refe
       logits.forEach((_, c) => {
         const row = candidates[c * slots + SLOT.candidate] ?? 0
         // The table holds items times sqrt(D).
-        const item = weight('embedding')
-          .subarray(row * d, (row + 1) * d)
-          .map((value) => value / Math.sqrt(d))
+        const item = rowOf('embedding', row).map((value) => value / Math.sqrt(d))
         const dot = item.reduce((sum, value, i) => sum + value * at(user, i), 0)
         logits[c] = dot / Math.max(norm(item), eps) / Math.max(norm(user), eps)
       })

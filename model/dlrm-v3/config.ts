@@ -5,12 +5,14 @@ import type { ConfigOf } from '../config.js'
 import {
   type Block,
   count,
+  Hash,
   invalid,
   LAYERS,
   ModelName,
   Name,
   Task,
   unique,
+  Vocabulary,
 } from '../config-schema.js'
 import { fromHstuConfigs, isUpstream } from './upstream-config.js'
 
@@ -19,8 +21,9 @@ const Epsilon = Type.Number({ exclusiveMinimum: 0, maximum: 1 })
 const Encoding = Type.Union([
   // The value is the row itself: an integer in 0 .. rows-1. The default.
   Type.Object({ kind: Type.Literal('row') }, { additionalProperties: false }),
-  // A JSON array of strings; the string at index i is row i.
-  Type.Object({ kind: Type.Literal('vocabulary'), file: Name }, { additionalProperties: false }),
+  // The string at index i is row i.
+  Vocabulary,
+  Hash,
 ])
 
 const DlrmConfig = Type.Object(

@@ -190,6 +190,8 @@ export type EngineEvent =
   | { readonly kind: 'kernels'; readonly library: string; readonly arithmetic: Arithmetic }
   /** A library fits this chip, and still the functions run. */
   | { readonly kind: 'kernelsRefused'; readonly library: string; readonly warning: string }
+  /** The embedding table is too large for the GPU, which reads it where it lies: in its file's pages, or in a copy. */
+  | { readonly kind: 'hostTable'; readonly bytes: number; readonly isCopy: boolean }
   /** CUDA graphs of so many shapes are ready, and how many users share a one-pass run at most. */
   | {
       readonly kind: 'captured'

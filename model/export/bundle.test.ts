@@ -126,6 +126,55 @@ describe('writeBundle', () => {
     )
   })
 
+  test('has the index of a list of ids in its place, found by every id and refused when tampered with', (t) => {
+    const folder = tempFolder(t)
+    writeFileSync(`${folder}/items.ndjson`, '"x"\n7\n"z"\n')
+    const encoding = { kind: 'vocabulary', file: 'items.ndjson', buckets: 2 }
+    const config = smallConfig({
+      itemFeatures: [
+        { name: 'id', rows: 6, encoding },
+        { name: 'author', rows: 9 },
+        { name: 'tag', rows: 6 },
+      ],
+    })
+    writeBundle(options(folder, { config }))
+    const bundle = openBundle(`${folder}/bundle`)
+    assert.deepEqual(Object.keys(bundle.manifest.files).sort(), [
+      'items.ndjson.index',
+      'prefill.onnx',
+      'rank.onnx',
+      'score.onnx',
+      'vectors/vectors.json',
+      'weights.bin',
+    ])
+    const { vocabulary } = bundle
+    assert.deepEqual([1, 2, 3, 4].map(vocabulary.itemAt), ['x', '7', 'z', undefined])
+    const asked = readVectors(bundle).flatMap(({ request }) => request.candidates)
+    assert.ok(asked.every(({ item }) => ['x', '7', 'z'].includes(item)))
+    const copy = copyBundle(t, bundle)
+    truncateSync(`${copy}/items.ndjson.index`, 100)
+    assert.throws(() => openBundle(copy), { message: /items\.ndjson\.index must have/ })
+    reseal(copy)
+    assert.throws(() => openBundle(copy), {
+      code: 'CONFIG_INVALID',
+      message: /must have \d+ bytes/,
+    })
+  })
+
+  test('refuses a list of ids that does not fit its table, and leaves nothing', (t) => {
+    const folder = tempFolder(t)
+    writeFileSync(`${folder}/items.txt`, 'x\ny\nx\n')
+    const itemFeatures = [
+      { name: 'id', rows: 4, encoding: { kind: 'vocabulary', file: 'items.txt' } },
+    ]
+    const config = smallConfig({ itemFeatures, auxiliary: [] })
+    assert.throws(() => writeBundle(options(folder, { config })), {
+      code: 'CONFIG_INVALID',
+      message: /items\.txt has the id "x" twice: on lines 1 and 3/,
+    })
+    assert.deepEqual(readdirSync(folder), ['items.txt'])
+  })
+
   test('gives another version when any input differs', (t) => {
     const folder = modelFolder(tempFolder(t))
     const versionOf = (changes: Partial<ExportOptions>) =>

@@ -65,6 +65,8 @@ export type GraphBuilder = NodeBuilder & {
   output(name: string, from: string, type: TensorType, dims: readonly Dim[]): void
   /** An initializer that lies in the weight file. */
   weight(name: string): string
+  /** What that is stored as. */
+  weightType(name: string): TensorType
   /** Calls a function without attributes, which then travels in the file. */
   call(body: FunctionProto, inputs: readonly string[]): string
   /** The same for all its outputs, and with attributes. */
@@ -108,6 +110,7 @@ export function onnxGraph(
       if (!used.has(weightName)) used.set(weightName, externalTensor(weightName, weights))
       return weightName
     },
+    weightType: (weightName) => weights.entry(weightName).type,
     call(callee, names) {
       called.set(callee.name, callee)
       return body.op(callee.name, names, { domain: 'peregrine' })

@@ -1,6 +1,5 @@
 import { type HstuConfig, parseConfig } from '../config.js'
-import { createRandom } from '../random.js'
-import type { WeightSource } from './checkpoint.js'
+import { randomTensor, sourceOf, type WeightSource } from './checkpoint.js'
 import { weightShapes } from './weights.js'
 
 /** The shape of a model with random weights; the defaults are the ranking model of the HSTU paper. */
@@ -61,20 +60,13 @@ export function randomConfig({ layers, dModel, heads, maxTokens, items }: Random
 export function randomWeights(config: HstuConfig, seed: number): WeightSource {
   const shapes = weightShapes(config)
   const names = [...shapes.keys()]
-  return {
-    names,
-    dims: (name) => shapes.get(name) ?? [],
-    read(name) {
-      const dims = shapes.get(name) ?? []
-      const random = createRandom(seed + names.indexOf(name))
-      const isMatrix = /(uvqk|out|fc1|fc2)\.weight$/.test(name)
-      const isTable = /^(ctx|item|aux|action)/.test(name)
-      const width = isMatrix ? (dims[0] ?? 1) : isTable ? config.dModel : 100
-      const centre = /norm(_in|_attn)?\.weight$/.test(name) ? 1 : 0
-      // Uniform on [-a, a] has variance a²/3.
-      const a = Math.sqrt(3 / width)
-      const size = dims.reduce((product, dim) => product * dim, 1)
-      return Float32Array.from({ length: size }, () => centre + a * (2 * random() - 1))
-    },
-  }
+  const made = names.map((name, i) => {
+    const dims = shapes.get(name) ?? []
+    const isMatrix = /(uvqk|out|fc1|fc2)\.weight$/.test(name)
+    const isTable = /^(ctx|item|aux|action)/.test(name)
+    const width = isMatrix ? (dims[0] ?? 1) : isTable ? config.dModel : 100
+    const centre = /norm(_in|_attn)?\.weight$/.test(name) ? 1 : 0
+    return [name, randomTensor(dims, seed + i, centre, width)] as const
+  })
+  return sourceOf(new Map(made))
 }

@@ -84,20 +84,23 @@ export function tokensFirst(
  * Slot by slot, and `more`: on a GPU one ReduceSum over all slots takes as long as ten small kernels.
  */
 function embedNodes(f: NodeBuilder, ids: string, slots: number, ...more: string[]): string {
-  return embedItems(f, 'table', ids, slots, ...more)
+  return embedItems(f, (each) => f.op('Gather', ['table', each]), ids, slots, ...more)
 }
 
-/** Sum over a token's slots, and `more`: (…, slots) rows -> (…, D). Tables are stored times sqrt(D). */
+/**
+ * Sum over a token's slots, and `more`: (…, slots) rows -> (…, D); `gather` takes ids (…) to a table's rows (…, D).
+ * Tables are stored times sqrt(D).
+ */
 export function embedItems(
   f: NodeBuilder,
-  table: string,
+  gather: (ids: string) => string,
   rows: string,
   slots: number,
   ...more: string[]
 ): string {
   const attributes = { axis: -1n }
   const parts = Array.from({ length: slots }, (_, slot) =>
-    f.op('Gather', [table, f.op('Gather', [rows, f.scalar(slot, 'int64')], { attributes })]),
+    gather(f.op('Gather', [rows, f.scalar(slot, 'int64')], { attributes })),
   )
   return f.op('Sum', [...parts, ...more])
 }

@@ -30,6 +30,8 @@ export type Safetensors = {
   dims(name: string): readonly number[]
   /** The tensor's values as float32, copied. @throws {RankError} WEIGHTS_INVALID for a type other than F32, F16, BF16, I64 */
   read(name: string): Float32Array
+  /** Rows start .. end-1 of it along its first axis: memory is theirs alone. @throws as `read` */
+  readRows(name: string, start: number, end: number): Float32Array
   close(): void
 }
 
@@ -58,18 +60,28 @@ export function openSafetensors(file: string): Safetensors {
         throw new RankError('WEIGHTS_INVALID', `${file}: no tensor ${show(name)}`)
       return found
     }
+    const dtypeOf = (name: string): Dtype => {
+      const { dtype } = entry(name)
+      if (isDtype(dtype)) return dtype
+      throw new RankError(
+        'WEIGHTS_INVALID',
+        `${file}: tensor ${show(name)} must be F32, F16, BF16 or I64, got ${show(dtype)}`,
+      )
+    }
     return {
       names: [...entries.keys()],
       dims: (name) => entry(name).dims,
       read(name) {
-        const { dtype, start, end } = entry(name)
-        if (!isDtype(dtype)) {
-          throw new RankError(
-            'WEIGHTS_INVALID',
-            `${file}: tensor ${show(name)} must be F32, F16, BF16 or I64, got ${show(dtype)}`,
-          )
-        }
+        const { start, end } = entry(name)
+        const dtype = dtypeOf(name)
         return toFloat32(readExactly(fd, dataStart + start, end - start, file), dtype)
+      },
+      readRows(name, first, last) {
+        const { start, end, dims } = entry(name)
+        const dtype = dtypeOf(name)
+        const rowBytes = (end - start) / Math.max(1, dims[0] ?? 1)
+        const from = dataStart + start + first * rowBytes
+        return toFloat32(readExactly(fd, from, (last - first) * rowBytes, file), dtype)
       },
       close: () => closeSync(fd),
     }

@@ -3,6 +3,7 @@ import type { WeightSource } from './checkpoint.js'
 import type { FunctionShape } from './functions.js'
 import type { Tokens } from './layer.js'
 import type { GraphBuilder } from './onnx.js'
+import type { TableTensors } from './table.js'
 import type { Tensor } from './weight-file.js'
 
 /** What turns a variant's checkpoint into a bundle, beside the layers, which all variants share. */
@@ -16,6 +17,8 @@ export type ExportVariant = {
   tensors(source: WeightSource): Map<string, Tensor>
   /** What `checkpoint` gives of seeded random weights. */
   random(seed: number): WeightSource
+  /** Those of what `checkpoint` gives that become the embedding table. */
+  readonly table: TableTensors
   readonly graphs: GraphParts
 }
 

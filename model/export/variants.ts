@@ -3,7 +3,7 @@ import type { WeightSource } from './checkpoint.js'
 import { dlrmVariant } from './dlrm-v3/variant.js'
 import { paperVariant } from './paper/variant.js'
 import { researchVariant } from './research/variant.js'
-import { openSafetensors } from './safetensors.js'
+import { openCheckpoint } from './shards.js'
 import type { ExportVariant } from './variant.js'
 
 /** The one place that chooses a variant's exporter. */
@@ -18,9 +18,9 @@ export function exportVariant(config: HstuConfig): ExportVariant {
   }
 }
 
-/** Opens a model's safetensors and checks it against its config. The caller closes it. */
+/** Opens a model's safetensors, in one file or several, and checks it against its config. The caller closes it. */
 export function openWeights(file: string, config: HstuConfig): WeightSource & { close(): void } {
-  const source = openSafetensors(file)
+  const source = openCheckpoint(file)
   try {
     return { ...exportVariant(config).checkpoint(source), close: source.close }
   } catch (error) {

@@ -7,18 +7,19 @@ import { RankError } from '../errors.js'
 const PAGE_BYTES = 4096
 const LINE_BYTES = 64
 
+/** What graphs compute in. */
 export type WeightType = 'float32' | 'float16'
+/** What a tensor is written as. */
+export type StoredType = RowType | 'int32'
+/** And a table's rows. */
+export type RowType = WeightType | 'int8'
 
 /** From here on a value rounds to infinity; a table times sqrt(D) may overflow float32 as well. */
-const LIMIT = {
-  float32: Number.POSITIVE_INFINITY,
-  float16: 65_520,
-  int32: Number.POSITIVE_INFINITY,
-} as const
+const LIMIT: Record<WeightType, number> = { float32: Number.POSITIVE_INFINITY, float16: 65_520 }
 
 export type WeightEntry = {
   readonly dims: readonly number[]
-  readonly type: WeightType | 'int32'
+  readonly type: StoredType
   /** Bytes from the start of the file. */
   readonly offset: number
   /** Bytes. */
@@ -31,15 +32,32 @@ export type WeightFile = {
   entry(name: string): WeightEntry
 }
 
-/** Int32 and what has a `type` of its own keep their type, whatever the file's is. */
+/** Integers are written as they are. */
+type Numbers = Float32Array | Int8Array | Int32Array
+
+/** Values are asked for when they are written, a chunk at a time: a tensor may be larger than memory. */
 export type Tensor = {
   readonly dims: readonly number[]
-  readonly data: Float32Array | Int32Array
-  readonly type?: 'float32'
+  /** The file's own type where absent. */
+  readonly type?: StoredType
+  chunks(): Iterable<Numbers>
 }
 
+/** A tensor that is in memory. */
+export function dense(dims: readonly number[], data: Float32Array | Int8Array): Tensor {
+  return {
+    dims,
+    ...(data instanceof Int8Array && { type: 'int8' }),
+    chunks: () => [data],
+  }
+}
+
+/** Told while a tensor is written: numbers of it so far, of so many. */
+export type OnWritten = (name: string, done: number, total: number) => void
+
 /**
- * Writes tensors into one file, in the given order, as `type`; gives their places, SHA-256 and size.
+ * Writes tensors into one file, in the given order, as `type` where they have none of their own; gives their
+ * places, SHA-256 and size. Memory is that of a chunk.
  * @throws {RankError} WEIGHTS_INVALID at a value beyond the type's range
  */
 export function writeWeightFile(
@@ -47,6 +65,7 @@ export function writeWeightFile(
   file: string,
   tensors: ReadonlyMap<string, Tensor>,
   fileType: WeightType,
+  onWritten: OnWritten = () => {},
 ): WeightFile & { readonly sha256: string; readonly bytes: number } {
   const entries = new Map<string, WeightEntry>()
   const hash = createHash('sha256')
@@ -58,22 +77,19 @@ export function writeWeightFile(
     position += bytes.length
   }
   try {
-    for (const [name, tensor] of tensors) {
-      const { dims, data } = tensor
-      const type = data instanceof Int32Array ? 'int32' : (tensor.type ?? fileType)
-      const beyond = data.findIndex((value) => Math.abs(value) >= LIMIT[type])
-      if (beyond !== -1) {
-        throw new RankError(
-          'WEIGHTS_INVALID',
-          `tensor ${name} does not fit ${type}: got ${data[beyond]} at ${beyond}`,
-        )
-      }
-      const bytes =
-        data instanceof Float32Array && type === 'float16' ? toFloat16(data) : viewBytes(data)
-      const align = bytes.length >= PAGE_BYTES ? PAGE_BYTES : LINE_BYTES
+    for (const [name, { dims, type = fileType, chunks }] of tensors) {
+      const total = dims.reduce((product, dim) => product * dim, 1)
+      const length = total * WIDTH[type]
+      const align = length >= PAGE_BYTES ? PAGE_BYTES : LINE_BYTES
       append(new Uint8Array((align - (position % align)) % align))
-      entries.set(name, { dims, type, offset: position, length: bytes.length })
-      append(bytes)
+      entries.set(name, { dims, type, offset: position, length })
+      let done = 0
+      for (const data of chunks()) {
+        append(encode(data, type, name, done))
+        done += data.length
+        onWritten(name, done, total)
+      }
+      if (done !== total) throw new Error(`tensor ${name} has ${done} numbers, not ${total}`)
     }
   } finally {
     closeSync(fd)
@@ -90,12 +106,32 @@ export function writeWeightFile(
   }
 }
 
-function viewBytes(data: Float32Array | Int32Array): Uint8Array {
+const WIDTH: Record<StoredType, number> = { float32: 4, float16: 2, int8: 1, int32: 4 }
+
+/** `data` are the values of a tensor from index `start` on. */
+function encode(data: Numbers, type: StoredType, name: string, start: number): Uint8Array {
+  if (!(data instanceof Float32Array) || type === 'int8' || type === 'int32') {
+    const own = { Float32Array: 'float32', Int8Array: 'int8', Int32Array: 'int32' }
+    if (own[data[Symbol.toStringTag]] === type) return viewBytes(data)
+    throw new Error(`tensor ${name}: integers are written as they are, and not as ${type}`)
+  }
+  const limit = LIMIT[type]
+  for (let i = 0; i < data.length; i++) {
+    if (Math.abs(data[i] ?? 0) < limit) continue
+    throw new RankError(
+      'WEIGHTS_INVALID',
+      `tensor ${name} does not fit ${type}: got ${data[i]} at ${start + i}`,
+    )
+  }
+  return type === 'float16' ? toFloat16(data) : viewBytes(data)
+}
+
+function viewBytes(data: Numbers): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 }
 
 /** IEEE half precision, round to nearest even. */
-function toFloat16(data: Float32Array): Uint8Array {
+export function toFloat16(data: Float32Array): Uint8Array {
   const { buffer, byteOffset, byteLength } = new Float16Array(data)
   return new Uint8Array(buffer, byteOffset, byteLength)
 }

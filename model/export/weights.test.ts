@@ -8,10 +8,10 @@ import {
   smallConfig,
   tempFolder,
 } from '../../test/fixtures.js'
-import type { WeightSource } from './checkpoint.js'
+import { type WeightSource, widthOf } from './checkpoint.js'
 import { randomWeights } from './random.js'
 import { openWeights } from './variants.js'
-import { writeWeightFile } from './weight-file.js'
+import { dense, type Tensor, writeWeightFile } from './weight-file.js'
 import { bundleTensors, checkWeights, weightShapes } from './weights.js'
 
 const config = smallConfig()
@@ -19,6 +19,13 @@ const source = randomWeights(config, 1)
 
 function with_(changes: Partial<WeightSource>): WeightSource {
   return { ...source, ...changes }
+}
+
+/** Every tensor as it would be written. */
+function allOf(tensors: ReadonlyMap<string, Tensor>): Map<string, number[]> {
+  return new Map(
+    [...tensors].map(([name, { chunks }]) => [name, [...chunks()].flatMap((c) => [...c])]),
+  )
 }
 
 describe('checkWeights', () => {
@@ -78,8 +85,13 @@ describe('bundleTensors', () => {
           if (other === name) data[data.length - 1] = bad
           return data
         }
+        const readRows = (other: string, start: number, end: number) => {
+          const width = widthOf(source.dims(other))
+          return read(other).subarray(start * width, end * width)
+        }
         const place = source.read(name).length - 1
-        assert.throws(() => bundleTensors(with_({ read }), config), {
+        const written = () => allOf(bundleTensors(with_({ read, readRows }), config))
+        assert.throws(written, {
           code: 'WEIGHTS_INVALID',
           message: `tensor ${name} must be finite, got ${bad} at ${place}`,
         })
@@ -88,10 +100,11 @@ describe('bundleTensors', () => {
   })
 
   test('lays tables behind one zero row, scaled by sqrt(D)', () => {
-    const embedding = bundleTensors(source, config).get('embedding')
+    const tensors = bundleTensors(source, config)
     const d = config.dModel
-    assert.deepEqual(embedding?.dims, [1 + 5 + 3 + 31 + 9 + 6 + 6, d])
-    const row = (i: number) => [...(embedding?.data.subarray(i * d, (i + 1) * d) ?? [])]
+    assert.deepEqual(tensors.get('embedding')?.dims, [1 + 5 + 3 + 31 + 9 + 6 + 6, d])
+    const data = allOf(tensors).get('embedding') ?? []
+    const row = (i: number) => data.slice(i * d, (i + 1) * d)
     assert.ok(row(0).every((x) => x === 0))
     const expected = (name: string, i: number) =>
       [...source.read(`${name}.weight`).subarray(i * d, (i + 1) * d)].map((x) => Math.fround(x * 4))
@@ -105,12 +118,12 @@ describe('bundleTensors', () => {
 describe('writeWeightFile', () => {
   test('refuses values that float16 cannot hold, naming the tensor, instead of writing infinity', (t) => {
     const folder = tempFolder(t)
-    const tensors = new Map([['big', { dims: [2], data: Float32Array.of(1, 65_520) }]])
+    const tensors = new Map([['big', dense([2], Float32Array.of(1, 65_520))]])
     assert.throws(() => writeWeightFile(folder, 'w.bin', tensors, 'float16'), {
       code: 'WEIGHTS_INVALID',
       message: /big .+65520 at 1/,
     })
-    const largest = new Map([['big', { dims: [1], data: Float32Array.of(65_519) }]])
+    const largest = new Map([['big', dense([1], Float32Array.of(65_519))]])
     writeWeightFile(folder, 'w.bin', largest, 'float16')
     writeWeightFile(folder, 'w.bin', tensors, 'float32')
   })

@@ -1,6 +1,15 @@
 import { blockOf, type HstuConfig } from '../config.js'
 import { embeddingLayout } from '../schemes.js'
-import { checkTensors, emptyTable, readFinite, scaled, type WeightSource } from './checkpoint.js'
+import {
+  checkTensors,
+  type MadeTensor,
+  readFinite,
+  scaled,
+  sourceOf,
+  tableOf,
+  tensorsOf,
+  type WeightSource,
+} from './checkpoint.js'
 import type { Tensor } from './weight-file.js'
 
 /** Every weight of a `paper` model and its shape; matrices are (in, out), tables (rows, D). */
@@ -46,28 +55,33 @@ export function checkWeights(source: WeightSource, config: HstuConfig): WeightSo
 }
 
 /**
- * The tensors of the bundle's weight file, in file order, read one at a time. Context, item and
+ * The tensors of the bundle's weight file, in file order, read when they are written. Context, item and
  * auxiliary tables become one `embedding` behind a zero row, action types and base one `action`;
  * both are stored times sqrt(D), the scale that every token's sum is multiplied by.
- * @throws {RankError} WEIGHTS_INVALID at a value that is not finite
+ * @throws {RankError} WEIGHTS_INVALID at a value that is not finite, as it is read
  */
 export function bundleTensors(source: WeightSource, config: HstuConfig): Map<string, Tensor> {
   const d = config.dModel
-  const scale = Math.sqrt(d)
+  const factor = Math.sqrt(d)
   const layout = embeddingLayout(config)
-  const embedding = emptyTable(layout, d)
-  for (const { name, offset } of layout.tables) {
-    embedding.set(scaled(readFinite(source, `${name}.weight`), scale), offset * d)
+  const parts = layout.tables.map(({ name, offset: at }) => ({
+    name: `${name}.weight`,
+    at,
+    factor,
+  }))
+  const action = () => {
+    const rows = new Float32Array((config.actions.length + 1) * d)
+    rows.set(scaled(readFinite(source, 'action.weight'), factor))
+    rows.set(scaled(readFinite(source, 'action_base'), factor), config.actions.length * d)
+    return rows
   }
-  const action = new Float32Array((config.actions.length + 1) * d)
-  action.set(scaled(readFinite(source, 'action.weight'), scale))
-  action.set(scaled(readFinite(source, 'action_base'), scale), config.actions.length * d)
-  const tensors = new Map<string, Tensor>([
-    ['embedding', { dims: [layout.rows, d], data: embedding }],
-    ['action', { dims: [config.actions.length + 1, d], data: action }],
+  const made = new Map<string, MadeTensor>([
+    ['embedding', tableOf(source, parts, layout, d)],
+    ['action', { dims: [config.actions.length + 1, d], read: action }],
   ])
   for (const [name, dims] of weightShapes(config)) {
-    if (/^(layers|head)\./.test(name)) tensors.set(name, { dims, data: readFinite(source, name) })
+    if (!/^(layers|head)\./.test(name)) continue
+    made.set(name, { dims, read: () => readFinite(source, name) })
   }
-  return tensors
+  return tensorsOf(sourceOf(made))
 }

@@ -3,19 +3,25 @@ import { parseArgs } from 'node:util'
 import { createReference } from '../../falcon/reference.js'
 import { isVariant, readConfig } from '../../model/config.js'
 import { RankError } from '../../model/errors.js'
-import { writeBundle } from '../../model/export/bundle.js'
+import { type ExportOptions, writeBundle } from '../../model/export/bundle.js'
 import { RANDOM_MODELS } from '../../model/export/random-models.js'
+import { parseTable, type TableType } from '../../model/export/table.js'
 import { exportVariant, openWeights } from '../../model/export/variants.js'
 import type { Manifest, Precision } from '../../model/manifest.js'
 import { openBundle } from '../../model/manifest.js'
 import { integer } from './flags.js'
+import { largeOnes } from './progress.js'
 
-export const EXPORT_HELP = `peregrine export --from DIR --out DIR [--precision fp32|fp16]
-    DIR holds config.json, weights.safetensors and the vocabularies that the config names
+export const EXPORT_HELP = `peregrine export --from DIR --out DIR [--precision fp32|fp16] [--table fp32|fp16|int8]
+    DIR holds config.json, weights.safetensors and the vocabularies that the config names; --table is what embedding
+    rows are stored as, the precision where absent
 peregrine export --random --out DIR [--variant paper|research|dlrm-v3] [--layers L] [--d-model D] [--heads H]
-                 [--max-tokens N] [--items ROWS] [--seed 1] [--precision fp32|fp16]
+                 [--max-tokens N] [--items ROWS] [--seed 1] [--precision fp32|fp16] [--table fp32|fp16|int8]
     seeded random weights at any shape, for benches; the defaults are the HSTU paper's ranking model, the research
     code's large model for ML-1M, MLPerf's DLRM-v3 with 7,000 events`
+
+/** Tensors of so many numbers take seconds: their progress is shown. */
+const LARGE = 2 ** 24
 
 /** Writes a bundle from a trained model's folder, or with random weights. */
 export function exportCommand(args: string[]): number {
@@ -25,6 +31,7 @@ export function exportCommand(args: string[]): number {
       from: { type: 'string' },
       out: { type: 'string' },
       precision: { type: 'string', default: 'fp32' },
+      table: { type: 'string' },
       random: { type: 'boolean', default: false },
       variant: { type: 'string', default: 'paper' },
       layers: { type: 'string' },
@@ -43,9 +50,12 @@ export function exportCommand(args: string[]): number {
     )
   }
   const precision = parsePrecision(values.precision)
+  const table = parseTable(values.table ?? precision, precision)
   const start = performance.now()
   const manifest =
-    from === undefined ? exportRandom(values, out, precision) : exportBundle(from, out, precision)
+    from === undefined
+      ? exportRandom(values, out, precision, table)
+      : exportBundle(from, out, precision, table)
   // What was written is read back as a server would: hashes, config, vocabularies.
   openBundle(out)
   const seconds = ((performance.now() - start) / 1000).toFixed(1)
@@ -56,18 +66,16 @@ export function exportCommand(args: string[]): number {
 }
 
 /** Exports the model in folder `from`. */
-export function exportBundle(from: string, out: string, precision: Precision): Manifest {
+export function exportBundle(
+  from: string,
+  out: string,
+  precision: Precision,
+  table: TableType = precision,
+): Manifest {
   const config = readConfig(`${from}/config.json`)
   const source = openWeights(`${from}/weights.safetensors`, config)
   try {
-    return writeBundle({
-      config,
-      source,
-      folder: from,
-      out,
-      precision,
-      createOracle: (weights) => createReference(weights, config),
-    })
+    return write({ config, source, folder: from, out, precision, table })
   } finally {
     source.close()
   }
@@ -77,7 +85,29 @@ type RandomFlags = { readonly variant: string; readonly seed: string } & {
   readonly [F in 'layers' | 'd-model' | 'heads' | 'max-tokens' | 'items']?: string
 }
 
-function exportRandom(flags: RandomFlags, out: string, precision: Precision): Manifest {
+/** With a bar while tables are written, and a word on what their rows' type costs. */
+function write(
+  options: Omit<ExportOptions, 'createOracle'> & { readonly table: TableType },
+): Manifest {
+  const { config, table } = options
+  return writeBundle({
+    ...options,
+    createOracle: (weights) => createReference(weights, config),
+    onWritten: largeOnes('export', LARGE),
+    onTableError(most) {
+      process.stdout.write(
+        `${table} table: logits of the sample requests within ${most.toExponential(1)} of those with float32 rows\n`,
+      )
+    },
+  })
+}
+
+function exportRandom(
+  flags: RandomFlags,
+  out: string,
+  precision: Precision,
+  table: TableType,
+): Manifest {
   const { variant } = flags
   if (!isVariant(variant)) {
     const known = Object.keys(RANDOM_MODELS).join(', ')
@@ -103,14 +133,7 @@ function exportRandom(flags: RandomFlags, out: string, precision: Precision): Ma
   })
   const seed = integer('--seed', flags.seed, 0, 2 ** 31 - 1)
   const source = exportVariant(config).random(seed)
-  return writeBundle({
-    config,
-    source,
-    folder: '.',
-    out,
-    precision,
-    createOracle: (weights) => createReference(weights, config),
-  })
+  return write({ config, source, folder: '.', out, precision, table })
 }
 
 export function parsePrecision(value: string): Precision {

@@ -31,3 +31,23 @@ export function createProgress(label: string, total: number) {
     },
   }
 }
+
+/** A bar for each of some things that has at least so many parts; told how many are done of how many. */
+export function largeOnes(
+  label: string,
+  least: number,
+): (name: string, done: number, total: number) => void {
+  let current:
+    | { readonly name: string; readonly bar: ReturnType<typeof createProgress> }
+    | undefined
+  let before = 0
+  return (name, done, total) => {
+    if (total < least) return
+    if (current?.name !== name) {
+      current = { name, bar: createProgress(`${label} ${name}`, total) }
+      before = 0
+    }
+    current.bar.advance(done - before)
+    before = done
+  }
+}

@@ -1,6 +1,7 @@
 import { RankError } from '../../errors.js'
 import { bindCudaRuntime, DEFAULT_STREAM, findCudaRuntime, MEMCPY_DEFAULT } from './cuda-runtime.js'
 import { showOnly } from './device.js'
+import { type HostPages, hostTable } from './host-table.js'
 import type { TensorMemory } from './memory.js'
 import { callAsync } from './native.js'
 import type { Ort, Pointer } from './ort.js'
@@ -22,6 +23,8 @@ export type CudaLimits = {
   readonly arenaBytes: number
   /** The largest embedding table that goes to the GPU; half of its free memory when absent. */
   readonly tableBytes?: number | undefined
+  /** A table stays on the host: as the pages of its file, or a copy of them where CUDA does not take those. */
+  readonly onHostTable?: ((bytes: number, isCopy: boolean) => void) | undefined
 }
 
 export type Cuda = {
@@ -61,6 +64,9 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
   const free = bind('cudaFree', 'void*')
   const hostAlloc = bind('cudaHostAlloc', 'void*', 'size_t', 'uint32_t')
   const freeHost = bind('cudaFreeHost', 'void*')
+  const hostRegister = bind('cudaHostRegister', 'void*', 'size_t', 'uint32_t')
+  const hostUnregister = bind('cudaHostUnregister', 'void*')
+  const devicePointer = bind('cudaHostGetDevicePointer', 'void*', 'void*', 'uint32_t')
   const memcpy = bind('cudaMemcpy', 'void*', 'void*', 'size_t', 'int')
   const synchronize = bind('cudaStreamSynchronize', 'void*')
 
@@ -105,6 +111,23 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
     write: (to: Pointer, bytes: Uint8Array) => copyToEnd(to, bytes, bytes.byteLength),
   }
 
+  const hostPages: HostPages = {
+    register: (from, bytes, flags) => check(hostRegister(from, bytes, flags)),
+    unregister: (from) => check(hostUnregister(from)),
+    deviceAddress(from) {
+      const address = new BigUint64Array(1)
+      check(devicePointer(address, from, 0))
+      return address[0] ?? 0n
+    },
+    copy(from, bytes) {
+      const address = new BigUint64Array(1)
+      check(hostAlloc(address, bytes, HOST_ALLOC_PORTABLE | HOST_ALLOC_MAPPED))
+      const [to = 0n] = address
+      check(memcpy(to, from, bytes, MEMCPY_DEFAULT))
+      return { address: to, free: () => check(freeHost(to)) }
+    },
+  }
+
   return {
     computeCapability,
     runtime,
@@ -124,16 +147,18 @@ export function openCuda(ort: Ort, deviceId: number, limits: CudaLimits): Cuda {
     freeBytes,
     memory,
     upload(from, bytes, name) {
+      // Of a table on the host only the rows that a run gathers cross the bus.
+      if (name === TABLE && bytes > (limits.tableBytes ?? freeBytes() / 2)) {
+        const table = hostTable(hostPages, from, bytes)
+        limits.onHostTable?.(bytes, table.isCopy)
+        return table
+      }
       const address = new BigUint64Array(1)
-      // The GPU reads pinned host memory by the same address: only the rows that a run gathers cross
-      // the bus.
-      const staysOnHost = name === TABLE && bytes > (limits.tableBytes ?? freeBytes() / 2)
-      if (staysOnHost) check(hostAlloc(address, bytes, HOST_ALLOC_PORTABLE | HOST_ALLOC_MAPPED))
-      else check(malloc(address, bytes))
+      check(malloc(address, bytes))
       const [to = 0n] = address
       check(memcpy(to, from, bytes, MEMCPY_DEFAULT))
       check(synchronize(DEFAULT_STREAM))
-      return { address: to, free: () => check(staysOnHost ? freeHost(to) : free(to)) }
+      return { address: to, free: () => check(free(to)) }
     },
     device: {
       ...copies,

@@ -35,7 +35,8 @@ export type CapiEngineOptions = {
   readonly gpuMemoryBytes?: number
   /**
    * The largest embedding table that goes to the GPU, in bytes; half of its free memory when absent. A
-   * larger one stays in pinned host memory, and the GPU reads the rows that it needs from there.
+   * larger one stays on the host, as its file's pages or in pinned memory, and the GPU reads the rows that it
+   * needs from there.
    */
   readonly gpuTableBytes?: number
   /** Most users of one-pass ranking in one run; measured on a GPU and 1 on a CPU when absent. */
@@ -68,6 +69,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     gpuKvBytes: options.gpuKvBytes ?? 0,
     gpuMemoryBytes: options.gpuMemoryBytes ?? 0,
     gpuTableBytes: options.gpuTableBytes,
+    onHostTable: (bytes, isCopy) => onEvent({ kind: 'hostTable', bytes, isCopy }),
     library: options.library,
     kernels: options.kernels,
     background: options.background ?? false,

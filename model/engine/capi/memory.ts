@@ -1,4 +1,3 @@
-import { RankError } from '../../errors.js'
 import { callAsync, loadLibrary } from './native.js'
 import type { Ort, Pointer } from './ort.js'
 
@@ -21,8 +20,6 @@ export type TensorMemory = {
 
 const libc = loadLibrary(null)
 const memcpy = libc.func('memcpy', 'void*', ['void*', 'void*', 'size_t'])
-const mmap = libc.func('mmap', 'intptr_t', ['void*', 'size_t', 'int', 'int', 'int', 'int64_t'])
-const munmap = libc.func('munmap', 'int', ['void*', 'size_t'])
 const madvise = libc.func('madvise', 'int', ['intptr_t', 'size_t', 'int'])
 const mallocTrim = find(() => libc.func('malloc_trim', 'int', ['size_t']))
 const mallopt = find(() => libc.func('mallopt', 'int', ['int', 'int']))
@@ -36,8 +33,6 @@ const M_MMAP_THRESHOLD = -3
  */
 const MAPPED_BYTES = 2 ** 19
 mallopt?.(M_MMAP_THRESHOLD, MAPPED_BYTES)
-const PROT_READ = 1
-const MAP_SHARED = 1
 /** Linux's own. */
 const MADV_HUGEPAGE = 14
 const HUGE_PAGE_BYTES = 2 ** 21
@@ -93,13 +88,6 @@ async function copyBytes(
   bytes: number,
 ): Promise<void> {
   await callAsync(memcpy, to, from, bytes)
-}
-
-/** A file's bytes as memory that all processes share and that nothing may write to. */
-export function mapFile(fd: number, bytes: number): { address: Pointer; unmap(): void } {
-  const address = BigInt(mmap(null, bytes, PROT_READ, MAP_SHARED, fd, 0))
-  if (address === -1n) throw new RankError('ENGINE_UNAVAILABLE', `cannot map ${bytes} bytes`)
-  return { address, unmap: () => munmap(address, bytes) }
 }
 
 function find<T>(lookUp: () => T): T | undefined {

@@ -31,6 +31,7 @@ export type OpenOptions = {
   readonly gpuKvBytes: number
   readonly gpuMemoryBytes: number
   readonly gpuTableBytes: number | undefined
+  readonly onHostTable: (bytes: number, isCopy: boolean) => void
   readonly library: string | undefined
   /** Folder of kernel libraries: see kernels.ts. */
   readonly kernels: string | undefined
@@ -90,6 +91,7 @@ export async function open(options: OpenOptions): Promise<Opened> {
       cuda = openCuda(ort, options.deviceId, {
         arenaBytes: options.gpuMemoryBytes,
         tableBytes: options.gpuTableBytes,
+        onHostTable: options.onHostTable,
       })
       cleanups.push(cuda.close)
     } else {

@@ -4,12 +4,18 @@ import { ModelProtoSchema, type TensorProto, TensorProto_DataLocation } from 'on
 import { show } from '../../check.js'
 import { RankError } from '../../errors.js'
 import type { Bundle } from '../../manifest.js'
-import { mapFile, type TensorMemory } from './memory.js'
+import { mapFile } from './map.js'
+import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
 import { createTensor, ELEMENT, elementBytes } from './tensor.js'
 
 /** Those that bundles have. */
-const WEIGHT_TYPES: ReadonlySet<number> = new Set([ELEMENT.float32, ELEMENT.float16, ELEMENT.int32])
+const WEIGHT_TYPES: ReadonlySet<number> = new Set([
+  ELEMENT.float32,
+  ELEMENT.float16,
+  ELEMENT.int8,
+  ELEMENT.int32,
+])
 
 type Place = {
   readonly dims: readonly number[]

@@ -7,6 +7,7 @@ import type { TensorType } from '../nodes.js'
 import type { GraphBuilder } from '../onnx.js'
 import { castTo, lengthOf } from '../ops.js'
 import { actionBits, tokensFirst } from '../rows.js'
+import { gatherTable } from '../table.js'
 import type { GraphParts } from '../variant.js'
 import { PERIODS } from './tensors.js'
 
@@ -23,19 +24,17 @@ export function dlrmGraphs(config: ConfigOf<'dlrm-v3'>): GraphParts {
   const extras = features.map((_, i) => i).slice(1)
 
   /** Table rows of some features, side by side: (…, features·tableDim) */
-  const gather = (g: GraphBuilder, rows: string, which: readonly number[]) => {
-    const parts = which.map((feature) =>
-      g.op('Gather', [g.weight('embedding'), column(g, rows, feature)]),
-    )
+  const gather = (g: GraphBuilder, rows: string, which: readonly number[], type: TensorType) => {
+    const parts = which.map((feature) => gatherTable(g, column(g, rows, feature), type))
     const [first = ''] = parts
     return parts.length === 1 ? first : g.op('Concat', parts, { attributes: { axis: -1n } })
   }
 
   /** What every token is, but for its action: (…, D) */
-  const content = (g: GraphBuilder, rows: string) => {
-    const own = perceptron(g, 'content', gather(g, rows, [0]), eps.mlps)
+  const content = (g: GraphBuilder, rows: string, type: TensorType) => {
+    const own = perceptron(g, 'content', gather(g, rows, [0], type), eps.mlps)
     if (extras.length === 0) return own
-    return g.op('Add', [own, perceptron(g, 'extra', gather(g, rows, extras), eps.mlps)])
+    return g.op('Add', [own, perceptron(g, 'extra', gather(g, rows, extras, type), eps.mlps)])
   }
 
   /** tokens·sqrt(D) + position + time */
@@ -52,15 +51,16 @@ export function dlrmGraphs(config: ConfigOf<'dlrm-v3'>): GraphParts {
       const rows = tokensFirst(g, userRows, 2, shape)
       const masks = tokensFirst(g, userMasks, 1, shape)
       const action = perceptron(g, 'action', actionVector(g, masks, config, shape), eps.mlps)
-      const events = g.op('Add', [content(g, rows), action])
-      const tokens = config.context.length === 0 ? events : withContext(g, events, rows, config)
+      const events = g.op('Add', [content(g, rows, shape.type), action])
+      const isPlain = config.context.length === 0
+      const tokens = isPlain ? events : withContext(g, events, rows, config, shape.type)
       return place(g, tokens, rows, shape)
     },
     queries(g, userRows, shape) {
       const rows = tokensFirst(g, userRows, 2, shape)
       // Nobody knows yet what will be done with a candidate: upstream learned a row for that.
       const action = perceptron(g, 'action', g.weight('target_action'), eps.mlps)
-      return place(g, g.op('Add', [content(g, rows), action]), rows, shape)
+      return place(g, g.op('Add', [content(g, rows, shape.type), action]), rows, shape)
     },
     head(g, y, { rows: userRows, queryTimes }, shape) {
       const { type } = shape
@@ -72,7 +72,7 @@ export function dlrmGraphs(config: ConfigOf<'dlrm-v3'>): GraphParts {
       const ofRows = g.op('MatMul', [sumOf(g, y), g.weight('post.rows.weight')])
       const combined = g.op('Add', [ofRows, g.op('Add', [ofTime, g.weight('post.bias')])])
       const user = norm(g, combined, 'post.norm', eps.user)
-      const item = perceptron(g, 'item', gather(g, rows, tower), eps.mlps)
+      const item = perceptron(g, 'item', gather(g, rows, tower, type), eps.mlps)
       const logits = perceptron(g, 'head', g.op('Mul', [user, item]), eps.mlps, true)
       return tokensFirst(g, castTo(g, logits, 'float32', type), 2, shape)
     },
@@ -131,12 +131,13 @@ function withContext(
   events: string,
   rows: string,
   config: ConfigOf<'dlrm-v3'>,
+  type: TensorType,
 ): string {
   const slots = config.context.length
   const { kind } = slotsOf(config)
   const first = g.op('Slice', [rows, g.ints([0]), g.ints([slots]), g.ints([0])])
   const kinds = column(g, first, kind)
-  const values = g.op('Gather', [g.weight('embedding'), column(g, first, 0)])
+  const values = gatherTable(g, column(g, first, 0), type)
   const beforeLast = g.ints([-2])
   const product = g.op('MatMul', [
     g.op('Unsqueeze', [values, beforeLast]),

@@ -1,5 +1,6 @@
 import type { ConfigOf } from '../../config.js'
 import { tensorsOf } from '../checkpoint.js'
+import { TABLE } from '../table.js'
 import type { ExportVariant } from '../variant.js'
 import { dlrmGraphs } from './graphs.js'
 import { randomDlrm } from './tensors.js'
@@ -11,6 +12,7 @@ export function dlrmVariant(config: ConfigOf<'dlrm-v3'>): ExportVariant {
     checkpoint: (source) => dlrmWeights(source, config),
     tensors: tensorsOf,
     random: (seed) => dlrmWeights(randomDlrm(config, seed), config),
+    table: { names: [TABLE], factor: 1 },
     graphs: dlrmGraphs(config),
   }
 }

@@ -4,10 +4,11 @@ import { RankError } from '../../errors.js'
 import { embeddingLayout } from '../../schemes.js'
 import {
   checkTensors,
-  emptyTable,
+  finiteRows,
   type MadeTensor,
   readFinite,
   sourceOf,
+  tableOf,
   transposed,
   type WeightSource,
   withoutPrefix,
@@ -31,7 +32,12 @@ export function dlrmWeights(checkpoint: WeightSource, config: ConfigOf<'dlrm-v3'
   const made = new Map<string, MadeTensor>()
   const make = (name: string, dims: readonly number[], values: () => Float32Array) =>
     made.set(name, { dims, read: values })
-  const same = (name: string, from: string) => make(name, shapes.get(from) ?? [], () => read(from))
+  const same = (name: string, from: string) =>
+    made.set(name, {
+      dims: shapes.get(from) ?? [],
+      read: () => read(from),
+      readRows: (start, end) => finiteRows(source, from, start, end),
+    })
   const turned = (name: string, from: string) => {
     const [out = 0, inputs = 0] = shapes.get(from) ?? []
     make(name, [inputs, out], () => transposed(read(from), out, inputs))
@@ -39,13 +45,8 @@ export function dlrmWeights(checkpoint: WeightSource, config: ConfigOf<'dlrm-v3'
   const { stated, dModel: d } = config
   const { tableDim, actionDim, actionWeights } = stated
   const layout = embeddingLayout(config)
-  make('embedding', [layout.rows, tableDim], () => {
-    const table = emptyTable(layout, tableDim)
-    for (const { name, offset } of layout.tables) {
-      table.set(read(tableName(name)), (offset + 1) * tableDim)
-    }
-    return table
-  })
+  const parts = layout.tables.map(({ name, offset }) => ({ name: tableName(name), at: offset + 1 }))
+  made.set('embedding', tableOf(source, parts, layout, tableDim))
   same('position', NAMES.position)
   same('time', NAMES.time)
   const slots = config.context.length

@@ -12,16 +12,18 @@ import {
   hstuLogits,
   tokensFirst,
 } from '../rows.js'
+import { gatherTable, TABLE } from '../table.js'
 import type { ExportVariant } from '../variant.js'
 import { bundleTensors, checkWeights } from '../weights.js'
 
 /** The paper's ranking model: its checkpoints are this project's own. */
 export function paperVariant(config: ConfigOf<'paper'>): ExportVariant {
-  const { slots } = embeddingLayout(config)
+  const { slots, tables } = embeddingLayout(config)
   return {
     checkpoint: (source) => checkWeights(source, config),
     tensors: (source) => bundleTensors(source, config),
     random: (seed) => randomWeights(config, seed),
+    table: { names: tables.map(({ name }) => `${name}.weight`), factor: Math.sqrt(config.dModel) },
     graphs: {
       history: (g, rows, masks, shape) => embedTokens(g, rows, masks, slots, shape),
       queries: (g, rows, shape) => embedCandidates(g, rows, slots, shape),
@@ -42,9 +44,17 @@ function embedCandidates(
   slots: number,
   shape: FunctionShape,
 ): string {
-  const table = g.weight('embedding')
-  if (shape.type === 'float16') return g.op('HstuEmbedItems', [table, rows], FUNCTION)
-  return embedItems(g, table, tokensFirst(g, rows, 2, shape), slots)
+  if (isFused(g, shape)) return g.op('HstuEmbedItems', [g.weight(TABLE), rows], FUNCTION)
+  return embedItems(g, gatherFor(g, shape), tokensFirst(g, rows, 2, shape), slots)
+}
+
+/** The functions, which kernels may replace, read a table of the type that they compute in. */
+function isFused(g: GraphBuilder, { type }: FunctionShape): boolean {
+  return type === 'float16' && g.weightType(TABLE) === type
+}
+
+function gatherFor(g: GraphBuilder, { type }: FunctionShape): (ids: string) => string {
+  return (ids) => gatherTable(g, ids, type)
 }
 
 /** ([users,] tokens, slots) rows and ([users,] tokens) action masks -> (tokens, [users,] D) */
@@ -55,12 +65,12 @@ function embedTokens(
   slots: number,
   shape: FunctionShape,
 ): string {
-  const table = g.weight('embedding')
+  const table = g.weight(TABLE)
   const action = g.weight('action')
-  if (shape.type === 'float16') {
+  if (isFused(g, shape)) {
     return g.op('HstuEmbedTokens', [table, rows, action, masks], FUNCTION)
   }
   const ids = tokensFirst(g, rows, 2, shape)
   const actions = embedActions(g, tokensFirst(g, masks, 1, shape), action, shape)
-  return embedItems(g, table, ids, slots, actions)
+  return embedItems(g, gatherFor(g, shape), ids, slots, actions)
 }

@@ -1,10 +1,12 @@
 import type { ConfigOf } from '../../config.js'
 import { SLOT } from '../../research/tokens.js'
 import { tensorsOf } from '../checkpoint.js'
+import type { FunctionShape } from '../functions.js'
 import { sumOf } from '../layer.js'
 import type { GraphBuilder } from '../onnx.js'
 import { castTo } from '../ops.js'
 import { embedItems, tokensFirst } from '../rows.js'
+import { gatherTable, TABLE } from '../table.js'
 import type { ExportVariant, GraphParts } from '../variant.js'
 import { randomResearch, researchWeights } from './weights.js'
 
@@ -14,14 +16,15 @@ export function researchVariant(config: ConfigOf<'research'>): ExportVariant {
     checkpoint: (source) => researchWeights(source, config),
     tensors: tensorsOf,
     random: (seed) => researchWeights(randomResearch(config, seed), config),
+    table: { names: [TABLE], factor: 1 },
     graphs: graphParts(config),
   }
 }
 
 function graphParts(config: ConfigOf<'research'>): GraphParts {
   // Item and position, both rows of the one table; padding's are zero rows.
-  const embed = (g: GraphBuilder, rows: string) =>
-    embedItems(g, g.weight('embedding'), rows, SLOT.position + 1)
+  const embed = (g: GraphBuilder, rows: string, { type }: FunctionShape) =>
+    embedItems(g, (ids) => gatherTable(g, ids, type), rows, SLOT.position + 1)
   const secondsToNext = (g: GraphBuilder, rows: string) =>
     g.op('Gather', [rows, g.scalar(SLOT.secondsToNext, 'int64')], { attributes: { axis: -1n } })
   const eps = config.stated.outputNormEps ?? 1e-6
@@ -30,8 +33,8 @@ function graphParts(config: ConfigOf<'research'>): GraphParts {
   const user: NonNullable<GraphParts['user']> = (g, y, shape) =>
     normalized(g, castTo(g, sumOf(g, y), 'float32', shape.type), eps)
   return {
-    history: (g, rows, _, shape) => embed(g, tokensFirst(g, rows, 2, shape)),
-    queries: (g, rows, shape) => embed(g, firstAlong(g, tokensFirst(g, rows, 2, shape), 0)),
+    history: (g, rows, _, shape) => embed(g, tokensFirst(g, rows, 2, shape), shape),
+    queries: (g, rows, shape) => embed(g, firstAlong(g, tokensFirst(g, rows, 2, shape), 0), shape),
     user,
     itemNormEps,
     head(g, y, { rows }, shape) {
@@ -39,7 +42,7 @@ function graphParts(config: ConfigOf<'research'>): GraphParts {
       const ids = g.op('Gather', [own, g.scalar(SLOT.candidate, 'int64')], {
         attributes: { axis: -1n },
       })
-      const items = castTo(g, g.op('Gather', [g.weight('embedding'), ids]), 'float32', shape.type)
+      const items = gatherTable(g, ids, 'float32')
       const scaled = normalized(g, items, itemNormEps)
       const similarity = g.op('ReduceSum', [g.op('Mul', [user(g, y, shape), scaled]), g.ints([-1])])
       return tokensFirst(g, similarity, 2, shape)

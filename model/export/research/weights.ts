@@ -3,12 +3,11 @@ import { embeddingLayout } from '../../schemes.js'
 import {
   type CheckpointTensor,
   checkTensors,
-  emptyTable,
   type MadeTensor,
   randomCheckpoint,
   readFinite,
-  scaled,
   sourceOf,
+  tableOf,
   transposed,
   type WeightSource,
   withoutPrefix,
@@ -64,13 +63,11 @@ export function researchWeights(
   const made = new Map<string, MadeTensor>()
   const make = (name: string, dims: readonly number[], read: () => Float32Array) =>
     made.set(name, { dims, read })
-  make('embedding', [layout.rows, d], () => {
-    const table = emptyTable(layout, d)
-    const rows = readFinite(source, ITEMS).subarray(d)
-    table.set(scaled(rows, Math.sqrt(d)), ((items?.offset ?? 0) + 1) * d)
-    table.set(readFinite(source, POSITIONS), (places?.offset ?? 0) * d)
-    return table
-  })
+  const parts = [
+    { name: ITEMS, at: (items?.offset ?? 0) + 1, skip: 1, factor: Math.sqrt(d) },
+    { name: POSITIONS, at: places?.offset ?? 0 },
+  ]
+  made.set('embedding', tableOf(source, parts, layout, d))
   for (let i = 0; i < config.layers; i++) {
     const read = (name: string) => readFinite(source, layerName(i, name))
     const prefix = `layers.${i}`

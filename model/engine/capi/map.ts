@@ -1,0 +1,37 @@
+import koffi from 'koffi'
+import { RankError } from '../../errors.js'
+import { loadLibrary } from './native.js'
+import type { Pointer } from './ort.js'
+
+const libc = loadLibrary(null)
+const mmap = libc.func('mmap', 'intptr_t', ['void*', 'size_t', 'int', 'int', 'int', 'int64_t'])
+const munmap = libc.func('munmap', 'int', ['void*', 'size_t'])
+
+const PROT_READ = 1
+const MAP_SHARED = 1
+/** With MAP_POPULATE, which is Linux's own: a look-up then waits for no page. */
+const POPULATED = process.platform === 'linux' ? MAP_SHARED | 0x8000 : MAP_SHARED
+
+/** A file's bytes as memory that all processes share and that nothing may write to. */
+export function mapFile(
+  fd: number,
+  bytes: number,
+  flags = MAP_SHARED,
+): { address: Pointer; unmap(): void } {
+  const address = BigInt(mmap(null, bytes, PROT_READ, flags, fd, 0))
+  if (address === -1n) throw new RankError('ENGINE_UNAVAILABLE', `cannot map ${bytes} bytes`)
+  return { address, unmap: () => munmap(address, bytes) }
+}
+
+const views = new FinalizationRegistry((unmap: () => void) => unmap())
+
+/**
+ * The same as an array, every page in place, mapped until nobody has its buffer any more. Writing to it stops the
+ * process.
+ */
+export function viewFile(fd: number, bytes: number): ArrayBuffer {
+  const { address, unmap } = mapFile(fd, bytes, POPULATED)
+  const buffer = koffi.view(address, bytes)
+  views.register(buffer, unmap)
+  return buffer
+}
