@@ -30,7 +30,8 @@ function twins(config: ConfigOf<'research'>): WeightSource {
   const source = researchVariant(config).random(7)
   const { dModel } = config
   return {
-    ...source,
+    names: source.names,
+    dims: source.dims,
     read(name) {
       const data = source.read(name).slice()
       // The zero row, the items' row 0, then items 1 on.
