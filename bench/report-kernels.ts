@@ -110,7 +110,7 @@ function best(
 }
 
 function peerCall(peers: readonly KernelPeer[], precision: Precision, what: string) {
-  const m = /^score, m = ([\d,]+)/.exec(what)?.[1]?.replace(',', '')
+  const m = /^score, m = ([\d,]+),/.exec(what)?.[1]?.replace(',', '')
   const pick = ({ wholeMs, scoreMs, encodeMs }: PeerTimes) => {
     if (what.startsWith('prefill')) return encodeMs
     if (m === undefined) return undefined

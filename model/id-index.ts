@@ -112,7 +112,8 @@ export function openIdIndex(path: string): IdIndex {
   }
 
   /**
-   * 1 + where the record of each id begins if its tag is no other's; 0 where it is not there. Look-ups one after the other wait
+   * 1 + where the record of each id begins if its tag is no other's; 0 where it is not there; UNDECIDED where the search
+   * goes on at the first slot. Look-ups one after the other wait
    * for memory twice each, 0.3 us a time; loops that do nothing but read, and decide nothing by it, wait for many at once.
    */
   const likelyRecords = (ids: readonly string[]): Uint32Array => {
@@ -128,7 +129,7 @@ export function openIdIndex(path: string): IdIndex {
     for (let i = 0; i < places.length; i++) {
       let slot = places[i] ?? 0
       while (slot < slotCount && slots[2 * slot + 1] !== 0 && slots[2 * slot] !== tags[i]) slot++
-      places[i] = slots[2 * slot + 1] ?? 0
+      places[i] = slots[2 * slot + 1] ?? UNDECIDED
     }
     for (let i = 0; i < places.length; i++) read ^= records[places[i] ?? 0] ?? 0
     touched[0] = read
@@ -145,7 +146,8 @@ export function openIdIndex(path: string): IdIndex {
       for (let i = 0; i < ids.length; i++) {
         const id = ids[i] ?? ''
         const start = (found[i] ?? 0) - 1
-        indices[i] = start >= 0 && isAsciiRecordOf(start, id) ? indexAt(start) : indexOf(id)
+        if (start < 0) indices[i] = -1
+        else indices[i] = isAsciiRecordOf(start, id) ? indexAt(start) : indexOf(id)
       }
       return indices
     },
@@ -157,6 +159,9 @@ export function openIdIndex(path: string): IdIndex {
     },
   }
 }
+
+/** Behind every record. */
+const UNDECIDED = 2 ** 32 - 1
 
 /** What was read in advance goes here: what nobody keeps need not be read. */
 const touched = new Int32Array(1)

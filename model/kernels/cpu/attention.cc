@@ -9,8 +9,6 @@ namespace {
 
 /** Query rows whose relative bias is held at a time. */
 constexpr int64_t SLAB = 256;
-/** Key blocks that one piece of packing takes. */
-constexpr int64_t PACKED_BLOCKS = 8;
 
 /** uvqk (tokens, [users,] 2·H·dv + 2·H·dqk), split u, v, q, k. */
 struct Projected {
@@ -88,13 +86,11 @@ class Attention : public Kernel {
   template <class K, class V>
   void pack(Context& context, const KeyStore& store, int64_t n, int64_t users, const K& k,
             const V& v) const {
-    const int64_t pieces = roundUp(store.blocks, PACKED_BLOCKS) / PACKED_BLOCKS;
-    context.parallelFor(users * heads_ * pieces, [&](int64_t i) {
-      const int64_t user = i / pieces / heads_, head = i / pieces % heads_;
-      const int64_t start = i % pieces * PACKED_BLOCKS;
-      const Packed packed = store.at(i / pieces);
-      for (int64_t b = start; b < std::min(start + PACKED_BLOCKS, store.blocks); b++) {
-        packed.fill(b, n, k(user, head), v(user, head));
+    // All heads of a block of tokens: their rows are read as they lie in memory, one behind the other.
+    context.parallelFor(users * store.blocks, [&](int64_t i) {
+      const int64_t user = i / store.blocks, block = i % store.blocks;
+      for (int64_t head = 0; head < heads_; head++) {
+        store.at(user * heads_ + head).fill(block, n, k(user, head), v(user, head));
       }
     });
   }
