@@ -35,6 +35,9 @@ describe('the TypeScript client', () => {
     assert.ok(results[0] !== undefined && 'items' in results[0])
     assert.ok(results[1] !== undefined && 'error' in results[1])
     assert.equal(results[1].error.code, 'DEADLINE_EXCEEDED')
+    await assert.rejects(client.retrieve({ user: { id: 'u' }, topK: 3 }), {
+      ...{ code: 'INVALID_REQUEST', path: '/model' },
+    })
     assert.equal((await client.prefetch({ user: { id: 'u' }, wait: true })).kv?.state, 'miss')
     const stored = await client.appendEvents('u/ü', { events: HISTORY })
     assert.deepEqual(stored, { stored: 1, duplicates: 0, total: 1, trimmed: 0 })
@@ -79,9 +82,13 @@ try:
     client.rank({"user": {"id": ""}, "candidates": ["a"]})
 except PeregrineError as error:
     refused = [error.code, error.status, error.path]
+try:
+    client.retrieve({"user": {"id": "u"}, "topK": 3})
+except PeregrineError as error:
+    headless = [error.code, error.path]
 print(json.dumps([
     answer["items"][0], batch[0]["error"]["code"], prefetch["kv"]["state"], stored["stored"], events,
-    client.user("u/ü")["count"], client.models()["models"][0]["name"], refused,
+    client.user("u/ü")["count"], client.models()["models"][0]["name"], refused, headless,
 ]))
 `
 
@@ -107,6 +114,7 @@ describe('the Python client', () => {
       0,
       'toy',
       ['INVALID_REQUEST', 400, '/user/id'],
+      ['INVALID_REQUEST', '/model'],
     ])
   })
 })

@@ -65,6 +65,8 @@ describe('calibrate', () => {
       ...broken,
       name: 'broken',
       rank: never,
+      encode: never,
+      retrieve: never,
       exportKv: never,
       importKv: never,
       isAlive: () => true,

@@ -4,7 +4,7 @@ import type { OpenTier2, Tier2Event } from '../cache/open-tier2.js'
 import { openBundleInBackground } from '../model/check-bundle.js'
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
 import type { EngineEvent } from '../model/engine/engine.js'
-import { type Manifest, openBundle } from '../model/manifest.js'
+import { hasRetrieval, type Manifest, openBundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { checkSlack, defaultSlack, roomOf } from '../model/window.js'
 import {
@@ -17,6 +17,7 @@ import {
 } from './calibrate.js'
 import { type Measurements, shapeKey } from './measured.js'
 import { createRanker } from './rank.js'
+import { chunkItemsFor, measureSearch } from './search.js'
 import { type SharedStores, shareStores } from './shared-stores.js'
 import { openModelTier2, redisTarget, type StoreOptions } from './stores.js'
 import type { Ranker } from './types.js'
@@ -40,6 +41,8 @@ export type LoadOptions = StoreOptions & {
   readonly gpuKvBytes?: number
   /** 0 = calibrated at start-up. */
   readonly microBatchSize?: number
+  /** Items of the candidate list in one run of a retrieval; 0 = chosen by the device. */
+  readonly chunkItems?: number
   /**
    * Budget of tier 1 in bytes, wherever the engine keeps it: the GPU's share is part of it. 0 = 512 MiB,
    * or on a GPU all that it has for K/V where that is more.
@@ -118,6 +121,12 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
     const measured = known?.costs ?? (await measureCosts(engine, manifest, microBatchSize))
     measurements?.set(shape, { microBatchSize, costs: measured })
     // Long histories were tried, of which nothing is needed any more.
+    const { candidates } = bundle.vocabulary
+    const chunkItems = options.chunkItems || chunkItemsFor(engine, manifest)
+    const itemMs =
+      candidates !== undefined && hasRetrieval(manifest)
+        ? await measureSearch(engine, manifest, candidates, chunkItems)
+        : undefined
     await engine.trim?.()
     await engine.background?.end()
     const costs = openCosts(measured, maxTokens, microBatchSize, options.kv ?? 'auto', onEvent)
@@ -134,6 +143,7 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       maxKvBytes: options.maxKvBytes || Math.max(DEFAULT_KV_BYTES, gpuBudgetBytes),
       costs,
       slackEvents,
+      ...{ chunkItems, itemMs },
     })
     if (options.shared !== undefined) return ranker
     return {

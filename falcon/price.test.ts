@@ -20,6 +20,7 @@ function pricesOf(covered = 0, slackEvents = 0) {
         return { decision, predictedMs: 1000 + tokens - covered1 + candidates }
       },
       prefillMs: (newTokens) => newTokens,
+      scoreMs: (candidates, tokens) => candidates + tokens / 100,
     },
     config: smallConfig(),
     slackEvents,

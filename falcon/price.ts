@@ -5,7 +5,7 @@ import type { HistoryInput } from '../model/request.js'
 import { droppedEvents, roomOf } from '../model/window.js'
 
 export type PricesOptions = {
-  readonly costs: Pick<Costs, 'decide' | 'priceOf' | 'prefillMs'>
+  readonly costs: Pick<Costs, 'decide' | 'priceOf' | 'prefillMs' | 'scoreMs'>
   readonly config: HstuConfig
   readonly slackEvents: number
   readonly microBatchSize: number
@@ -32,7 +32,7 @@ export function createPrices(options: PricesOptions) {
     for (const history of histories) events += history.length
     for (const name in series) events += series[name]?.length ?? 0
     const kept = events - droppedEvents(events, room, slackEvents, historyOffset)
-    return config.context.length + 2 * kept
+    return config.context.length + (config.tokensPerEvent ?? 2) * kept
   }
   const lengthsOf = (input: HistoryInput, user: UserHash, useStored: boolean) => {
     const covered = tokensOf(user)
@@ -55,6 +55,12 @@ export function createPrices(options: PricesOptions) {
     ofPrefetch(input: HistoryInput, user: UserHash, useStored: boolean): number {
       const { tokens, covered } = lengthsOf(input, user, useStored)
       return tokens === covered ? 0 : costs.prefillMs(tokens - covered, covered)
+    },
+    /** Milliseconds until the user at the end of the history is known. */
+    ofEncoding(input: HistoryInput, user: UserHash, useStored: boolean): number {
+      const { tokens, covered } = lengthsOf(input, user, useStored)
+      const prefillMs = tokens === covered ? 0 : costs.prefillMs(tokens - covered, covered)
+      return prefillMs + costs.scoreMs(1, tokens)
     },
     /** A stored history came to so many tokens. */
     observeStored(tokens: number): void {

@@ -9,20 +9,22 @@ import type { OpenTier2 } from '../cache/open-tier2.js'
 import type { Engine } from '../model/engine/engine.js'
 import { predict, taskWeights, topK, valueScores } from '../model/heads.js'
 import type { Bundle } from '../model/manifest.js'
-import type { HistoryInput, RankInput } from '../model/request.js'
-import { buildCandidates, buildHistory, type History } from '../model/sequence.js'
-import { type OnStep, timed } from '../model/step.js'
+import type { RankInput } from '../model/request.js'
+import { buildCandidates } from '../model/sequence.js'
+import type { OnStep } from '../model/step.js'
 import type { HistoryTokens } from '../model/tokens.js'
 import { checkSlack } from '../model/window.js'
 import { createDeadline, type Deadline } from './deadline.js'
 import { checkFinite, micros } from './numbers.js'
 import { observeEngine } from './observe.js'
 import { createPrices } from './price.js'
+import { openRetrieval } from './retrieve.js'
 import { createRoutes } from './routes.js'
 import { createScorer } from './score.js'
+import { createSequence } from './sequence.js'
 import type { SharedStores } from './shared-stores.js'
 import type { KvUse, RankedItem, Ranker, RankOptions, RankResult } from './types.js'
-import { createUsers, type ReadHistory } from './users.js'
+import { createUsers } from './users.js'
 
 export type RankerOptions = {
   readonly engine: Engine
@@ -33,6 +35,10 @@ export type RankerOptions = {
   readonly maxKvBytes: number
   /** K/V in Redis, used where `costs` are there too; the ranker closes it. */
   readonly tier2?: OpenTier2
+  /** The most items of the candidate list in one run; chosen by the device when absent. */
+  readonly chunkItems?: number | undefined
+  /** Milliseconds of such a run per item; without, no retrieval is predicted. */
+  readonly itemMs?: number | undefined
   /** What decides between the ways to the scores; absent: all K/V is kept and used. */
   readonly costs?: Costs
   /** How many events the window of a full history moves at a time; 0 when absent: as few as it must. */
@@ -50,8 +56,6 @@ export type RankerOptions = {
 const EXAMPLE_ITEMS = 100
 
 const NO_KV: KvUse = { state: 'none', reusedTokens: 0, prefilledTokens: 0 }
-
-const eventsRead = ({ stored }: ReadHistory) => ({ events: stored.events.length })
 
 /**
  * The pipeline: tokens, K/V of the history, micro-batches of candidates, heads, value formula, top-k.
@@ -110,11 +114,14 @@ export function createRanker(options: RankerOptions): Ranker {
     tasks: tasks.length,
   })
 
-  const historyOf = (input: HistoryInput, read: ReadHistory | undefined): History => {
-    if (read === undefined) return buildHistory(input, vocabulary, slackEvents)
-    const history = buildHistory({ ...input, stored: read.stored }, vocabulary, slackEvents)
-    return { ...history, warnings: [...read.warnings, ...history.warnings] }
-  }
+  const sequence = createSequence({
+    ...{ users, vocabulary, slackEvents, now },
+    onStored: (tokens) => prices?.observeStored(tokens),
+  })
+  const { retrieval, retrieve } = openRetrieval({
+    ...{ engine, bundle, kv, routes, sequence, now },
+    ...{ chunkItems: options.chunkItems, itemMs: options.itemMs },
+  })
 
   /** K/V for nobody yet. */
   const prefill = async (
@@ -132,20 +139,15 @@ export function createRanker(options: RankerOptions): Ranker {
   const sequenceAndScore = async (
     input: RankInput,
     user: UserHash,
-    { useStored = false, onStep }: RankOptions,
+    rankOptions: RankOptions,
     deadline: Deadline,
     epoch: Epoch,
   ) => {
-    const stored = () => users.read(user, deadline.signal)
-    const read = useStored
-      ? await deadline.within(timed(onStep, 'history.read', stored, eventsRead))
-      : undefined
-    const tokensStart = now()
-    const history = historyOf(input, read)
-    if (useStored) prices?.observeStored(history.tokens.length)
+    const { onStep } = rankOptions
+    const { history, startMs } = await sequence(input, user, rankOptions, deadline)
     const candidates = buildCandidates(input, vocabulary, history)
     const sequenced = now()
-    onStep?.('sequence', tokensStart, sequenced, { tokens: history.tokens.length })
+    onStep?.('sequence', startMs, sequenced, { tokens: history.tokens.length })
     const result = await score({
       ...{ user, history, rows: candidates.rows, queryTime: input.time, deadline, epoch, onStep },
     })
@@ -165,6 +167,7 @@ export function createRanker(options: RankerOptions): Ranker {
       engine: engine.name,
       microBatchSize,
       slackEvents,
+      ...(retrieval !== undefined && { retrieval: retrieval.model }),
     },
     async rank(input, rankOptions) {
       const start = now()
@@ -223,13 +226,13 @@ export function createRanker(options: RankerOptions): Ranker {
         microBatchSize,
       } satisfies RankResult
     },
-    async prefetch(input, { useStored = false, signal, onStep }) {
+    async prefetch(input, prefetchOptions) {
+      const { signal, onStep } = prefetchOptions
       const user = userHash(input.user.id)
       const epoch = kv.begin(user)
       try {
-        const stored = () => users.read(user, signal)
-        const read = useStored ? await timed(onStep, 'history.read', stored, eventsRead) : undefined
-        const history = historyOf(input, read)
+        const unbounded = { signal, within: <T>(work: Promise<T>) => work }
+        const { history } = await sequence(input, user, prefetchOptions, unbounded)
         const made = routes.isWorthMaking(history)
           ? prefill(user, history.tokens, signal, epoch, onStep)
           : Promise.resolve(NO_KV)
@@ -238,6 +241,12 @@ export function createRanker(options: RankerOptions): Ranker {
         epoch.end()
         throw error
       }
+    },
+    retrieve,
+    predictRetrieveMs(input, { useStored = false }) {
+      const searchMs = retrieval?.predictMs()
+      if (prices === undefined || searchMs === undefined) return undefined
+      return prices.ofEncoding(input, userHash(input.user.id), useStored) + searchMs
     },
     predictMs(input, { useStored = false }) {
       return prices?.ofRanking(input, userHash(input.user.id), input.candidates.length, useStored)

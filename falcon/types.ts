@@ -3,7 +3,13 @@ import type { KvDecision } from '../cache/decide.js'
 import type { Appended, EventStoreStats } from '../cache/events.js'
 import type { OpenTier2Stats as Tier2Stats } from '../cache/open-tier2.js'
 import type { Engine, EngineStats } from '../model/engine/engine.js'
-import type { HistoryEvent, HistoryInput, RankInput, Warning } from '../model/request.js'
+import type {
+  HistoryEvent,
+  HistoryInput,
+  RankInput,
+  RetrieveInput,
+  Warning,
+} from '../model/request.js'
 import type { OnStep } from '../model/step.js'
 import type { UnknownItems } from '../model/unknown-items.js'
 
@@ -96,6 +102,40 @@ export type RankResult = {
   readonly microBatchSize: number
 }
 
+export type RetrieveOptions = Omit<RankOptions, 'topK' | 'weights' | 'partial'> & {
+  /** How many items to answer, best first. */
+  readonly topK: number
+}
+
+export type RetrieveTimings = Pick<RankTimings, 'sequenceMs' | 'historyMs' | 'totalMs'> & {
+  /** The user at the end of the history. */
+  readonly encodeMs: number
+  readonly searchMs: number
+}
+
+export type RetrieveResult = Pick<
+  RankResult,
+  'kv' | 'warnings' | 'historyTokens' | 'truncatedEvents'
+> & {
+  /** Best first; fewer than asked for only where the list has no more. `score`: cosine, -1 to 1. */
+  readonly items: readonly {
+    readonly item: string
+    readonly score: number
+    /** Place in the candidate list; also the tie order. */
+    readonly index: number
+  }[]
+  readonly timings: RetrieveTimings
+  /** Of the events that were kept, and of `exclude`. */
+  readonly unknownItems: { readonly history: UnknownItems; readonly exclude: UnknownItems }
+  /** Items of the candidate list, and how many of them were left out. */
+  readonly listed: number
+  readonly excluded: number
+  /** Of each run over a part of the list, its wait for a worker included. */
+  readonly chunkMs: readonly number[]
+  /** The most items in one run. */
+  readonly chunkItems: number
+}
+
 export type RankerStats = {
   readonly engine: EngineStats
   readonly cache: {
@@ -134,12 +174,25 @@ export type Ranker = {
     readonly microBatchSize: number
     /** How many events the window of a full history moves at a time; 0: as few as it must. */
     readonly slackEvents: number
+    /** Absent without a retrieval head. */
+    readonly retrieval?: { readonly items: number; readonly chunkItems: number }
   }
   /**
    * Ranks the candidates of one request.
    * @throws {RankError} INVALID_REQUEST, DEADLINE_EXCEEDED, CANCELLED, WORKER_CRASHED
    */
   rank(input: RankInput, options: RankOptions): Promise<RankResult>
+  /**
+   * The items of the bundle's candidate list that the user should meet next.
+   * @throws {RankError} INVALID_REQUEST, also of a bundle without a retrieval head; DEADLINE_EXCEEDED,
+   * CANCELLED, WORKER_CRASHED
+   */
+  retrieve(input: RetrieveInput, options: RetrieveOptions): Promise<RetrieveResult>
+  /** What a retrieval should cost, as `predictMs`. */
+  predictRetrieveMs(
+    input: HistoryInput,
+    options: Pick<RankOptions, 'useStored'>,
+  ): number | undefined
   /**
    * What a ranking should cost, in milliseconds of one run at a time: from lengths and the user's K/V,
    * without any work. Undefined where nothing was measured to predict from.

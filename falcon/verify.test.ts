@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
+import { parseConfig } from '../model/config.js'
 import { createNodeEngine } from '../model/engine/node/pool.js'
 import { type Bundle, openBundle } from '../model/manifest.js'
 import { copyBundle, exportModel, type Json, reseal, smallConfig } from '../test/fixtures.js'
+import { SMALL_RESEARCH } from '../test/small-checkpoints.js'
 import { type LoadEvent, type LoadOptions, loadRanker } from './load.js'
 import { largestDifference, verifyBundle } from './verify.js'
 
@@ -90,6 +92,28 @@ describe('verifyBundle', () => {
     writeFileSync(`${folder}/weights.bin`, bytes)
     reseal(folder)
     await assert.rejects(verify(openBundle(folder)), { code: 'MODEL_CONTRACT' })
+  })
+
+  test('refuses a candidate list whose rows or norms are others', async (t) => {
+    const research = exportModel(t, { config: parseConfig(SMALL_RESEARCH) })
+    assert.ok((await verify(research.bundle)).maxDifference <= 1e-4)
+    const items = SMALL_RESEARCH.items
+    // The two last tensors of the file: (items) rows, (items) norms; the first is aligned to 64 bytes.
+    const norms = (view: DataView, at: number) =>
+      view.setFloat32(at, 1.1 * view.getFloat32(at, true), true)
+    const rows = (view: DataView, at: number) => view.setInt32(at, 3, true)
+    for (const [change, fromEnd] of [
+      [norms, 4 * items],
+      [rows, 4 * items + 192],
+    ] as const) {
+      const folder = copyBundle(t, research.bundle)
+      const bytes = readFileSync(`${folder}/weights.bin`)
+      const view = new DataView(bytes.buffer, bytes.byteOffset + bytes.length - fromEnd)
+      for (let i = 0; i < items; i++) change(view, 4 * i)
+      writeFileSync(`${folder}/weights.bin`, bytes)
+      reseal(folder)
+      await assert.rejects(verify(openBundle(folder)), { code: 'MODEL_CONTRACT' })
+    }
   })
 
   describe('loadRanker', () => {

@@ -3,6 +3,7 @@ import { RankError } from '../model/errors.js'
 import type { Bundle } from '../model/manifest.js'
 import { buildCandidates, buildHistory } from '../model/sequence.js'
 import { readVectors, TOLERANCE } from '../model/vectors.js'
+import { retrievalDifference } from './verify-retrieval.js'
 
 export type Verification = {
   readonly cases: number
@@ -13,7 +14,7 @@ export type Verification = {
 
 /**
  * Runs the bundle's test vectors through an engine, by prefill and score and, all users in one
- * padded batch, by rank.
+ * padded batch, by rank; a retrieval head by the longest of them.
  * @throws {RankError} MODEL_CONTRACT when a logit is further from the oracle than the bundle tolerates
  */
 export async function verifyBundle(engine: Engine, bundle: Bundle): Promise<Verification> {
@@ -25,7 +26,7 @@ export async function verifyBundle(engine: Engine, bundle: Bundle): Promise<Veri
     return { history: history.tokens, candidates, queryTime: request.time }
   })
   const batched = await engine.rank(users)
-  let maxDifference = 0
+  let maxDifference = await retrievalDifference(engine, bundle, vectors)
   for (const [i, user] of users.entries()) {
     const expected = vectors[i]?.logits.flat() ?? []
     const handle = await engine.prefill(user.history)

@@ -23,6 +23,8 @@ export type ModelConfig = Omit<PaperConfig, Replaced> & {
   readonly timeBuckets: number
   /** N, where it is not `maxTokens`. */
   readonly divisor?: number
+  /** Present with a retrieval head; `candidates`: the file that lists its items, all of them when absent. */
+  readonly retrieval?: { readonly candidates?: string }
   /** Tokens of one event; two, item and action, where absent. */
   readonly tokensPerEvent?: number
 }

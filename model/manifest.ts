@@ -61,7 +61,11 @@ const Manifest = Type.Object(
       { additionalProperties: false },
     ),
     graphs: Type.Object(
-      { prefill: Graph, score: Graph, rank: Graph },
+      {
+        ...{ prefill: Graph, score: Graph, rank: Graph },
+        // Of a retrieval head: both or none.
+        ...{ encode: Type.Optional(Graph), retrieve: Type.Optional(Graph) },
+      },
       { additionalProperties: false },
     ),
     vectors: Type.Object(
@@ -94,10 +98,18 @@ export type GraphContract = {
   readonly outputs: readonly GraphValue[]
 }
 export type GraphName = 'prefill' | 'score' | 'rank'
+/** The user at the end of a history, and the best items of the candidate list for that. */
+export type RetrievalGraphName = 'encode' | 'retrieve'
 export type Manifest = Omit<Static<typeof Manifest>, 'config' | 'embedding' | 'graphs'> & {
   readonly config: HstuConfig
   readonly embedding: EmbeddingLayout & { readonly type?: 'fp16' | 'int8' }
-  readonly graphs: Readonly<Record<GraphName, GraphContract>>
+  readonly graphs: Readonly<Record<GraphName, GraphContract>> &
+    Readonly<Partial<Record<RetrievalGraphName, GraphContract>>>
+}
+
+/** Whether the bundle has a retrieval head. */
+export function hasRetrieval({ graphs }: Pick<Manifest, 'graphs'>): boolean {
+  return graphs.encode !== undefined && graphs.retrieve !== undefined
 }
 
 /** A bundle whose files were all found, hashed and understood. */
@@ -185,7 +197,7 @@ export function hashFile(file: string): string {
   return hash.digest('hex')
 }
 
-/** Vocabulary files, lists of ids as their indices, and catalogue that a config names, without repeats. */
+/** Vocabulary files, lists of ids as their indices, catalogue and candidate list that a config names, without repeats. */
 export function configFiles(config: HstuConfig): string[] {
   const encodings = [...config.context, ...config.itemFeatures, ...config.auxiliary].map(
     ({ encoding }) => encoding,
@@ -194,11 +206,12 @@ export function configFiles(config: HstuConfig): string[] {
     if (e?.kind !== 'vocabulary') return []
     return [isIdList(e.file) ? indexFileOf(e.file) : e.file]
   })
-  return [...new Set([...files, ...(config.catalogue === undefined ? [] : [config.catalogue])])]
+  const others = [config.catalogue, config.retrieval?.candidates]
+  return [...new Set([...files, ...others.filter((file) => file !== undefined)])]
 }
 
 function namedFiles({ graphs, vectors, config }: Manifest): string[] {
-  const graphFiles = [graphs.prefill.file, graphs.score.file, graphs.rank.file]
+  const graphFiles = Object.values(graphs).map(({ file }) => file)
   return [...graphFiles, vectors.file, ...configFiles(config)]
 }
 

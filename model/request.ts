@@ -45,6 +45,13 @@ export type HistoryInput = {
 /** What there is to rank. All candidates share one query time. */
 export type RankInput = HistoryInput & { readonly candidates: readonly Candidate[] }
 
+/** Whose next items to retrieve, and what to leave out. */
+export type RetrieveInput = HistoryInput & {
+  readonly exclude: readonly string[]
+  /** Leaves out every item of the histories. */
+  readonly excludeHistory: boolean
+}
+
 /** Something the caller should know but that does not stop the ranking. */
 export type Warning = {
   readonly code:

@@ -9,6 +9,8 @@ export type StepName =
   | 'kv.prefill'
   | 'onePass'
   | 'score'
+  | 'encode'
+  | 'search'
   | 'heads'
   | 'serialize'
 

@@ -5,6 +5,7 @@ import { createEncoder, type Encoder } from './encoder.js'
 import { RankError } from './errors.js'
 import { type IdIndex, openIdIndex } from './id-index.js'
 import type { Features } from './request.js'
+import { type CandidateList, openCandidateList } from './retrieval.js'
 import type { TokenScheme } from './scheme.js'
 import { tokenScheme } from './schemes.js'
 
@@ -38,6 +39,8 @@ export type Vocabulary = {
   /** Rows of many items' ids in the id's own table; absent where looking them up together is no faster. */
   readonly idRows: ((items: readonly string[]) => Int32Array) | undefined
   readonly hasItemFeature: (name: string) => boolean
+  /** What retrieval ranks over; undefined without a retrieval head. */
+  readonly candidates: CandidateList | undefined
   /** Item ids of the catalogue or the id table, at most 100,000 spread over it, for samples and calibration. */
   readonly knownItems: () => string[]
   /** The item whose id alone has this row of the id's own table (row 0: unknown); undefined where there is none. */
@@ -99,10 +102,14 @@ export function createVocabulary(
     return row !== 0
   }
 
+  const itemAt = (row: number) => id?.valueAt(row)
+
   return {
     config,
     layout,
     scheme,
+    itemAt,
+    candidates: openCandidateList({ config, layout, itemAt, writeItem }, read),
     context: config.context.map(({ name, rows, encoding, table = `ctx.${name}` }) => ({
       name,
       ...encoder(table, rows, encoding),
@@ -124,7 +131,6 @@ export function createVocabulary(
       // Hashed ids: any will do.
       return known.length > 0 ? known : places.map((place) => String(place + 1))
     },
-    itemAt: (row) => id?.valueAt(row),
   }
 }
 

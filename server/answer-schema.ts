@@ -44,9 +44,9 @@ const kv = {
   prefilledTokens: Type.Integer(),
 }
 
-const Kv = Type.Object(kv, { description: 'What the K/V cache did.' })
+export const Kv = Type.Object(kv, { description: 'What the K/V cache did.' })
 
-const ExplainedKv = Type.Object(
+export const ExplainedKv = Type.Object(
   {
     ...kv,
     decision: Type.Optional(
@@ -63,28 +63,46 @@ const ExplainedKv = Type.Object(
   { description: 'What the K/V cache did, and what that should have cost.' },
 )
 
-const warnings = Type.Array(
-  Type.Object({ code: Type.String(), message: Type.String(), count: Type.Integer() }),
-  { description: 'What the caller should know but did not stop the ranking.' },
-)
+export const AnswerWarning = Type.Object({
+  code: Type.String(),
+  message: Type.String(),
+  count: Type.Integer(),
+})
+const warnings = Type.Array(AnswerWarning, {
+  description: 'What the caller should know but did not stop the ranking.',
+})
 
-const stages = {
-  queueMs: ms(
-    'from the headers of the request to the beginning of its work: reading it, and the queue',
-  ),
+const queueMs = ms(
+  'from the headers of the request to the beginning of its work: reading it, and the queue',
+)
+const history = {
   sequenceMs: ms('reading the stored history, and all of it to tokens'),
   historyMs: ms('cache lookup, prefill or append, and the wait for a worker'),
+}
+const totalMs = ms('all of it')
+const rankStages = {
+  ...history,
   scoreMs: ms('scoring the micro-batches'),
   headsMs: ms('predictions, value formula, sorting'),
-  totalMs: ms('all of it'),
+  totalMs,
+}
+const stages = { queueMs, ...rankStages }
+const retrieveStages = {
+  ...{ queueMs, ...history },
+  encodeMs: ms('the user at the end of the history'),
+  searchMs: ms('the candidate list'),
+  totalMs,
 }
 
-const UnknownItems = Type.Object({
+export const RankTimings = Type.Object(stages)
+export const RetrieveTimings = Type.Object(retrieveStages)
+
+export const UnknownItems = Type.Object({
   count: Type.Integer({ description: 'With repetitions.' }),
   items: Type.Array(Type.String(), { description: 'The first few different ones.' }),
 })
 
-const Item = Type.Object({
+export const RankedItem = Type.Object({
   item: Type.String(),
   score: Type.Number({ description: 'Sum over tasks of weight x prediction.' }),
   tasks: Type.Record(Type.String(), Type.Number(), {
@@ -102,9 +120,9 @@ const Item = Type.Object({
 export const RankAnswer = Type.Object(
   {
     model: Type.String({ description: 'name@version of the bundle.', examples: ['kuairand@3f2a'] }),
-    items: Type.Array(Item, { description: 'Best first.' }),
+    items: Type.Array(RankedItem, { description: 'Best first.' }),
     kv: Kv,
-    timings: Type.Object(stages),
+    timings: RankTimings,
     warnings,
     partial: Type.Optional(
       Type.Literal(true, { description: 'The deadline came before every candidate was scored.' }),
@@ -131,6 +149,57 @@ export const RankAnswer = Type.Object(
     ),
   },
   { description: 'The ranking.' },
+)
+
+export const RetrievedItem = Type.Object({
+  item: Type.String(),
+  score: Type.Number({
+    description: 'How close item and user are, from -1 to 1; with `rank` the ranking’s score.',
+  }),
+  tasks: Type.Optional(
+    Type.Record(Type.String(), Type.Number(), { description: 'Only with `rank`: per task.' }),
+  ),
+  retrievalScore: Type.Optional(
+    Type.Number({ description: 'Only with `rank`: how close item and user are.' }),
+  ),
+  index: Type.Optional(
+    Type.Integer({ description: 'Only with explain: place in the candidate list.' }),
+  ),
+})
+
+export const RetrieveAnswer = Type.Object(
+  {
+    model: Type.String({ description: 'name@version of the bundle that retrieved.' }),
+    items: Type.Array(RetrievedItem, { description: 'Best first.' }),
+    kv: Kv,
+    timings: RetrieveTimings,
+    warnings,
+    rank: Type.Optional(
+      Type.Object(
+        {
+          model: Type.String({ description: 'name@version of the bundle that ranked.' }),
+          kv: Kv,
+          timings: Type.Object(rankStages),
+        },
+        { description: 'Only where a ranking was asked for, and there was something to rank.' },
+      ),
+    ),
+    explain: Type.Optional(
+      Type.Object({
+        kv: ExplainedKv,
+        timings: Type.Object({ parseMs: ms('JSON and schema'), ...retrieveStages }),
+        historyTokens: Type.Integer(),
+        truncatedEvents: Type.Integer(),
+        unknownItems: Type.Object({ history: UnknownItems, exclude: UnknownItems }),
+        listed: Type.Integer({ description: 'Items of the candidate list.' }),
+        excluded: Type.Integer({ description: 'How many of them were left out.' }),
+        chunkMs: Type.Array(ms('each part of the list, its wait for a worker included')),
+        chunkItems: Type.Integer({ description: 'The most items in one part.' }),
+        retries: Type.Integer({ description: 'Runs lost to a crashed worker.' }),
+      }),
+    ),
+  },
+  { description: 'The items to come.' },
 )
 
 export const PrefetchAnswer = Type.Object(
@@ -202,6 +271,15 @@ export const ModelList = Type.Object(
         slackEvents: Type.Integer({
           description: 'How many events the window of a full history moves at a time.',
         }),
+        retrieval: Type.Optional(
+          Type.Object(
+            {
+              items: Type.Integer({ description: 'Of the candidate list.' }),
+              chunkItems: Type.Integer({ description: 'The most of them in one run.' }),
+            },
+            { description: 'Only of models with a retrieval head.' },
+          ),
+        ),
         state: Type.Union([Type.Literal('ready'), Type.Literal('draining')]),
         labels: Type.Array(Type.String(), {
           description: 'stable, canary, shadow; `model` of a request may be `name@label`.',

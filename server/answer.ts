@@ -1,4 +1,4 @@
-import type { Ranker, RankResult } from '../falcon/types.js'
+import type { KvUse, Ranker, RankResult } from '../falcon/types.js'
 import { packItems } from './packed.js'
 
 /** How the answer came about beside its result. */
@@ -16,16 +16,13 @@ export function toAnswer(
   packed?: Ranker['model']['tasks'],
 ) {
   const { warnings, scored, candidates } = result
-  const queueMs = Math.round(waitedMs * 1000) / 1000
-  const totalMs = Math.round((waitedMs + result.timings.totalMs) * 1000) / 1000
-  const timings = { queueMs, ...result.timings, totalMs }
-  const { state, tier, reusedTokens, prefilledTokens } = result.kv
+  const timings = timingsAnswer(result.timings, waitedMs)
   return {
     model,
     ...(packed === undefined
       ? { items: itemsOf(result, explained !== undefined) }
       : { packed: packItems(result, packed, explained !== undefined) }),
-    kv: { state, ...(tier !== undefined && { tier }), reusedTokens, prefilledTokens },
+    kv: kvAnswer(result.kv),
     timings,
     warnings,
     ...(scored < candidates && { partial: true }),
@@ -45,6 +42,21 @@ export function toAnswer(
       },
     }),
   }
+}
+
+/** What the K/V cache did, without how it was decided. */
+export function kvAnswer({ state, tier, reusedTokens, prefilledTokens }: KvUse) {
+  return { state, ...(tier !== undefined && { tier }), reusedTokens, prefilledTokens }
+}
+
+/** With the wait before the work, which counts to the whole. */
+export function timingsAnswer<T extends { readonly totalMs: number }>(
+  timings: T,
+  waitedMs: number,
+) {
+  const queueMs = Math.round(waitedMs * 1000) / 1000
+  const totalMs = Math.round((waitedMs + timings.totalMs) * 1000) / 1000
+  return { queueMs, ...timings, totalMs }
 }
 
 function itemsOf({ items }: RankResult, isExplained: boolean) {

@@ -241,6 +241,7 @@ describe('/docs', () => {
       new Set([
         '/v1/rank',
         '/v1/rank/batch',
+        '/v1/retrieve',
         '/v2',
         '/v2/health/live',
         '/v2/health/ready',
@@ -262,6 +263,8 @@ describe('/docs', () => {
     assert.deepEqual(Object.keys(doc.components.schemas), [
       'RankRequest',
       'RankAnswer',
+      'RetrieveRequest',
+      'RetrieveAnswer',
       'PrefetchRequest',
       'PrefetchAnswer',
       'EventsRequest',

@@ -35,6 +35,7 @@ import type { Limits } from './parse.js'
 import { addPlayground } from './playground/routes.js'
 import { createQueueMetrics } from './queue-metrics.js'
 import { addRankRoutes } from './rank-routes.js'
+import { addRetrieveRoute } from './retrieve-route.js'
 import { MAX_ID_CHARS } from './schema.js'
 import type { Tracing } from './tracing.js'
 import { addUserRoutes, PREFETCH_PRIORITY } from './user-routes.js'
@@ -207,6 +208,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   })
   const parts = { door, models, shadows, limits: config, metrics, nowSec }
   addRankRoutes(app, parts)
+  addRetrieveRoute(app, parts)
   addOipRoutes(app, {
     ...parts,
     isReady: () => readiness(isDraining(), ranker()) === 'ready',

@@ -3,11 +3,20 @@ import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import type { TSchema } from 'typebox'
 import {
+  AnswerWarning,
   EventsAnswer,
+  ExplainedKv,
+  Kv,
   ModelList,
   PrefetchAnswer,
   Problem,
   RankAnswer,
+  RankedItem,
+  RankTimings,
+  RetrieveAnswer,
+  RetrievedItem,
+  RetrieveTimings,
+  UnknownItems,
   UserAnswer,
 } from './answer-schema.js'
 import { guarded, SECURITY_SCHEMES } from './docs-security.js'
@@ -20,12 +29,23 @@ import {
   ShadowRequest,
 } from './models/schema.js'
 import { MSGPACK } from './msgpack.js'
-import { EventsRequest, PrefetchRequest, RankRequest } from './schema.js'
+import {
+  CandidateItem,
+  EventsRequest,
+  Features,
+  HistoryEvent,
+  PrefetchRequest,
+  RankRequest,
+  RetrieveRequest,
+  SeriesEntry,
+} from './schema.js'
 
 /** Bodies by name. */
 export const SCHEMAS = {
   RankRequest,
   RankAnswer,
+  RetrieveRequest,
+  RetrieveAnswer,
   PrefetchRequest,
   PrefetchAnswer,
   EventsRequest,
@@ -39,6 +59,13 @@ export const SCHEMAS = {
   CanaryRequest,
   ShadowRequest,
   Problem,
+}
+
+/** What several bodies hold: for clients, which name them once. */
+export const PARTS = {
+  ...{ Features, HistoryEvent, SeriesEntry, CandidateItem },
+  ...{ Kv, ExplainedKv, AnswerWarning, UnknownItems },
+  ...{ RankTimings, RankedItem, RetrieveTimings, RetrievedItem },
 }
 
 const DESCRIPTION = `Online ranking with HSTU generative recommenders: post a user, the history and
@@ -68,6 +95,7 @@ export async function addDocs(app: FastifyInstance, hasKeys: boolean): Promise<v
       ...(hasKeys && { components: { securitySchemes: SECURITY_SCHEMES } }),
       tags: [
         { name: 'ranking', description: 'Scores for candidates.' },
+        { name: 'retrieval', description: 'The next items for a user.' },
         { name: 'inference protocol', description: 'Open Inference Protocol v2.' },
         { name: 'users', description: 'What is kept of a user: the stored history and its K/V.' },
         { name: 'models', description: 'What is loaded.' },

@@ -6,6 +6,7 @@ import {
   Candidate,
   CandidateItem,
   EventsRequest,
+  ExcludedId,
   HistoryEvent,
   MAX_ACTIONS,
   MAX_FEATURE_CHARS,
@@ -13,6 +14,7 @@ import {
   MAX_SOURCES,
   PrefetchRequest,
   RankRequest,
+  RetrieveRequest,
   SeriesEntry,
 } from './schema.js'
 
@@ -25,10 +27,12 @@ type Checker = {
 
 export const request = Compile(RankRequest)
 export const envelope = Compile(BatchEnvelope)
+export const retrieve = Compile(RetrieveRequest)
 export const prefetch = Compile(PrefetchRequest)
 export const events = Compile(EventsRequest)
 const event = Compile(HistoryEvent)
 const entry = Compile(SeriesEntry)
+const excludedId = Compile(ExcludedId)
 const candidate = Compile(Candidate)
 const candidateItem = Compile(CandidateItem)
 
@@ -106,6 +110,7 @@ function lists(body: Record<string, unknown>): List[] {
     if (Array.isArray(values)) found.push({ path, values, checker })
   }
   add('/candidates', candidates, candidate)
+  add('/exclude', body.exclude, excludedId)
   add('/history', history, event)
   add('/events', body.events, event)
   if (Array.isArray(histories)) {
@@ -152,7 +157,7 @@ function bytesAt(path: string): Fault {
 function cutLists(body: Record<string, unknown>): Record<string, unknown> {
   const cut = (value: unknown) => (Array.isArray(value) ? value.slice(0, 1) : value)
   const thin = { ...body }
-  for (const name of ['candidates', 'history', 'events']) {
+  for (const name of ['candidates', 'exclude', 'history', 'events']) {
     if (name in thin) thin[name] = cut(thin[name])
   }
   if (Array.isArray(body.histories)) {

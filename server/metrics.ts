@@ -1,6 +1,6 @@
 import { Counter, Histogram, type Registry } from 'prom-client'
 import type { Appended } from '../cache/events.js'
-import type { KvUse, RankResult } from '../falcon/types.js'
+import type { KvUse, RankResult, RetrieveResult } from '../falcon/types.js'
 import type { Build } from './build.js'
 import type { HttpCode } from './errors.js'
 import { removeModel } from './models/metrics.js'
@@ -9,7 +9,15 @@ import { addRankerMetrics } from './ranker-metrics.js'
 import { addScraped } from './scraped.js'
 import type { Exemplar } from './tracing.js'
 
-export type Stage = 'parse' | 'sequence' | 'history' | 'score' | 'heads' | 'serialize'
+export type Stage =
+  | 'parse'
+  | 'sequence'
+  | 'history'
+  | 'score'
+  | 'heads'
+  | 'encode'
+  | 'search'
+  | 'serialize'
 
 export type Metrics = ReturnType<typeof createMetrics>
 
@@ -86,6 +94,18 @@ export function createMetrics(
     buckets: LATENCY_SEC,
     registers,
   })
+  const retrieveSeconds = new Histogram({
+    name: 'peregrine_retrieve_seconds',
+    help: 'Time of a retrieval from tokens to items, its wait for a worker included',
+    labelNames: ['model'],
+    buckets: LATENCY_SEC,
+    registers,
+  })
+  const searched = counter(
+    'items_searched_total',
+    'Items of candidate lists compared with a user',
+    ['model'],
+  )
   const events = counter('events_total', 'Events posted to stored histories, by result', ['result'])
   const seconds = new Histogram<string>({
     name: 'peregrine_request_seconds',
@@ -107,11 +127,18 @@ export function createMetrics(
   addRankerMetrics(registry, models)
   const ofModels = [
     ...[lookups, decisions, predictions, prefilled, reused, candidates, microBatches],
-    ...[prefetches, rankSeconds],
+    ...[prefetches, rankSeconds, retrieveSeconds, searched],
   ]
 
   function counter<T extends string = never>(name: string, help: string, labelNames: T[] = []) {
     return new Counter({ name: `peregrine_${name}`, help, labelNames, registers })
+  }
+
+  const lookedUp = (model: string, kv: KvUse) => {
+    lookups.inc({ model, state: kv.state, tier: String(kv.tier ?? 'none') })
+    if (kv.decision !== undefined) decisions.inc({ model, decision: kv.decision })
+    prefilled.inc({ model }, kv.prefilledTokens)
+    reused.inc({ model }, kv.reusedTokens)
   }
 
   const stage = (name: Stage, tookMs: number, exemplar?: Exemplar) =>
@@ -150,17 +177,26 @@ export function createMetrics(
     forget(model: string): void {
       for (const metric of ofModels) void removeModel(metric, model)
     },
+    retrieved(model: string, result: RetrieveResult, retried: number, exemplar?: Exemplar): void {
+      const { kv, timings } = result
+      lookedUp(model, kv)
+      searched.inc({ model }, result.listed)
+      retrieveSeconds.observe({ model }, timings.totalMs / 1000)
+      retries.inc(retried)
+      for (const { code, count } of result.warnings) warnings.inc({ code }, count)
+      stage('sequence', timings.sequenceMs, exemplar)
+      stage('history', timings.historyMs, exemplar)
+      stage('encode', timings.encodeMs, exemplar)
+      stage('search', timings.searchMs, exemplar)
+    },
     ranked(model: string, result: RankResult, retried: number, exemplar?: Exemplar): void {
       const { kv, timings } = result
-      lookups.inc({ model, state: kv.state, tier: String(kv.tier ?? 'none') })
+      lookedUp(model, kv)
       const { decision, predictedMs = 0, measuredMs = 0 } = kv
-      if (decision !== undefined) decisions.inc({ model, decision })
       // A partial answer took less than was predicted for all of it.
       if (decision !== undefined && predictedMs > 0 && result.scored === result.candidates) {
         predictions.observe({ model, decision }, measuredMs / predictedMs)
       }
-      prefilled.inc({ model }, kv.prefilledTokens)
-      reused.inc({ model }, kv.reusedTokens)
       candidates.inc({ model }, result.scored)
       rankSeconds.observe({ model }, timings.totalMs / 1000)
       perRequest.observe(result.candidates)

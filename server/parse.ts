@@ -1,6 +1,6 @@
-import type { RankOptions } from '../falcon/types.js'
+import type { RankOptions, RetrieveOptions } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
-import type { HistoryEvent, HistoryInput, RankInput } from '../model/request.js'
+import type { HistoryEvent, HistoryInput, RankInput, RetrieveInput } from '../model/request.js'
 import {
   bodyFault,
   crowdFault,
@@ -11,8 +11,15 @@ import {
   isRecord,
   prefetch,
   request,
+  retrieve,
 } from './fault.js'
-import { MAX_ID_CHARS, type PrefetchRequest, type RankRequest } from './schema.js'
+import {
+  DEFAULT_TOP_K,
+  MAX_ID_CHARS,
+  type PrefetchRequest,
+  type RankRequest,
+  type RetrieveRequest,
+} from './schema.js'
 
 export type Limits = {
   /** Over all histories and series of one request. */
@@ -28,6 +35,16 @@ export type Parsed = {
   readonly explain: boolean
   readonly model: string | undefined
   /** How many of `input.histories` come from `history`. */
+  readonly mainHistories: 0 | 1
+}
+
+export type ParsedRetrieve = {
+  readonly input: RetrieveInput
+  readonly options: RetrieveOptions
+  /** Who ranks what was retrieved, and how. */
+  readonly rank: RetrieveRequest['rank']
+  readonly explain: boolean
+  readonly model: string | undefined
   readonly mainHistories: 0 | 1
 }
 
@@ -52,6 +69,30 @@ export function parseRank(body: unknown, limits: Limits, nowSec: number): Parsed
   checkSize(body, limits)
   if (!request.Check(body)) throw invalid(bodyFault(request, body))
   return toParsed(body, nowSec)
+}
+
+/** @throws {RankError} INVALID_REQUEST, LIMIT_EXCEEDED with the JSON pointer of the fault */
+export function parseRetrieve(body: unknown, limits: Limits, nowSec: number): ParsedRetrieve {
+  if (isRecord(body)) {
+    checkLength('/exclude', 'excluded items', lengthOf(body.exclude), limits.maxHistoryEvents)
+  }
+  checkSize(body, limits)
+  if (!retrieve.Check(body)) throw invalid(bodyFault(retrieve, body))
+  const { topK = DEFAULT_TOP_K, exclude = [], excludeHistory = true, deadlineMs, rank } = body
+  if (rank !== undefined) checkLength('/topK', 'items to rank', topK, limits.maxCandidates)
+  const { input, useStored, mainHistories } = toHistory(body, nowSec)
+  return {
+    input: { ...input, exclude, excludeHistory },
+    options: {
+      topK,
+      ...(useStored && { useStored }),
+      ...(deadlineMs !== undefined && { deadlineMs }),
+    },
+    rank,
+    explain: body.explain ?? false,
+    model: body.model,
+    mainHistories,
+  }
 }
 
 /** @throws {RankError} INVALID_REQUEST, LIMIT_EXCEEDED with the JSON pointer of the fault */
@@ -129,7 +170,7 @@ function toParsed(body: RankRequest, nowSec: number): Parsed {
   }
 }
 
-function toHistory(body: RankRequest | PrefetchRequest, nowSec: number) {
+function toHistory(body: RankRequest | RetrieveRequest | PrefetchRequest, nowSec: number) {
   const { user, history, histories = [], series = {}, historyOffset, time = nowSec } = body
   const isGiven = history !== undefined
   return {

@@ -1,10 +1,4 @@
-import type {
-  FastifyInstance,
-  FastifyReply,
-  FastifyRequest,
-  onSendHookHandler,
-  preSerializationHookHandler,
-} from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import { toAnswer } from './answer.js'
 import { inAllFormats, ref, refusals } from './docs.js'
@@ -14,9 +8,9 @@ import type { Metrics } from './metrics.js'
 import type { Shadows } from './models/shadow.js'
 import type { ModelSource } from './models/source.js'
 import type { ModelLease } from './models/version.js'
-import { MSGPACK, toMsgpack, wantsMsgpack } from './msgpack.js'
 import { type Limits, type Parsed, parseBatch, parseRank } from './parse.js'
 import { askOf, rankCounted } from './rank.js'
+import { createSerializing } from './serialize.js'
 import { timedParse } from './timed-parse.js'
 import { inTurn } from './turn.js'
 
@@ -71,6 +65,7 @@ const batchSchema = {
 /** Adds POST /v1/rank and POST /v1/rank/batch. */
 export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
   const { door, models, shadows, limits, metrics, nowSec } = parts
+  const { hooks, written } = createSerializing(metrics)
 
   async function answer(
     request: FastifyRequest,
@@ -96,55 +91,28 @@ export function addRankRoutes(app: FastifyInstance, parts: RankRoutes): void {
     return { error: problem }
   }
 
-  /** In the format that the client asks for. */
-  function written(request: FastifyRequest, reply: FastifyReply, body: object): object {
-    if (!wantsMsgpack(request)) return body
-    request.outcome.serializeStartMs = performance.now()
-    reply.type(MSGPACK)
-    return toMsgpack(body)
-  }
-
   // Refuses before the body is read.
   const onRequest = async (request: FastifyRequest, reply: FastifyReply) => {
     door.open(request, reply)
   }
-  // The serializer does not know whose answer it writes: these two are called right before and after.
-  const preSerialization: preSerializationHookHandler = ({ outcome }, _, payload, done) => {
-    outcome.serializeStartMs = performance.now()
-    done(null, payload)
-  }
-  const onSend: onSendHookHandler = ({ outcome, trace }, { statusCode }, payload, done) => {
-    const { serializeStartMs } = outcome
-    if (statusCode === 200 && serializeStartMs !== undefined) {
-      const endMs = performance.now()
-      metrics.stage('serialize', endMs - serializeStartMs, trace?.exemplar)
-      trace?.onStep?.('serialize', serializeStartMs, endMs, {})
+  app.post('/v1/rank', { schema: rankSchema, onRequest, ...hooks }, async (request, reply) => {
+    const parsed = timedParse(request, metrics, () => parseRank(request.body, limits, nowSec()))
+    request.outcome.requests = 1
+    const wanted = {
+      ...{ model: parsed.model, userId: parsed.input.user.id },
+      signal: clientOf(reply),
     }
-    done(null, payload)
-  }
-
-  app.post(
-    '/v1/rank',
-    { schema: rankSchema, onRequest, preSerialization, onSend },
-    async (request, reply) => {
-      const parsed = timedParse(request, metrics, () => parseRank(request.body, limits, nowSec()))
-      request.outcome.requests = 1
-      const wanted = {
-        ...{ model: parsed.model, userId: parsed.input.user.id },
-        signal: clientOf(reply),
-      }
-      const answered = await inTurn(
-        ...([request, parts, wanted] as const),
-        (ranker) => askOf(ranker, parsed),
-        (model, turn) => answer(request, model, parsed, turn),
-      )
-      return written(request, reply, answered)
-    },
-  )
+    const answered = await inTurn(
+      ...([request, parts, wanted] as const),
+      (ranker) => askOf(ranker, parsed),
+      (model, turn) => answer(request, model, parsed, turn),
+    )
+    return written(request, reply, answered)
+  })
 
   app.post(
     '/v1/rank/batch',
-    { schema: batchSchema, onRequest, preSerialization, onSend },
+    { schema: batchSchema, onRequest, ...hooks },
     async (request, reply) => {
       door.loaded()
       const signal = clientOf(reply)

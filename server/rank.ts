@@ -29,9 +29,21 @@ export async function rankOnce(
     ...turn,
     ...(onStep !== undefined && { onStep }),
   }
+  return retried(options, mainHistories, (own) => ranker.rank(input, own))
+}
+
+/**
+ * Does `run`, once more if a worker crashed, with what is left of the deadline then.
+ * @throws {RankError} with paths as the client wrote the request
+ */
+export async function retried<T, O extends Pick<RankOptions, 'waitedMs' | 'deadlineMs'>>(
+  options: O,
+  mainHistories: 0 | 1,
+  run: (options: O) => Promise<T>,
+): Promise<{ readonly result: T; readonly retries: 0 | 1 }> {
   const startMs = performance.now()
   try {
-    return { result: await ranker.rank(input, options), retries: 0 }
+    return { result: await run(options), retries: 0 }
   } catch (error) {
     if (!isCrash(error)) throw asWritten(error, mainHistories)
   }
@@ -41,7 +53,7 @@ export async function rankOnce(
     throw new RankError('DEADLINE_EXCEEDED', `a worker crashed and the ${deadlineMs} ms are over`)
   }
   try {
-    return { result: await ranker.rank(input, { ...options, waitedMs }), retries: 1 }
+    return { result: await run({ ...options, waitedMs }), retries: 1 }
   } catch (error) {
     throw asWritten(error, mainHistories)
   }

@@ -14,6 +14,8 @@ export const MAX_ACTIONS = 64
 const MAX_WEIGHT = 1e9
 export const MAX_DEADLINE_MS = 60_000
 const MAX_OFFSET = 1e9
+const MAX_TOP_K = 10_000
+export const DEFAULT_TOP_K = 100
 
 const closed = { additionalProperties: false }
 
@@ -32,7 +34,7 @@ const Time = Type.Integer({
 
 const FeatureValue = Type.Union([Type.String({ maxLength: MAX_FEATURE_CHARS }), Type.Number()])
 
-const Features = Names(
+export const Features = Names(
   FeatureValue,
   MAX_FEATURES,
   'Features by name, each a string or a number as the model encodes it. A name that the model does not have is a warning.',
@@ -67,6 +69,8 @@ export const CandidateItem = Type.Object(
 )
 
 export const Candidate = Type.Union([Id('The item to score.', 'video-42'), CandidateItem])
+
+export const ExcludedId = Id('An item to leave out.', 'video-17')
 
 const IdempotencyKey = Type.String({
   minLength: 1,
@@ -113,6 +117,17 @@ const Model = Type.Optional(
   ),
 )
 
+const Weights = Type.Optional(
+  Names(
+    Type.Number({ minimum: -MAX_WEIGHT, maximum: MAX_WEIGHT }),
+    MAX_SERIES,
+    "Weight of each task in the score, 0 for those not named; absent = the bundle's own.",
+  ),
+)
+
+const DeadlineMs = (description: string) =>
+  Type.Optional(Type.Number({ minimum: 1, maximum: MAX_DEADLINE_MS, description }))
+
 export const RankRequest = Type.Object(
   {
     ...user,
@@ -125,19 +140,9 @@ export const RankRequest = Type.Object(
     topK: Type.Optional(
       Type.Integer({ minimum: 1, description: 'How many items to answer; absent = all.' }),
     ),
-    weights: Type.Optional(
-      Names(
-        Type.Number({ minimum: -MAX_WEIGHT, maximum: MAX_WEIGHT }),
-        MAX_SERIES,
-        "Weight of each task in the score, 0 for those not named; absent = the bundle's own.",
-      ),
-    ),
-    deadlineMs: Type.Optional(
-      Type.Number({
-        minimum: 1,
-        maximum: MAX_DEADLINE_MS,
-        description: 'Budget in milliseconds for queue and compute; then 504, or see `partial`.',
-      }),
+    weights: Weights,
+    deadlineMs: DeadlineMs(
+      'Budget in milliseconds for queue and compute; then 504, or see `partial`.',
     ),
     partial: Type.Optional(
       Type.Boolean({ description: 'At the deadline answer what is scored instead of 504.' }),
@@ -157,6 +162,59 @@ export const RankRequest = Type.Object(
           { item: '23', time: 1_650_000_060, actions: [] },
         ],
         candidates: ['42', { item: '43' }],
+        time: 1_650_000_100,
+        topK: 10,
+      },
+    ],
+  },
+)
+
+export const RetrieveRequest = Type.Object(
+  {
+    ...user,
+    time: Type.Optional({ ...Time, description: 'Query time in whole seconds; absent = now.' }),
+    topK: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: MAX_TOP_K,
+        description: `How many items to answer; absent = ${DEFAULT_TOP_K}. Fewer come only where the candidate list has no more.`,
+      }),
+    ),
+    exclude: Type.Optional(Type.Array(ExcludedId, { description: 'Items to leave out.' })),
+    excludeHistory: Type.Optional(
+      Type.Boolean({
+        description: 'Leave out every item of the histories, the stored one too; absent = true.',
+      }),
+    ),
+    deadlineMs: DeadlineMs('Budget in milliseconds for queue and compute; then 504.'),
+    explain: Type.Optional(Type.Boolean({ description: 'Add how the answer was computed.' })),
+    model: Model,
+    rank: Type.Optional(
+      Type.Object(
+        {
+          model: Id('Who ranks: a model as in `model`.', 'kuairand'),
+          topK: Type.Optional(
+            Type.Integer({ minimum: 1, description: 'How many items to answer; absent = all.' }),
+          ),
+          weights: Weights,
+        },
+        {
+          ...closed,
+          description:
+            'Rank the retrieved items with another model, for the same user and histories. Actions, features and series of the request are for that model.',
+        },
+      ),
+    ),
+  },
+  {
+    ...closed,
+    examples: [
+      {
+        user: { id: 'u1' },
+        history: [
+          { item: '17', time: 1_650_000_000 },
+          { item: '23', time: 1_650_000_060 },
+        ],
         time: 1_650_000_100,
         topK: 10,
       },
@@ -198,5 +256,6 @@ export const EventsRequest = Type.Object(
 )
 
 export type RankRequest = Static<typeof RankRequest>
+export type RetrieveRequest = Static<typeof RetrieveRequest>
 export type PrefetchRequest = Static<typeof PrefetchRequest>
 export type EventsRequest = Static<typeof EventsRequest>

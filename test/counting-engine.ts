@@ -70,6 +70,8 @@ export function createCountingEngine(): CountingEngine {
     },
     score: unused,
     rank: unused,
+    encode: unused,
+    retrieve: unused,
     exportKv: unused,
     importKv: unused,
     warmUp: unused,

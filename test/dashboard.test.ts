@@ -20,6 +20,8 @@ const MAY_BE_EMPTY: { readonly [title: string]: string } = {
   'K/V on GPU and pinned host memory': 'needs a GPU',
   'Moves between GPU and host': 'needs a GPU',
   'GPU memory': 'needs a GPU',
+  'Retrieval p50 and p99': 'needs a model that retrieves',
+  'Items compared': 'needs a model that retrieves',
   'Users per one-pass run': 'needs engine capi',
   'Worth fetching from': 'depends on the machine: where computing is always sooner there is none',
   'Refusals by reason': 'needs more load than the server can take',

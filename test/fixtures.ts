@@ -99,6 +99,10 @@ export type ModelOptions = {
   readonly source?: WeightSource
   /** Who answers the bundle's test vectors: the float64 reference, which takes seconds for wide models. */
   readonly oracle?: Oracle
+  /** JSON files that the config names. */
+  readonly files?: { readonly [name: string]: unknown }
+  /** Lists of ids that the config names. */
+  readonly texts?: { readonly [name: string]: string }
 }
 
 /** Exports a model with random weights into a temporary folder and opens the bundle. */
@@ -112,6 +116,12 @@ export function exportModel(scope: Scope, options: ModelOptions = {}): ModelFixt
   const reference = createReference(stored, config)
   const { oracle = reference } = options
   const folder = tempFolder(scope)
+  for (const [name, content] of Object.entries(options.files ?? {})) {
+    writeFileSync(`${folder}/${name}`, JSON.stringify(content))
+  }
+  for (const [name, text] of Object.entries(options.texts ?? {})) {
+    writeFileSync(`${folder}/${name}`, text)
+  }
   // Not of rounded weights too: that takes as long again, and these models' requests are steady.
   const createOracle = () => oracle
   writeBundle({ config, source, folder, out: `${folder}/bundle`, precision, table, createOracle })

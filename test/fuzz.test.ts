@@ -5,13 +5,16 @@ import { Registry } from 'prom-client'
 import { fuzzServer, type Send } from '../bench/fuzz/target.js'
 import { loadRanker } from '../falcon/load.js'
 import type { Ranker } from '../falcon/types.js'
+import { parseConfig } from '../model/config.js'
 import { RankError } from '../model/errors.js'
 import { buildApp } from '../server/app.js'
 import { exportModel, SMALL } from './fixtures.js'
 import { appOf, LIMITS, resultOf } from './plain-ranker.js'
+import { SMALL_RESEARCH } from './small-checkpoints.js'
 
 const REQUESTS = 2_000
 const SEED = 20
+const RETRIEVALS = 1_000
 // Room for prefetches that go on behind their answers.
 const CONFIG = { ...LIMITS, maxHistoryEvents: 400, maxCandidates: 400 }
 const WORDS = {
@@ -74,6 +77,24 @@ describe('a server that is fuzzed by its own OpenAPI document', () => {
     }
     assert.deepEqual(await rank(), before)
     assert.deepEqual(Object.getOwnPropertyNames(Object.prototype), names)
+  })
+})
+
+describe('a server whose model retrieves, fuzzed alike', () => {
+  test(`answers ${RETRIEVALS} requests as documented, never with 500`, async (t) => {
+    const { bundle } = exportModel(t, { config: parseConfig(SMALL_RESEARCH) })
+    const ranker = await loadRanker({ bundle: bundle.folder, workers: 1, microBatchSize: 16 })
+    t.after(() => ranker.close())
+    const app = await buildApp({ ranker: () => ranker, config: CONFIG, registry: new Registry() })
+    t.after(() => app.close())
+    const { counts, faults } = await fuzzServer({
+      ...{ send: sendTo(app), count: RETRIEVALS, seed: SEED },
+      words: { ...WORDS, exclude: WORDS.item },
+    })
+    assert.deepEqual(faults, [])
+    const statuses = counts.get('POST /v1/retrieve')
+    assert.ok((statuses?.get(200) ?? 0) > RETRIEVALS / 200, `${statuses?.get(200)} answered`)
+    assert.ok((statuses?.get(400) ?? 0) > RETRIEVALS / 200, `${statuses?.get(400)} refused`)
   })
 })
 

@@ -4,6 +4,7 @@ import { DEFAULT_EVENT_LIMITS } from '../cache/events.js'
 import { createMemoryEvents } from '../cache/events-memory.js'
 import { userHash } from '../cache/key.js'
 import type { Ranker, RankResult } from '../falcon/types.js'
+import { RankError } from '../model/errors.js'
 import type { RankInput } from '../model/request.js'
 import { type AppOptions, buildApp } from '../server/app.js'
 
@@ -74,6 +75,10 @@ export function rankerOf(
   return {
     model: MODEL,
     rank,
+    retrieve: async () => {
+      throw new RankError('INVALID_REQUEST', 'no retrieval head', { path: '/model' })
+    },
+    predictRetrieveMs: () => undefined,
     predictMs: () => undefined,
     predictPrefetchMs: () => undefined,
     depth: () => ({ runs: 2, requests: 3 }),

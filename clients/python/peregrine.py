@@ -16,6 +16,8 @@ from peregrine_types import (
     PrefetchRequest,
     RankAnswer,
     RankRequest,
+    RetrieveAnswer,
+    RetrieveRequest,
     UserAnswer,
 )
 
@@ -45,6 +47,9 @@ class Client:
 
     def rank(self, request: RankRequest) -> RankAnswer:
         return self._call("POST", "/v1/rank", request)
+
+    def retrieve(self, request: RetrieveRequest) -> RetrieveAnswer:
+        return self._call("POST", "/v1/retrieve", request)
 
     def rank_batch(self, requests: Sequence[RankRequest]) -> Sequence[Mapping[str, Any]]:
         """In the order of the requests; one that failed is an `error` in its place."""

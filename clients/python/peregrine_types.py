@@ -7,66 +7,31 @@ if TYPE_CHECKING:  # Python has it from 3.11 on
     from typing_extensions import NotRequired
 
 
-class RankRequestUser(TypedDict):
-    id: str
-    features: NotRequired[Mapping[str, Union[str, float]]]
+Features = Mapping[str, Union[str, float]]
 
 
-class RankRequestHistory(TypedDict):
+class HistoryEvent(TypedDict):
     """One interaction of the user, or one exposure without any action."""
 
     item: str
     time: int
     actions: NotRequired[Sequence[str]]
-    features: NotRequired[Mapping[str, Union[str, float]]]
+    features: NotRequired[Features]
 
 
-class RankRequestHistories(TypedDict):
-    """One interaction of the user, or one exposure without any action."""
-
-    item: str
-    time: int
-    actions: NotRequired[Sequence[str]]
-    features: NotRequired[Mapping[str, Union[str, float]]]
-
-
-class RankRequestSeries(TypedDict):
+class SeriesEntry(TypedDict):
     """One entry of a slowly changing series."""
 
     value: Union[str, float]
     time: int
 
 
-class RankRequestCandidates1(TypedDict):
+class CandidateItem(TypedDict):
     item: str
-    features: NotRequired[Mapping[str, Union[str, float]]]
+    features: NotRequired[Features]
 
 
-class RankRequest(TypedDict):
-    user: RankRequestUser
-    history: NotRequired[Sequence[RankRequestHistory]]
-    histories: NotRequired[Sequence[Sequence[RankRequestHistories]]]
-    series: NotRequired[Mapping[str, Sequence[RankRequestSeries]]]
-    historyOffset: NotRequired[int]
-    candidates: Sequence[Union[str, RankRequestCandidates1]]
-    time: NotRequired[int]
-    topK: NotRequired[int]
-    weights: NotRequired[Mapping[str, float]]
-    deadlineMs: NotRequired[float]
-    partial: NotRequired[bool]
-    explain: NotRequired[bool]
-    model: NotRequired[str]
-
-
-class RankAnswerItems(TypedDict):
-    item: str
-    score: float
-    tasks: Mapping[str, float]
-    index: NotRequired[int]
-    logits: NotRequired[Sequence[float]]
-
-
-class RankAnswerKv(TypedDict):
+class Kv(TypedDict):
     """What the K/V cache did."""
 
     state: Union[Literal["hit"], Literal["stale"], Literal["miss"], Literal["none"]]
@@ -75,22 +40,7 @@ class RankAnswerKv(TypedDict):
     prefilledTokens: int
 
 
-class RankAnswerTimings(TypedDict):
-    queueMs: float
-    sequenceMs: float
-    historyMs: float
-    scoreMs: float
-    headsMs: float
-    totalMs: float
-
-
-class RankAnswerWarnings(TypedDict):
-    code: str
-    message: str
-    count: int
-
-
-class RankAnswerExplainKv(TypedDict):
+class ExplainedKv(TypedDict):
     """What the K/V cache did, and what that should have cost."""
 
     state: Union[Literal["hit"], Literal["stale"], Literal["miss"], Literal["none"]]
@@ -100,6 +50,72 @@ class RankAnswerExplainKv(TypedDict):
     decision: NotRequired[Union[Literal["hit"], Literal["append"], Literal["fetch"], Literal["recompute"], Literal["onePass"]]]
     measuredMs: NotRequired[float]
     predictedMs: NotRequired[float]
+
+
+class AnswerWarning(TypedDict):
+    code: str
+    message: str
+    count: int
+
+
+class UnknownItems(TypedDict):
+    count: int
+    items: Sequence[str]
+
+
+class RankTimings(TypedDict):
+    queueMs: float
+    sequenceMs: float
+    historyMs: float
+    scoreMs: float
+    headsMs: float
+    totalMs: float
+
+
+class RankedItem(TypedDict):
+    item: str
+    score: float
+    tasks: Mapping[str, float]
+    index: NotRequired[int]
+    logits: NotRequired[Sequence[float]]
+
+
+class RetrieveTimings(TypedDict):
+    queueMs: float
+    sequenceMs: float
+    historyMs: float
+    encodeMs: float
+    searchMs: float
+    totalMs: float
+
+
+class RetrievedItem(TypedDict):
+    item: str
+    score: float
+    tasks: NotRequired[Mapping[str, float]]
+    retrievalScore: NotRequired[float]
+    index: NotRequired[int]
+
+
+class RankRequestUser(TypedDict):
+    id: str
+    features: NotRequired[Features]
+
+
+class RankRequest(TypedDict):
+    user: RankRequestUser
+    history: NotRequired[Sequence[HistoryEvent]]
+    histories: NotRequired[Sequence[Sequence[HistoryEvent]]]
+    series: NotRequired[Mapping[str, Sequence[SeriesEntry]]]
+    historyOffset: NotRequired[int]
+    candidates: Sequence[Union[str, CandidateItem]]
+    time: NotRequired[int]
+    topK: NotRequired[int]
+    weights: NotRequired[Mapping[str, float]]
+    deadlineMs: NotRequired[float]
+    partial: NotRequired[bool]
+    explain: NotRequired[bool]
+    model: NotRequired[str]
 
 
 class RankAnswerExplainTimings(TypedDict):
@@ -112,25 +128,15 @@ class RankAnswerExplainTimings(TypedDict):
     totalMs: float
 
 
-class RankAnswerExplainUnknownItemsHistory(TypedDict):
-    count: int
-    items: Sequence[str]
-
-
-class RankAnswerExplainUnknownItemsCandidates(TypedDict):
-    count: int
-    items: Sequence[str]
-
-
 class RankAnswerExplainUnknownItems(TypedDict):
     """Items that the model does not know: they count by their other features."""
 
-    history: RankAnswerExplainUnknownItemsHistory
-    candidates: RankAnswerExplainUnknownItemsCandidates
+    history: UnknownItems
+    candidates: UnknownItems
 
 
 class RankAnswerExplain(TypedDict):
-    kv: RankAnswerExplainKv
+    kv: ExplainedKv
     timings: RankAnswerExplainTimings
     historyTokens: int
     truncatedEvents: int
@@ -147,89 +153,125 @@ class RankAnswer(TypedDict):
     """The ranking."""
 
     model: str
-    items: Sequence[RankAnswerItems]
-    kv: RankAnswerKv
-    timings: RankAnswerTimings
-    warnings: Sequence[RankAnswerWarnings]
+    items: Sequence[RankedItem]
+    kv: Kv
+    timings: RankTimings
+    warnings: Sequence[AnswerWarning]
     partial: NotRequired[Literal[True]]
     explain: NotRequired[RankAnswerExplain]
 
 
+class RetrieveRequestUser(TypedDict):
+    id: str
+    features: NotRequired[Features]
+
+
+class RetrieveRequestRank(TypedDict):
+    """Rank the retrieved items with another model, for the same user and histories. Actions, features and series of the request are for that model."""
+
+    model: str
+    topK: NotRequired[int]
+    weights: NotRequired[Mapping[str, float]]
+
+
+class RetrieveRequest(TypedDict):
+    user: RetrieveRequestUser
+    history: NotRequired[Sequence[HistoryEvent]]
+    histories: NotRequired[Sequence[Sequence[HistoryEvent]]]
+    series: NotRequired[Mapping[str, Sequence[SeriesEntry]]]
+    historyOffset: NotRequired[int]
+    time: NotRequired[int]
+    topK: NotRequired[int]
+    exclude: NotRequired[Sequence[str]]
+    excludeHistory: NotRequired[bool]
+    deadlineMs: NotRequired[float]
+    explain: NotRequired[bool]
+    model: NotRequired[str]
+    rank: NotRequired[RetrieveRequestRank]
+
+
+class RetrieveAnswerRankTimings(TypedDict):
+    sequenceMs: float
+    historyMs: float
+    scoreMs: float
+    headsMs: float
+    totalMs: float
+
+
+class RetrieveAnswerRank(TypedDict):
+    """Only where a ranking was asked for, and there was something to rank."""
+
+    model: str
+    kv: Kv
+    timings: RetrieveAnswerRankTimings
+
+
+class RetrieveAnswerExplainTimings(TypedDict):
+    parseMs: float
+    queueMs: float
+    sequenceMs: float
+    historyMs: float
+    encodeMs: float
+    searchMs: float
+    totalMs: float
+
+
+class RetrieveAnswerExplainUnknownItems(TypedDict):
+    history: UnknownItems
+    exclude: UnknownItems
+
+
+class RetrieveAnswerExplain(TypedDict):
+    kv: ExplainedKv
+    timings: RetrieveAnswerExplainTimings
+    historyTokens: int
+    truncatedEvents: int
+    unknownItems: RetrieveAnswerExplainUnknownItems
+    listed: int
+    excluded: int
+    chunkMs: Sequence[float]
+    chunkItems: int
+    retries: int
+
+
+class RetrieveAnswer(TypedDict):
+    """The items to come."""
+
+    model: str
+    items: Sequence[RetrievedItem]
+    kv: Kv
+    timings: RetrieveTimings
+    warnings: Sequence[AnswerWarning]
+    rank: NotRequired[RetrieveAnswerRank]
+    explain: NotRequired[RetrieveAnswerExplain]
+
+
 class PrefetchRequestUser(TypedDict):
     id: str
-    features: NotRequired[Mapping[str, Union[str, float]]]
-
-
-class PrefetchRequestHistory(TypedDict):
-    """One interaction of the user, or one exposure without any action."""
-
-    item: str
-    time: int
-    actions: NotRequired[Sequence[str]]
-    features: NotRequired[Mapping[str, Union[str, float]]]
-
-
-class PrefetchRequestHistories(TypedDict):
-    """One interaction of the user, or one exposure without any action."""
-
-    item: str
-    time: int
-    actions: NotRequired[Sequence[str]]
-    features: NotRequired[Mapping[str, Union[str, float]]]
-
-
-class PrefetchRequestSeries(TypedDict):
-    """One entry of a slowly changing series."""
-
-    value: Union[str, float]
-    time: int
+    features: NotRequired[Features]
 
 
 class PrefetchRequest(TypedDict):
     user: PrefetchRequestUser
-    history: NotRequired[Sequence[PrefetchRequestHistory]]
-    histories: NotRequired[Sequence[Sequence[PrefetchRequestHistories]]]
-    series: NotRequired[Mapping[str, Sequence[PrefetchRequestSeries]]]
+    history: NotRequired[Sequence[HistoryEvent]]
+    histories: NotRequired[Sequence[Sequence[HistoryEvent]]]
+    series: NotRequired[Mapping[str, Sequence[SeriesEntry]]]
     historyOffset: NotRequired[int]
     time: NotRequired[int]
     model: NotRequired[str]
     wait: NotRequired[bool]
 
 
-class PrefetchAnswerKv(TypedDict):
-    """What the K/V cache did."""
-
-    state: Union[Literal["hit"], Literal["stale"], Literal["miss"], Literal["none"]]
-    tier: NotRequired[Union[Literal[1], Literal[2]]]
-    reusedTokens: int
-    prefilledTokens: int
-
-
-class PrefetchAnswerWarnings(TypedDict):
-    code: str
-    message: str
-    count: int
-
-
 class PrefetchAnswer(TypedDict):
     """With wait: the K/V is there. Without: it is being made, and `kv` is absent."""
 
     model: str
-    kv: NotRequired[PrefetchAnswerKv]
-    warnings: Sequence[PrefetchAnswerWarnings]
-
-
-class EventsRequestEvents(TypedDict):
-    """One interaction of the user, or one exposure without any action."""
-
-    item: str
-    time: int
-    actions: NotRequired[Sequence[str]]
-    features: NotRequired[Mapping[str, Union[str, float]]]
+    kv: NotRequired[Kv]
+    warnings: Sequence[AnswerWarning]
 
 
 class EventsRequest(TypedDict):
-    events: Sequence[EventsRequestEvents]
+    events: Sequence[HistoryEvent]
     idempotencyKey: NotRequired[str]
 
 
@@ -276,6 +318,13 @@ class ModelListModelsTasks(TypedDict):
     type: str
 
 
+class ModelListModelsRetrieval(TypedDict):
+    """Only of models with a retrieval head."""
+
+    items: int
+    chunkItems: int
+
+
 class ModelListModels(TypedDict):
     name: str
     version: str
@@ -288,6 +337,7 @@ class ModelListModels(TypedDict):
     engine: str
     microBatchSize: int
     slackEvents: int
+    retrieval: NotRequired[ModelListModelsRetrieval]
     state: Union[Literal["ready"], Literal["draining"]]
     labels: Sequence[str]
 

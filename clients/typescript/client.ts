@@ -7,6 +7,8 @@ import type {
   Problem,
   RankAnswer,
   RankRequest,
+  RetrieveAnswer,
+  RetrieveRequest,
   UserAnswer,
 } from './types.js'
 
@@ -79,6 +81,8 @@ export function createClient({ url, apiKey, timeoutMs, fetch: send = fetch }: Cl
   return {
     rank: (request: RankRequest, options?: CallOptions) =>
       call<RankAnswer>('POST', '/v1/rank', request, options),
+    retrieve: (request: RetrieveRequest, options?: CallOptions) =>
+      call<RetrieveAnswer>('POST', '/v1/retrieve', request, options),
     /** In the order of the requests; one that failed is an `error` in its place. */
     rankBatch: (requests: readonly RankRequest[], options?: CallOptions) =>
       call<{ readonly results: readonly (RankAnswer | { readonly error: Problem })[] }>(

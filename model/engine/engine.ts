@@ -44,6 +44,23 @@ export type RankUser = {
   readonly queryTime: number
 }
 
+/** Places `[from, from + count)` of the candidate list. */
+export type RetrieveChunk = {
+  readonly from: number
+  readonly count: number
+  /** Items that score -infinity: places in the chunk, `[0, count)`. */
+  readonly excluded: BigInt64Array
+  /** Items to give, at most `count`. */
+  readonly k: number
+}
+
+/** Best first; of equal scores the first place comes first. */
+export type Retrieved = {
+  readonly scores: Float32Array
+  /** In the candidate list. */
+  readonly places: BigInt64Array
+}
+
 /** Lengths whose shapes are run once on every worker before it counts as ready. */
 export type WarmUp = {
   readonly historyTokens: readonly number[]
@@ -77,6 +94,18 @@ export type Engine = {
    * calls for single users that wait at the same time as one.
    */
   rank(users: readonly RankUser[], signal?: AbortSignal): Promise<Float32Array[]>
+  /**
+   * The user at the end of the handle's history, (D) of length 1: what `retrieve` compares items with.
+   * `row`: (slots), what every candidate's row begins with. For bundles with a retrieval head.
+   */
+  encode(
+    handle: KvHandle,
+    row: Int32Array,
+    queryTime: number,
+    signal?: AbortSignal,
+  ): Promise<Float32Array>
+  /** The best items of a stretch of the bundle's candidate list for a user. */
+  retrieve(user: Float32Array, chunk: RetrieveChunk, signal?: AbortSignal): Promise<Retrieved>
   /** Copies of the handle's rows from token `start` on; all of them when absent. */
   exportKv(handle: KvHandle, start?: number): Promise<KvPages>
   /**

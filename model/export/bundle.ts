@@ -22,6 +22,7 @@ import {
   MANIFEST_FILE,
   type Manifest,
   type Precision,
+  type RetrievalGraphName,
   SCHEMA_VERSION,
 } from '../manifest.js'
 import type { RankInput } from '../request.js'
@@ -33,9 +34,11 @@ import { readVocabulary } from '../vocabulary.js'
 import { roundedToBf16, type WeightSource } from './checkpoint.js'
 import { buildGraphs } from './graphs.js'
 import { writeIdIndex } from './id-list.js'
+import type { OnnxGraph } from './onnx.js'
+import { buildRetrieval, retrievalTensors } from './retrieval.js'
 import { asStored, STORED_AS, type TableType, withStoredTable } from './table.js'
 import { exportVariant } from './variants.js'
-import { type OnWritten, writeWeightFile } from './weight-file.js'
+import { type OnWritten, type Tensor, writeWeightFile } from './weight-file.js'
 
 const PRODUCER = 'peregrine 0.1.0'
 const WEIGHT_FILE = 'weights.bin'
@@ -105,46 +108,35 @@ function makeWorkFolder(out: string): string {
 }
 
 function writeInto(folder: string, options: ExportOptions): Manifest {
-  const { config, source, precision, table = precision, onWritten } = options
+  const { config, precision, table = precision, onWritten } = options
   const type = STORED_AS[precision]
-  const { tensors, graphs: parts } = exportVariant(config)
-  const stored = withStoredTable(tensors(source), STORED_AS[table])
-  const weights = writeWeightFile(folder, WEIGHT_FILE, stored, type, onWritten)
   const files = new Map<string, { sha256: string; bytes: number }>()
-  files.set(WEIGHT_FILE, { sha256: weights.sha256, bytes: weights.bytes })
   const add = (file: string) => {
     const path = `${folder}/${file}`
     files.set(file, { sha256: hashFile(path), bytes: statSync(path).size })
   }
-  const graphs = buildGraphs({ config, parts, weights, type })
-  const write = (name: GraphName) => {
-    const file = `${name}.onnx`
-    writeFileSync(`${folder}/${file}`, graphs[name].bytes)
+  // First: a candidate list is read by them.
+  writeConfigFiles(folder, options, add)
+  const stored = weightTensors(options, folder)
+  const weights = writeWeightFile(folder, WEIGHT_FILE, stored, type, onWritten)
+  files.set(WEIGHT_FILE, { sha256: weights.sha256, bytes: weights.bytes })
+  const parts = { config, parts: exportVariant(config).graphs, weights, type }
+  const write = (name: AnyGraph, { bytes, inputs, outputs }: OnnxGraph) => {
+    const file = graphFile(name)
+    writeFileSync(`${folder}/${file}`, bytes)
     add(file)
-    return { file, inputs: graphs[name].inputs, outputs: graphs[name].outputs }
+    return { file, inputs, outputs }
   }
-  const graphEntries = { prefill: write('prefill'), score: write('score'), rank: write('rank') }
-  const lists = idLists(config)
-  for (const file of configFiles(config)) {
-    if (!isSafe(file)) {
-      throw new RankError(
-        'CONFIG_INVALID',
-        `file names must stay in the model's folder, got ${file}`,
-      )
-    }
-    if (files.has(file) || [MANIFEST_FILE, VECTOR_FILE].includes(file)) {
-      throw new RankError('CONFIG_INVALID', `${file} is a name of the bundle's own files`)
-    }
-    mkdirSync(dirname(`${folder}/${file}`), { recursive: true })
-    const list = lists.get(file)
-    if (list === undefined) {
-      readJson(`${options.folder}/${file}`, 'CONFIG_INVALID')
-      copyFileSync(`${options.folder}/${file}`, `${folder}/${file}`)
-    } else {
-      const { from, count } = list
-      writeIdIndex(`${options.folder}/${from}`, `${folder}/${file}`, count, onWritten)
-    }
-    add(file)
+  const graphs = buildGraphs(parts)
+  const retrieval = config.retrieval === undefined ? undefined : buildRetrieval(parts)
+  const graphEntries = {
+    prefill: write('prefill', graphs.prefill),
+    score: write('score', graphs.score),
+    rank: write('rank', graphs.rank),
+    ...(retrieval !== undefined && {
+      encode: write('encode', retrieval.encode),
+      retrieve: write('retrieve', retrieval.retrieve),
+    }),
   }
   mkdirSync(dirname(`${folder}/${VECTOR_FILE}`), { recursive: true })
   writeFileSync(`${folder}/${VECTOR_FILE}`, vectorsJson(options, folder))
@@ -170,6 +162,52 @@ function writeInto(folder: string, options: ExportOptions): Manifest {
   const json = JSON.stringify({ ...written, version }, null, 2)
   writeFileSync(`${folder}/${MANIFEST_FILE}`, `${json}\n`)
   return { ...content, version }
+}
+
+type AnyGraph = GraphName | RetrievalGraphName
+const GRAPHS: readonly AnyGraph[] = ['prefill', 'score', 'rank', 'encode', 'retrieve']
+const graphFile = (name: AnyGraph) => `${name}.onnx`
+/** Names that no file of a config may have. */
+const OWN_FILES = new Set([WEIGHT_FILE, MANIFEST_FILE, VECTOR_FILE, ...GRAPHS.map(graphFile)])
+
+/** Vocabularies, indices of lists of ids, catalogue and candidate list; each is told to `add`. */
+function writeConfigFiles(
+  folder: string,
+  { config, folder: from, onWritten }: ExportOptions,
+  add: (file: string) => void,
+): void {
+  const lists = idLists(config)
+  for (const file of configFiles(config)) {
+    if (!isSafe(file)) {
+      throw new RankError(
+        'CONFIG_INVALID',
+        `file names must stay in the model's folder, got ${file}`,
+      )
+    }
+    if (OWN_FILES.has(file)) {
+      throw new RankError('CONFIG_INVALID', `${file} is a name of the bundle's own files`)
+    }
+    mkdirSync(dirname(`${folder}/${file}`), { recursive: true })
+    const list = lists.get(file)
+    if (list === undefined) {
+      readJson(`${from}/${file}`, 'CONFIG_INVALID')
+      copyFileSync(`${from}/${file}`, `${folder}/${file}`)
+    } else {
+      writeIdIndex(`${from}/${list.from}`, `${folder}/${file}`, list.count, onWritten)
+    }
+    add(file)
+  }
+}
+
+/** The variant's tensors, the table as it is stored, and where there is a retrieval head what that adds. */
+function weightTensors(options: ExportOptions, folder: string): Map<string, Tensor> {
+  const { config, source, precision, table = precision } = options
+  const { tensors, table: parts, graphs } = exportVariant(config)
+  const stored = withStoredTable(tensors(source), STORED_AS[table])
+  const { candidates } = readVocabulary(config, folder)
+  if (candidates === undefined) return stored
+  const rows = asStored(source, parts, STORED_AS[table])
+  return new Map([...stored, ...retrievalTensors(candidates, rows, graphs.itemNormEps ?? 0)])
 }
 
 /** By the index's name: the list that it is made of, and how many ids that must have. */

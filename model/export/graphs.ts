@@ -24,12 +24,12 @@ import {
   projectKv,
   type Tokens,
 } from './layer.js'
-import { type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
+import { type Dim, type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
 import { hstuNorm } from './rows.js'
 import type { GraphParts } from './variant.js'
 import type { WeightFile, WeightType } from './weight-file.js'
 
-type GraphOptions = {
+export type GraphOptions = {
   readonly config: HstuConfig
   /** The variant's own ends of the graphs. */
   readonly parts: GraphParts
@@ -42,7 +42,7 @@ export function buildGraphs(options: GraphOptions): Record<GraphName, OnnxGraph>
   return { prefill: buildPrefill(options), score: buildScore(options), rank: buildRank(options) }
 }
 
-function shapeOf({ config, parts, type }: GraphOptions, batched: boolean): FunctionShape {
+export function shapeOf({ config, parts, type }: GraphOptions, batched: boolean): FunctionShape {
   return { config, block: blockOf(config), type, batched, isNext: parts.next !== undefined }
 }
 
@@ -100,32 +100,43 @@ function buildPrefill(options: GraphOptions): OnnxGraph {
  * -> logits (m, tasks) float32.
  */
 function buildScore(options: GraphOptions): OnnxGraph {
-  const { config, parts, weights, type } = options
+  const { config, parts, weights } = options
+  return onnxGraph('score', weights, scoreFunctions(options), (g) => {
+    const { x, rows, queryTimes } = queryRows(g, options, 'm')
+    const logits = parts.head(g, x, { rows, queryTimes }, shapeOf(options, false))
+    g.output('logits', logits, 'float32', ['m', config.tasks.length])
+  })
+}
+
+/** Functions of `queryRows` and a head behind them. */
+export function scoreFunctions(options: GraphOptions): FunctionProto[] {
   const shape = shapeOf(options, false)
-  const { slots } = embeddingLayout(config)
-  const own = parts.functions(shape)
-  const functions = [
+  const own = options.parts.functions(shape)
+  return [
     ...[hstuAttention(shape), hstuGate(shape)],
     ...rowFunctions(shape, [...own.queries, ...own.head]),
   ]
-  return onnxGraph('score', weights, functions, (g) => {
-    const rows = g.input('rows', 'int32', ['m', slots])
-    const times = g.input('times', 'int64', ['n'])
-    const queryTimes = g.input('query_time', 'int64', [1])
-    const selfSeconds = parts.next?.ofQueries(g, rows, shape)
-    const attend = candidateAttention(g, { times, queryTimes, lengths: '', selfSeconds }, shape)
-    let x: Tokens = { x: parts.queries(g, rows, shape) }
-    for (let i = 0; i < config.layers; i++) {
-      const k = g.input(`k.${i}`, type, ['n', config.heads * config.dqk])
-      const v = g.input(`v.${i}`, type, ['n', config.heads * config.dv])
-      const entered = enterLayer(g, x, i, shape)
-      const uvqk = project(g, entered.norm, i, shape)
-      const attended = attend(i, uvqk, { k, v })
-      x = finishLayer(g, entered.x, uvqk, attended, i, shape)
-    }
-    const logits = parts.head(g, x, { rows, queryTimes }, shape)
-    g.output('logits', logits, 'float32', ['m', config.tasks.length])
-  })
+}
+
+/** The last layer's rows of `m` candidates, or of what stands for them all; and the graph's inputs for it. */
+export function queryRows(g: GraphBuilder, options: GraphOptions, m: Dim) {
+  const { config, parts, type } = options
+  const shape = shapeOf(options, false)
+  const rows = g.input('rows', 'int32', [m, embeddingLayout(config).slots])
+  const times = g.input('times', 'int64', ['n'])
+  const queryTimes = g.input('query_time', 'int64', [1])
+  const selfSeconds = parts.next?.ofQueries(g, rows, shape)
+  const attend = candidateAttention(g, { times, queryTimes, lengths: '', selfSeconds }, shape)
+  let x: Tokens = { x: parts.queries(g, rows, shape) }
+  for (let i = 0; i < config.layers; i++) {
+    const k = g.input(`k.${i}`, type, ['n', config.heads * config.dqk])
+    const v = g.input(`v.${i}`, type, ['n', config.heads * config.dv])
+    const entered = enterLayer(g, x, i, shape)
+    const uvqk = project(g, entered.norm, i, shape)
+    const attended = attend(i, uvqk, { k, v })
+    x = finishLayer(g, entered.x, uvqk, attended, i, shape)
+  }
+  return { x, rows, queryTimes }
 }
 
 /**

@@ -4,7 +4,7 @@ import { rowsOf, type WeightSource, widthOf } from './checkpoint.js'
 import type { NodeBuilder, TensorType } from './nodes.js'
 import type { GraphBuilder } from './onnx.js'
 import { castTo } from './ops.js'
-import type { StoredType, Tensor } from './weight-file.js'
+import type { RowType, Tensor } from './weight-file.js'
 
 /** The initializer that holds a bundle's embedding tables: (rows, width). */
 export const TABLE = 'embedding'
@@ -21,7 +21,7 @@ export type TableTensors = { readonly names: readonly string[]; readonly factor:
  */
 export function withStoredTable(
   tensors: ReadonlyMap<string, Tensor>,
-  type: StoredType,
+  type: RowType,
 ): Map<string, Tensor> {
   const stored = new Map(tensors)
   const table = tensors.get(TABLE)
@@ -34,7 +34,7 @@ export function withStoredTable(
   const chunks = function* () {
     let row = 0
     for (const data of table.chunks()) {
-      if (data instanceof Int8Array) throw new Error('the table is int8 already')
+      if (!(data instanceof Float32Array)) throw new Error('the table is integers already')
       const count = data.length / width
       yield quantize(data, width, scales.subarray(row, row + count))
       row += count
@@ -73,7 +73,7 @@ function quantize(data: Float32Array, width: number, scales: Float32Array): Int8
 }
 
 /** Rows of `width` as they are read back. */
-function rounded(data: Float32Array, width: number, type: StoredType): Float32Array {
+function rounded(data: Float32Array, width: number, type: RowType): Float32Array {
   switch (type) {
     case 'float32':
       return data
@@ -94,7 +94,7 @@ function rounded(data: Float32Array, width: number, type: StoredType): Float32Ar
 export function asStored(
   source: WeightSource,
   { names, factor }: TableTensors,
-  type: StoredType,
+  type: RowType,
 ): WeightSource {
   const tables = new Set(names)
   const readRows = (name: string, start: number, end: number) => {

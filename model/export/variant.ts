@@ -36,6 +36,10 @@ export type GraphParts = {
   ): readonly [history: string, queries: string]
   /** The last layer's rows of `queries`, (m, [users,] D) -> logits ([users,] m, tasks) float32. */
   head(g: GraphBuilder, y: Tokens, inputs: HeadInputs, shape: FunctionShape): string
+  /** The last layer's row of `queries` -> (1, D) float32 of length 1: the user, for a retrieval head. */
+  user?(g: GraphBuilder, y: Tokens, shape: FunctionShape): string
+  /** The least norm of an item's row as it is stored; for a retrieval head. */
+  readonly itemNormEps?: number
   /** Where a row compares times with another moment than its own. */
   readonly next?: NextTimes
   /** Functions that the three call in float16. */

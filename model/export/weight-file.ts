@@ -10,7 +10,9 @@ const LINE_BYTES = 64
 /** What graphs compute in. */
 export type WeightType = 'float32' | 'float16'
 /** What a tensor is written as. */
-export type StoredType = WeightType | 'int8'
+export type StoredType = RowType | 'int32'
+/** And a table's rows. */
+export type RowType = WeightType | 'int8'
 
 /** From here on a value rounds to infinity; a table times sqrt(D) may overflow float32 as well. */
 const LIMIT: Record<WeightType, number> = { float32: Number.POSITIVE_INFINITY, float16: 65_520 }
@@ -30,12 +32,15 @@ export type WeightFile = {
   entry(name: string): WeightEntry
 }
 
+/** Integers are written as they are. */
+type Numbers = Float32Array | Int8Array | Int32Array
+
 /** Values are asked for when they are written, a chunk at a time: a tensor may be larger than memory. */
 export type Tensor = {
   readonly dims: readonly number[]
   /** The file's own type where absent. */
   readonly type?: StoredType
-  chunks(): Iterable<Float32Array | Int8Array>
+  chunks(): Iterable<Numbers>
 }
 
 /** A tensor that is in memory. */
@@ -101,18 +106,14 @@ export function writeWeightFile(
   }
 }
 
-const WIDTH: Record<StoredType, number> = { float32: 4, float16: 2, int8: 1 }
+const WIDTH: Record<StoredType, number> = { float32: 4, float16: 2, int8: 1, int32: 4 }
 
 /** `data` are the values of a tensor from index `start` on. */
-function encode(
-  data: Float32Array | Int8Array,
-  type: StoredType,
-  name: string,
-  start: number,
-): Uint8Array {
-  if (data instanceof Int8Array || type === 'int8') {
-    if (data instanceof Int8Array && type === 'int8') return viewBytes(data)
-    throw new Error(`tensor ${name}: int8 is written as it is, and only as int8`)
+function encode(data: Numbers, type: StoredType, name: string, start: number): Uint8Array {
+  if (!(data instanceof Float32Array) || type === 'int8' || type === 'int32') {
+    const own = { Float32Array: 'float32', Int8Array: 'int8', Int32Array: 'int32' }
+    if (own[data[Symbol.toStringTag]] === type) return viewBytes(data)
+    throw new Error(`tensor ${name}: integers are written as they are, and not as ${type}`)
   }
   const limit = LIMIT[type]
   for (let i = 0; i < data.length; i++) {
@@ -125,7 +126,7 @@ function encode(
   return type === 'float16' ? toFloat16(data) : viewBytes(data)
 }
 
-function viewBytes(data: Float32Array | Int8Array): Uint8Array {
+function viewBytes(data: Numbers): Uint8Array {
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
 }
 

@@ -22,6 +22,8 @@ const ResearchConfig = Type.Object(
     outputNormEps: Type.Optional(Epsilon),
     itemEncoding: Type.Optional(Encoding),
     itemId: Type.Optional(Name),
+    // JSON array of the item ids that retrieval ranks over; all of them when absent.
+    candidates: Type.Optional(Type.String({ minLength: 1, maxLength: 256 })),
   },
   { additionalProperties: false },
 )
@@ -49,6 +51,7 @@ const compiled = Compile(ResearchConfig)
 export function parseResearch(value: unknown): ConfigOf<'research'> {
   const stated = check(compiled, value, 'CONFIG_INVALID', 'config')
   const { name, dModel, heads, dqk, dv, layers, items, itemEncoding, itemId = 'id' } = stated
+  const { candidates } = stated
   const divisor = stated.maxSequenceLen + stated.maxOutputLen
   if (stated.divisor !== undefined && stated.divisor !== divisor) {
     throw invalid(
@@ -80,6 +83,10 @@ export function parseResearch(value: unknown): ConfigOf<'research'> {
       },
     ],
     itemId,
+    // Ids that are hashed cannot be had back from the table: they need a list.
+    ...((candidates !== undefined || itemEncoding?.kind !== 'hash') && {
+      retrieval: { ...(candidates !== undefined && { candidates }) },
+    }),
     actions: [],
     auxiliary: [],
     tasks: [SIMILARITY],

@@ -224,6 +224,14 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
       const replayed = only.candidates.length === 0 ? undefined : lanes?.idle()?.rank(only, signal)
       return [await (replayed ?? batcher.submit(only, signal))]
     },
+    async encode(handle, row, queryTime, signal) {
+      const entry = entryOf(handle)
+      const used = entry.tokens === 0 ? none : entry
+      return holding(used, (runOptions) => runner.encode(used, row, queryTime, runOptions), signal)
+    },
+    async retrieve(user, chunk, signal) {
+      return scheduler.submit((runOptions) => runner.retrieve(user, chunk, runOptions), signal)
+    },
     async exportKv(handle, start = 0) {
       const entry = entryOf(handle)
       return holding(entry, async () => {

@@ -1,4 +1,4 @@
-import type { Bundle } from '../../manifest.js'
+import { type Bundle, hasRetrieval } from '../../manifest.js'
 import type { KvPages } from '../engine.js'
 import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import { type Background, startBackground } from './background.js'
@@ -102,12 +102,21 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const kernels = kernelsFor(options, cuda)
     const registered = kernels?.refusal === undefined ? kernels?.found.library : undefined
     const source = { ort, env, bundle, weights, kernels: registered }
-    const { sessions, release } = await createSessions(source, ['prefill', 'score', 'rank'], {
+    const sessionOptions = {
       intraOpThreads,
       spin: workers === 1 && threadsPerWorker > 1,
       ...(cuda === undefined ? {} : { addProvider: cuda.addProvider }),
-    })
+    }
+    const { sessions, release } = await createSessions(
+      source,
+      ['prefill', 'score', 'rank'],
+      sessionOptions,
+    )
     cleanups.push(release)
+    const retrieval = hasRetrieval(manifest)
+      ? await createSessions(source, ['encode', 'retrieve'], sessionOptions)
+      : undefined
+    if (retrieval !== undefined) cleanups.push(retrieval.release)
     const memory = cuda?.device ?? host
     let kvOptions: BlocksOptions = { home: memory }
     if (cuda !== undefined) {
@@ -130,6 +139,7 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const runner = createRunner({
       ort,
       sessions,
+      retrieval: retrieval?.sessions,
       store,
       blocks,
       host,

@@ -1,6 +1,7 @@
-import type { GraphName, Manifest } from '../../manifest.js'
+import { RankError } from '../../errors.js'
+import type { GraphName, Manifest, RetrievalGraphName } from '../../manifest.js'
 import { type HistoryTokens, sliceTokens, writeTimes } from '../../tokens.js'
-import type { RankUser } from '../engine.js'
+import type { RankUser, RetrieveChunk, Retrieved } from '../engine.js'
 import { packUsers, splitLogits } from '../rank-batch.js'
 import type { Blocks } from './blocks.js'
 import type { KvEntry, KvStore } from './kv-store.js'
@@ -12,6 +13,8 @@ import type { Session } from './sessions.js'
 type Parts = {
   readonly ort: Ort
   readonly sessions: Readonly<Record<GraphName, Session>>
+  /** Of a retrieval head. */
+  readonly retrieval: Readonly<Record<RetrievalGraphName, Session>> | undefined
   readonly store: KvStore
   readonly blocks: Blocks
   readonly host: TensorMemory
@@ -27,7 +30,7 @@ export type Runner = ReturnType<typeof createRunner>
 
 /** Feeds the three graphs; every run writes its outputs where they belong. `options`: OrtRunOptions. */
 export function createRunner(parts: Parts) {
-  const { ort, sessions, store, blocks, host, manifest, prefillChunkTokens } = parts
+  const { ort, sessions, retrieval, store, blocks, host, manifest, prefillChunkTokens } = parts
   const { config } = manifest
   const { slots } = manifest.embedding
   const tasks = config.tasks.length
@@ -38,6 +41,42 @@ export function createRunner(parts: Parts) {
       return await work(scope)
     } finally {
       scope.end()
+    }
+  }
+
+  const headOf = (name: RetrievalGraphName): Session => {
+    if (retrieval !== undefined) return retrieval[name]
+    throw new RankError('MODEL_CONTRACT', 'the bundle has no retrieval head')
+  }
+
+  /** Rows (m, slots) against an entry's K and V, into one output. */
+  const runRows = async (
+    session: Session,
+    entry: KvEntry,
+    candidates: Int32Array,
+    queryTime: number,
+    output: {
+      readonly name: string
+      readonly data: Float32Array
+      readonly dims: readonly number[]
+    },
+    options: Pointer,
+  ): Promise<void> => {
+    await blocks.beginRun(entry.block)
+    try {
+      await scoped((scope) =>
+        session.run(
+          {
+            rows: scope.tensor(candidates, [candidates.length / slots, slots]),
+            query_time: scope.tensor(BigInt64Array.of(BigInt(queryTime)), [1]),
+            ...store.valuesOf(entry),
+          },
+          { [output.name]: scope.tensor(output.data, output.dims) },
+          options,
+        ),
+      )
+    } finally {
+      blocks.endRun(entry.block)
     }
   }
 
@@ -101,23 +140,46 @@ export function createRunner(parts: Parts) {
       const m = candidates.length / slots
       const logits = new Float32Array(m * tasks)
       if (m === 0) return logits
-      await blocks.beginRun(entry.block)
-      try {
-        await scoped((scope) =>
-          sessions.score.run(
-            {
-              rows: scope.tensor(candidates, [m, slots]),
-              query_time: scope.tensor(BigInt64Array.of(BigInt(queryTime)), [1]),
-              ...store.valuesOf(entry),
-            },
-            { logits: scope.tensor(logits, [m, tasks]) },
-            options,
-          ),
-        )
-      } finally {
-        blocks.endRun(entry.block)
-      }
+      const output = { name: 'logits', data: logits, dims: [m, tasks] }
+      await runRows(sessions.score, entry, candidates, queryTime, output, options)
       return logits
+    },
+
+    /** The user (D) at the end of an entry, which has at least one token. `row`: (slots). */
+    async encode(
+      entry: KvEntry,
+      row: Int32Array,
+      queryTime: number,
+      options: Pointer,
+    ): Promise<Float32Array> {
+      const user = new Float32Array(config.dModel)
+      const output = { name: 'user', data: user, dims: [1, config.dModel] }
+      await runRows(headOf('encode'), entry, row, queryTime, output, options)
+      return user
+    },
+
+    async retrieve(
+      user: Float32Array,
+      { from, count, excluded, k }: RetrieveChunk,
+      options: Pointer,
+    ): Promise<Retrieved> {
+      const scores = new Float32Array(k)
+      const places = new BigInt64Array(k)
+      const number = (value: number) => BigInt64Array.of(BigInt(value))
+      await scoped((scope) =>
+        headOf('retrieve').run(
+          {
+            user: scope.tensor(user, [1, user.length]),
+            from: scope.tensor(number(from), [1]),
+            count: scope.tensor(number(count), [1]),
+            excluded: scope.tensor(excluded, [excluded.length]),
+            k: scope.tensor(number(k), [1]),
+          },
+          { scores: scope.tensor(scores, [k]), places: scope.tensor(places, [k]) },
+          options,
+        ),
+      )
+      return { scores, places }
     },
 
     /** Logits (m, tasks) per user, padded to the longest history and the most candidates. */

@@ -1,6 +1,6 @@
 import koffi from 'koffi'
 import { RankError } from '../../errors.js'
-import type { Bundle, GraphName } from '../../manifest.js'
+import type { Bundle, GraphName, RetrievalGraphName } from '../../manifest.js'
 import { checkContract, type FoundValue, type GraphSignature } from '../contract.js'
 import { type Ort, OrtError, type Pointer, type RunArguments } from './ort.js'
 import { checkOnGpu, type Placement } from './placement.js'
@@ -53,7 +53,7 @@ export function createEnv(ort: Ort): Pointer {
  * @throws {RankError} MODEL_CONTRACT when a graph does not load or is not what the manifest says,
  *   ENGINE_UNAVAILABLE when the provider does not
  */
-export async function createSessions<Name extends GraphName>(
+export async function createSessions<Name extends GraphName | RetrievalGraphName>(
   { ort, env, bundle, weights, kernels }: SessionSource,
   names: readonly Name[],
   options: SessionOptions,
@@ -65,7 +65,9 @@ export async function createSessions<Name extends GraphName>(
     ort.ReleasePrepackedWeightsContainer(packed)
   }
   const create = async (name: Name): Promise<void> => {
-    const file = `${bundle.folder}/${bundle.manifest.graphs[name].file}`
+    const contract = bundle.manifest.graphs[name]
+    if (contract === undefined) throw new Error(`no graph ${name}`)
+    const file = `${bundle.folder}/${contract.file}`
     const sessionOptions = ort.CreateSessionOptions()
     let pointer: Pointer
     try {
@@ -82,7 +84,7 @@ export async function createSessions<Name extends GraphName>(
     }
     const session = openSession(ort, pointer)
     made.push(session)
-    checkContract(file, session, bundle.manifest.graphs[name])
+    checkContract(file, session, contract)
     if (options.addProvider !== undefined) checkOnGpu(file, session.placement)
   }
   try {

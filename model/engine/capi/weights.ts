@@ -10,7 +10,12 @@ import type { Ort, Pointer } from './ort.js'
 import { createTensor, ELEMENT, elementBytes } from './tensor.js'
 
 /** Those that bundles have. */
-const WEIGHT_TYPES: ReadonlySet<number> = new Set([ELEMENT.float32, ELEMENT.float16, ELEMENT.int8])
+const WEIGHT_TYPES: ReadonlySet<number> = new Set([
+  ELEMENT.float32,
+  ELEMENT.float16,
+  ELEMENT.int8,
+  ELEMENT.int32,
+])
 
 type Place = {
   readonly dims: readonly number[]

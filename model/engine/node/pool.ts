@@ -11,6 +11,9 @@ import { startThread, type Thread } from './thread.js'
 const FIRST_RETRY_MS = 100
 const LONGEST_RETRY_MS = 30_000
 
+/** Items of a candidate list that cost about as much as one candidate or token. */
+const ITEMS_PER_CANDIDATE = 1024
+
 export type NodeEngineOptions = {
   readonly bundle: Bundle
   /** 1 when absent, as `threadsPerWorker`: the least that runs. */
@@ -174,6 +177,20 @@ export async function createNodeEngine(
       const job = { kind: 'rank', users } as const
       const { logits } = await leastLoaded().send(job, cost, signal)
       return logits
+    },
+    async encode(handle, row, queryTime, signal) {
+      signal?.throwIfAborted()
+      const { thread, id } = holderOf(handle)
+      const job = { kind: 'encode', handle: id, row: row.slice(), queryTime } as const
+      const { user } = await thread.send(job, 1, signal)
+      return user
+    },
+    async retrieve(user, chunk, signal) {
+      signal?.throwIfAborted()
+      // An item costs a product, a candidate all layers.
+      const cost = Math.ceil(chunk.count / ITEMS_PER_CANDIDATE)
+      const { best } = await leastLoaded().send({ kind: 'retrieve', user, chunk }, cost, signal)
+      return best
     },
     async exportKv(handle, start = 0) {
       const { thread, id } = holderOf(handle)

@@ -1,7 +1,7 @@
 import type { WireError } from '../../errors.js'
 import type { Manifest } from '../../manifest.js'
 import type { HistoryTokens } from '../../tokens.js'
-import type { EncodedKv, KvPages, RankUser, WarmUp } from '../engine.js'
+import type { EncodedKv, KvPages, RankUser, RetrieveChunk, Retrieved, WarmUp } from '../engine.js'
 
 /** What a worker is started with. */
 export type WorkerOptions = {
@@ -31,6 +31,13 @@ export type Job =
       readonly queryTime: number
     }
   | { readonly kind: 'rank'; readonly users: readonly RankUser[] }
+  | {
+      readonly kind: 'encode'
+      readonly handle: number
+      readonly row: Int32Array
+      readonly queryTime: number
+    }
+  | { readonly kind: 'retrieve'; readonly user: Float32Array; readonly chunk: RetrieveChunk }
   | { readonly kind: 'export'; readonly handle: number; readonly start: number }
   | { readonly kind: 'import'; readonly handle: number; readonly kv: EncodedKv }
   | { readonly kind: 'warmUp'; readonly shapes: WarmUp }
@@ -40,6 +47,8 @@ export type Answer = {
   readonly prefill: { readonly bytes: number }
   readonly score: { readonly logits: Float32Array }
   readonly rank: { readonly logits: Float32Array[] }
+  readonly encode: { readonly user: Float32Array }
+  readonly retrieve: { readonly best: Retrieved }
   readonly export: { readonly pages: KvPages }
   readonly import: { readonly bytes: number }
   readonly warmUp: null

@@ -74,9 +74,9 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
     return { bytes }
   }
 
-  const score = async (handle: number, candidates: Int32Array, queryTime: number) => {
+  /** Rows (m, slots) against the handle's K and V, as `score` and `encode` take them. */
+  const rowFeeds = (handle: number, candidates: Int32Array, queryTime: number): Feeds => {
     const { block, tokens } = store.get(handle)
-    if (candidates.length === 0) return new Float32Array(0)
     const time = BigInt64Array.of(BigInt(queryTime))
     // ONNX Runtime's matrix product stops the process (SIGFPE) when n is 0: a token without K and V,
     // which adds exact zeros, stands for no history.
@@ -92,7 +92,34 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
       feeds[`k.${i}`] = rowsOf(block.k[i], kWidth)
       feeds[`v.${i}`] = rowsOf(block.v[i], vWidth)
     }
+    return feeds
+  }
+
+  const score = async (handle: number, candidates: Int32Array, queryTime: number) => {
+    if (candidates.length === 0) return new Float32Array(0)
+    const feeds = rowFeeds(handle, candidates, queryTime)
     return float32(output(await run(sessions.score, feeds), 'logits'))
+  }
+
+  const encode = async (job: Extract<Job, { kind: 'encode' }>): Promise<Answer['encode']> => {
+    const feeds = rowFeeds(job.handle, job.row, job.queryTime)
+    return { user: float32(output(await run(headOf(sessions.encode), feeds), 'user')) }
+  }
+
+  const retrieve = async (job: Extract<Job, { kind: 'retrieve' }>): Promise<Answer['retrieve']> => {
+    const { user, chunk } = job
+    const number = (value: number) => new Tensor('int64', BigInt64Array.of(BigInt(value)), [1])
+    const out = await run(headOf(sessions.retrieve), {
+      user: new Tensor('float32', user, [1, user.length]),
+      from: number(chunk.from),
+      count: number(chunk.count),
+      excluded: new Tensor('int64', chunk.excluded, [chunk.excluded.length]),
+      k: number(chunk.k),
+    })
+    const scores = float32(output(out, 'scores'))
+    const { data: places } = output(out, 'places')
+    if (places instanceof BigInt64Array) return { best: { scores, places } }
+    throw new RankError('MODEL_CONTRACT', 'places must be int64')
   }
 
   const rank = async (users: readonly RankUser[]): Promise<Float32Array[]> => {
@@ -143,6 +170,10 @@ export function createRunner(sessions: Sessions, manifest: Manifest) {
           return { logits: await score(job.handle, job.candidates, job.queryTime) }
         case 'rank':
           return { logits: await rank(job.users) }
+        case 'encode':
+          return encode(job)
+        case 'retrieve':
+          return retrieve(job)
         case 'export':
           return { pages: store.export(job.handle, job.start) }
         case 'import':
@@ -170,6 +201,12 @@ async function run(
   }
 }
 
+/** A graph of the retrieval head. */
+function headOf(session: InferenceSession | undefined): InferenceSession {
+  if (session !== undefined) return session
+  throw new RankError('MODEL_CONTRACT', 'the bundle has no retrieval head')
+}
+
 function output(values: InferenceSession.OnnxValueMapType, name: string): Tensor {
   const value = values[name]
   if (!(value instanceof Tensor)) throw new RankError('MODEL_CONTRACT', `no output tensor ${name}`)
@@ -178,7 +215,7 @@ function output(values: InferenceSession.OnnxValueMapType, name: string): Tensor
 
 function float32({ data }: Tensor): Float32Array {
   if (data instanceof Float32Array) return data
-  throw new RankError('MODEL_CONTRACT', 'logits must be float32')
+  throw new RankError('MODEL_CONTRACT', 'outputs must be float32')
 }
 
 /** Writes an output behind `start`. A float16 output is a Uint16Array or, on Node 24, a Float16Array. */

@@ -1,10 +1,13 @@
 import { InferenceSession } from 'onnxruntime-node'
 import { RankError } from '../../errors.js'
-import type { GraphName } from '../../manifest.js'
+import { type GraphName, hasRetrieval, type RetrievalGraphName } from '../../manifest.js'
 import { checkContract, type GraphSignature } from '../contract.js'
 import type { WorkerOptions } from './protocol.js'
 
 export type Sessions = Readonly<Record<GraphName, InferenceSession>> & {
+  /** Of a retrieval head. */
+  readonly encode?: InferenceSession
+  readonly retrieve?: InferenceSession
   readonly provider: 'cpu' | 'cuda'
   /** Why `provider` is not the one asked for. */
   readonly warning?: string
@@ -37,8 +40,10 @@ export async function createSessions(options: WorkerOptions): Promise<Sessions> 
 
 async function createAll(options: WorkerOptions, provider: 'cpu' | 'cuda') {
   const { folder, manifest } = options
-  const create = async (name: GraphName) => {
-    const file = `${folder}/${manifest.graphs[name].file}`
+  const create = async (name: GraphName | RetrievalGraphName) => {
+    const contract = manifest.graphs[name]
+    if (contract === undefined) throw new Error(`no graph ${name}`)
+    const file = `${folder}/${contract.file}`
     let session: InferenceSession
     try {
       session = await InferenceSession.create(file, sessionOptions(options, provider))
@@ -46,13 +51,17 @@ async function createAll(options: WorkerOptions, provider: 'cpu' | 'cuda') {
       const why = cause instanceof Error ? cause.message : String(cause)
       throw new RankError('MODEL_CONTRACT', `${file} does not load: ${why}`, { cause })
     }
-    checkContract(file, signatureOf(session), manifest.graphs[name])
+    checkContract(file, signatureOf(session), contract)
     return session
   }
   return {
     prefill: await create('prefill'),
     score: await create('score'),
     rank: await create('rank'),
+    ...(hasRetrieval(manifest) && {
+      encode: await create('encode'),
+      retrieve: await create('retrieve'),
+    }),
   }
 }
 

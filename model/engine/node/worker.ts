@@ -39,7 +39,8 @@ async function main(): Promise<void> {
   }
   const close = async () => {
     await runner.close()
-    await Promise.all([sessions.prefill, sessions.score, sessions.rank].map((s) => s.release()))
+    const { prefill, score, rank, encode, retrieve } = sessions
+    await Promise.all([prefill, score, rank, encode, retrieve].map((s) => s?.release()))
     parentPort?.close()
   }
   parentPort?.on('message', (message: ToWorker) => {

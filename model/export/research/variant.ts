@@ -27,21 +27,24 @@ function graphParts(config: ConfigOf<'research'>): GraphParts {
     embedItems(g, (ids) => gatherTable(g, ids, type), rows, SLOT.position + 1)
   const secondsToNext = (g: GraphBuilder, rows: string) =>
     g.op('Gather', [rows, g.scalar(SLOT.secondsToNext, 'int64')], { attributes: { axis: -1n } })
+  const eps = config.stated.outputNormEps ?? 1e-6
+  // Items are stored times sqrt(D), which their norm takes out again.
+  const itemNormEps = eps * Math.sqrt(config.dModel)
+  const user: NonNullable<GraphParts['user']> = (g, y, shape) =>
+    normalized(g, castTo(g, sumOf(g, y), 'float32', shape.type), eps)
   return {
     history: (g, rows, _, shape) => embed(g, tokensFirst(g, rows, 2, shape), shape),
     queries: (g, rows, shape) => embed(g, firstAlong(g, tokensFirst(g, rows, 2, shape), 0), shape),
+    user,
+    itemNormEps,
     head(g, y, { rows }, shape) {
-      const { dModel, stated } = config
-      const eps = stated.outputNormEps ?? 1e-6
       const own = tokensFirst(g, rows, 2, shape)
       const ids = g.op('Gather', [own, g.scalar(SLOT.candidate, 'int64')], {
         attributes: { axis: -1n },
       })
       const items = gatherTable(g, ids, 'float32')
-      const user = normalized(g, castTo(g, sumOf(g, y), 'float32', shape.type), eps)
-      // Stored times sqrt(D), which the norm takes out again.
-      const scaled = normalized(g, items, eps * Math.sqrt(dModel))
-      const similarity = g.op('ReduceSum', [g.op('Mul', [user, scaled]), g.ints([-1])])
+      const scaled = normalized(g, items, itemNormEps)
+      const similarity = g.op('ReduceSum', [g.op('Mul', [user(g, y, shape), scaled]), g.ints([-1])])
       return tokensFirst(g, similarity, 2, shape)
     },
     next: {
