@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from table_bias import TableBias
+
 EDGES = torch.tensor([math.ceil(math.exp(0.301 * k)) for k in range(1, 128)], dtype=torch.int64)
 
 
@@ -23,27 +25,6 @@ def time_buckets(seconds):
     """
     edges = EDGES.to(seconds.device)
     return torch.bucketize(seconds, edges, right=True)
-
-
-class TableBias(torch.autograd.Function):
-    """table[index] for a short table (K,) and a large index (B, L, L).
-
-    The plain backward adds millions of numbers into K places, all in each other's way. This one adds them up per row
-    first, (B·L, K), and then over the rows.
-    """
-
-    @staticmethod
-    def forward(ctx, table, index):
-        ctx.save_for_backward(index)
-        ctx.size = len(table)
-        return table[index]
-
-    @staticmethod
-    def backward(ctx, grad):
-        (index,) = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1])
-        sums = rows.new_zeros(len(rows), ctx.size).scatter_add_(1, index.reshape(rows.shape), rows)
-        return sums.sum(0), None
 
 
 class Matrix(nn.Module):
