@@ -6,6 +6,7 @@ import { redisTarget } from '../falcon/stores.js'
 import { RankError } from '../model/errors.js'
 import { ensureDemoBundle } from './commands/demo.js'
 import { EVAL_HELP, evalCommand } from './commands/eval.js'
+import { EVAL_RETRIEVAL_HELP, evalRetrievalCommand } from './commands/eval-retrieval.js'
 import { EXPORT_HELP, exportCommand } from './commands/export.js'
 import { GOLDEN_HELP, goldenCommand } from './commands/golden.js'
 import { KEY_HELP, keyCommand } from './commands/key.js'
@@ -27,6 +28,7 @@ const HELP = [
   GOLDEN_HELP,
   RANK_HELP,
   EVAL_HELP,
+  EVAL_RETRIEVAL_HELP,
   KEY_HELP,
 ].join('\n\n')
 
@@ -52,6 +54,7 @@ const COMMANDS = new Map<string, Command>([
   ['golden', { help: GOLDEN_HELP, run: goldenCommand }],
   ['rank', { help: RANK_HELP, run: rankCommand }],
   ['eval', { help: EVAL_HELP, run: evalCommand }],
+  ['eval-retrieval', { help: EVAL_RETRIEVAL_HELP, run: evalRetrievalCommand }],
   ['key', { help: KEY_HELP, run: keyCommand }],
 ])
 

@@ -1,4 +1,3 @@
-import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
 import { loadRanker } from '../../falcon/load.js'
 import type { Ranker } from '../../falcon/types.js'
@@ -10,6 +9,7 @@ import { needFolder } from './export.js'
 import { integer, providerFlag } from './flags.js'
 import { type KuaiRandUser, readKuaiRand } from './kuairand.js'
 import { createProgress } from './progress.js'
+import { replayAll } from './replay.js'
 import { type TaskQuality, taskQuality } from './score-metrics.js'
 
 export const EVAL_HELP = `peregrine eval --data DIR [--bundle DIR] [--users N] [--max-events N] [--window-slack N] [--provider cpu|cuda] [--kernels auto|off|DIR] [--json]
@@ -19,9 +19,6 @@ export const EVAL_HELP = `peregrine eval --data DIR [--bundle DIR] [--users N] [
     --users N: only the first N users of the log
     --max-events N: a window shorter than the model's
     --window-slack N: events that it moves at a time, a sixteenth of it by default`
-
-/** Users in flight: enough to keep every worker busy while another request is being sequenced. */
-const USERS_PER_CORE = 2
 
 type Collected = { readonly logits: number[]; readonly labels: number[] }
 
@@ -62,13 +59,8 @@ export async function evalCommand(args: string[]): Promise<number> {
     const total = users.reduce((sum, { events }) => sum + events.filter((e) => e.isTest).length, 0)
     const progress = createProgress(`eval ${ranker.model.name}`, total)
     const collected = ranker.model.tasks.map((): Collected => ({ logits: [], labels: [] }))
-    const waiting = users.values()
-    const replayRest = async () => {
-      for (const user of waiting)
-        await replay(user, ranker, contextNames, window, collected, progress.advance)
-    }
-    await Promise.all(
-      Array.from({ length: USERS_PER_CORE * availableParallelism() }, () => replayRest()),
+    await replayAll(users, (user) =>
+      replay(user, ranker, contextNames, window, collected, progress.advance),
     )
     const tasks = ranker.model.tasks.map(({ name }, t) => ({
       task: name,
