@@ -26,7 +26,7 @@ const LOOPBACK = /^(127\.|::1$|::ffff:127\.)/
 const name = Type.String({ description: 'Name of a model.' })
 const params = Type.Object({ name })
 const versionParams = Type.Object({ name, version: Type.String() })
-const answers = { 200: ref('AdminModel'), ...refusals(400, 401, 403, 404, 409, 415, 500) }
+const answers = { 200: ref('AdminModel'), ...refusals(400, 401, 403, 404, 409, 413, 415, 500) }
 
 /**
  * Adds /v1/admin/models. Without API keys only clients on this machine may use it: whoever may load and

@@ -243,8 +243,11 @@ export function createModels(options: ModelsOptions) {
     },
     /** The version stands where the folder's former one was: it takes over the labels. */
     replace(version: Version): void {
-      const isFormer = (each: Version) => each.folder === version.folder && each !== version
-      for (const each of [...versions].filter(isFormer)) {
+      // What came after it into the same folder, and still loads, is to follow it.
+      const all = [...versions]
+      const before = new Set(all.slice(0, all.indexOf(version)))
+      const isFormer = (each: Version) => each.folder === version.folder && before.has(each)
+      for (const each of all.filter(isFormer)) {
         if (each.name === version.name) each.isOrphan = true
         else abandon(each)
       }

@@ -1,0 +1,56 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import type { Ranker } from '../../falcon/types.js'
+import { deferred } from '../../model/deferred.js'
+import { rankerOf } from '../../test/plain-ranker.js'
+import { createModels } from './registry.js'
+
+const FOLDER = '/models/a'
+const settled = () => new Promise<void>((resolve) => setTimeout(resolve, 1))
+
+describe('versions that follow one another in one folder', () => {
+  test('serve on where one comes while the one before it still loads', async () => {
+    let version = ''
+    const loads = new Map<string, ReturnType<typeof deferred<Ranker>>>()
+    const started: string[] = []
+    const models = createModels({
+      peek: () => ({ name: 'toy', version }),
+      load: () => {
+        const next = [...loads.keys()].find((each) => !started.includes(each)) ?? ''
+        started.push(next)
+        return loads.get(next)?.promise ?? Promise.reject(new Error('no load'))
+      },
+      maxModels: 8,
+      rampMs: 0,
+      onEvent() {},
+    })
+    const put = (name: string) => {
+      version = name
+      const load = deferred<Ranker>()
+      loads.set(name, load)
+      const loading = models.load(FOLDER)
+      return {
+        async arrives(isReplacement: boolean) {
+          const ranker = rankerOf()
+          load.resolve({ ...ranker, model: { ...ranker.model, name: 'toy', version: name } })
+          await loading.ready
+          if (isReplacement) models.replace(loading.version)
+          // What is due at once has been done.
+          await settled()
+        },
+      }
+    }
+    await put('one').arrives(false)
+    const two = put('two')
+    const three = put('three')
+    await two.arrives(true)
+    assert.equal(models.ranker()?.model.version, 'two')
+    await three.arrives(true)
+    assert.equal(models.ranker()?.model.version, 'three')
+    assert.deepEqual(
+      models.versions().map((each) => `${each.version} ${each.state}`),
+      ['three ready'],
+    )
+    await models.close()
+  })
+})
