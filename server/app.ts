@@ -81,6 +81,7 @@ const NOT_LOADED = { runs: 1, requests: 1 }
 const GATED: ReadonlyMap<string, Priority | undefined> = new Map([
   ['/v1/rank', undefined],
   ['/v1/rank/batch', undefined],
+  ['/v1/retrieve', undefined],
   ['/v1/prefetch', PREFETCH_PRIORITY],
 ])
 /** Asked every few seconds by machines: logged at debug. */

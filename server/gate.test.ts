@@ -89,6 +89,7 @@ describe('the gate', () => {
       [RANK, {}],
       [RANK, { 'x-deadline-ms': '10' }],
       ['/v1/rank/batch', {}],
+      ['/v1/retrieve', {}],
       ['/v1/prefetch', {}],
     ] as const) {
       const short = await post(headers, path)
@@ -97,9 +98,9 @@ describe('the gate', () => {
       assert.deepEqual(common(short), common({ headers: long.headers, body: long.body }))
     }
     const text = await metrics()
-    assert.match(text, /^peregrine_refusals_total\{reason="queue",priority="normal"\} 6$/m)
+    assert.match(text, /^peregrine_refusals_total\{reason="queue",priority="normal"\} 8$/m)
     assert.match(text, /^peregrine_refusals_total\{reason="queue",priority="low"\} 2$/m)
-    assert.match(text, /^peregrine_errors_total\{code="OVERLOADED"\} 8$/m)
+    assert.match(text, /^peregrine_errors_total\{code="OVERLOADED"\} 10$/m)
     assert.match(text, /^peregrine_requests_total\{route="\/v1\/rank",status="429"\} 4$/m)
     assert.match(text, /^peregrine_request_seconds_count\{route="\/v1\/rank"\} 4$/m)
   })
