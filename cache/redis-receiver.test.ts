@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { describe, type TestContext, test } from 'node:test'
 import { createRandom } from '../model/random.js'
 import { makeCertificates, NO_REDIS, startCluster, startRedis, until } from '../test/redis.js'
-import { connectRedis } from './redis.js'
+import { connectRedis, type RedisEvent } from './redis.js'
 import { LONG_BYTES, type LongStrings, receiver } from './redis-receiver.js'
 import { parseRedisUrl } from './redis-url.js'
 
@@ -127,6 +128,18 @@ describe('long strings of Redis', { skip: NO_REDIS }, () => {
     )
     assert.deepEqual(wrong.flat(), [])
   }
+
+  test('are of no concern to whom ends the client before it connects', async () => {
+    const events: RedisEvent[] = []
+    const client = connectRedis(parseRedisUrl('redis://127.0.0.1:1'), {
+      ...{ role: 'test', commandTimeoutMs: 5000, longStrings: STRINGS },
+      onEvent: (event) => void events.push(event),
+    })
+    const ended = once(client, 'end')
+    client.disconnect()
+    await ended
+    assert.deepEqual(events, [])
+  })
 
   test('are what was written, of one server', async (t) => {
     const { url } = await startRedis(t)

@@ -16,6 +16,8 @@ export const LONG_BYTES = 2 ** 14
 const MAX_LINE_BYTES = 32
 const CRLF_BYTES = 2
 const LF = 10
+/** The words by which ioredis knows that it ended the connection itself, which is no fault to tell of. */
+const CLOSED = 'Connection is closed.'
 /** `$`, and of RESP3 `=` and `!`: the line says how many bytes follow it. */
 const STRINGS = [36, 61, 33]
 
@@ -39,7 +41,7 @@ export function receiveLong(strings: LongStrings): NonNullable<RedisOptions['Con
     async connect() {
       this.connecting = true
       await Promise.resolve()
-      if (!this.connecting) throw new Error('ended before it connected')
+      if (!this.connecting) throw new Error(CLOSED)
       const { host = 'localhost', port = 6379, tls } = this.#options
       const onread = receiver(strings, (bytes) => stream.emit('data', bytes))
       const options = { host, port, onread }
