@@ -53,4 +53,41 @@ describe('versions that follow one another in one folder', () => {
     )
     await models.close()
   })
+
+  test('are let go of where the one before them comes back while they load', async () => {
+    let version = 'old'
+    const loads: ReturnType<typeof deferred<Ranker>>[] = []
+    const models = createModels({
+      peek: () => ({ name: 'toy', version }),
+      load: () => {
+        const load = deferred<Ranker>()
+        loads.push(load)
+        return load.promise
+      },
+      maxModels: 8,
+      rampMs: 0,
+      onEvent() {},
+    })
+    const arrives = async ({ ready }: ReturnType<typeof models.load>) => {
+      await settled()
+      const ranker = rankerOf()
+      loads.at(-1)?.resolve({ ...ranker, model: { ...ranker.model, name: 'toy', version } })
+      await ready
+    }
+    const old = models.load(FOLDER)
+    await arrives(old)
+    version = 'new'
+    const next = models.load(FOLDER)
+    // The folder holds what it held before: it is loaded, and stands there again.
+    models.move(old.version, FOLDER)
+    await arrives(next)
+    models.replace(next.version)
+    await settled()
+    assert.equal(models.ranker()?.model.version, 'old')
+    assert.deepEqual(
+      models.versions().map((each) => `${each.version} ${each.state}`),
+      ['old ready'],
+    )
+    await models.close()
+  })
 })

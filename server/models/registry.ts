@@ -244,19 +244,23 @@ export function createModels(options: ModelsOptions) {
     /** The version stands where the folder's former one was: it takes over the labels. */
     replace(version: Version): void {
       // What came after it into the same folder, and still loads, is to follow it.
-      const all = [...versions]
-      const before = new Set(all.slice(0, all.indexOf(version)))
+      const before = new Set([...versions].slice(0, [...versions].indexOf(version)))
       const isFormer = (each: Version) => each.folder === version.folder && before.has(each)
-      for (const each of all.filter(isFormer)) {
+      for (const each of [...before].filter(isFormer)) {
         if (each.name === version.name) each.isOrphan = true
         else abandon(each)
       }
       labels.takeOver(familyNamed(version.name), version, isFormer)
     },
-    /** The bundle of a version that is loaded stands in this folder now. */
+    /** The bundle of a version that is loaded stands in this folder now: the last that came there. */
     move(version: Version, folder: string): void {
+      versions.delete(version)
+      versions.add(version)
       version.folder = folder
       version.isOrphan = false
+      // Whoever goes back to it while another still loads there does not want that one any more.
+      const others = [...versions].filter((each) => each.folder === folder && each !== version)
+      for (const each of others) if (each.state !== 'ready') each.isOrphan = true
     },
     /**
      * The model that a request gets, held until `done`.
