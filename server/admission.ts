@@ -131,15 +131,19 @@ export function createAdmission(options: AdmissionOptions) {
     return { waitMs, aheadMs, doneMs: waitMs + computeMs(claim.workMs) }
   }
 
-  /** Counts a refusal. */
-  const refused = (job: Job, reason: Refusal, message: string, retryAfterMs: number): Refused => {
-    on.refused(reason, job.priority)
-    return { reason, message, retryAfterMs: Math.ceil(retryAfterMs) }
+  const refused = (reason: Refusal, message: string, retryAfterMs: number): Refused => ({
+    ...{ reason, message },
+    retryAfterMs: Math.ceil(retryAfterMs),
+  })
+  const counted = (job: Job, found: Refused): Refused => {
+    on.refused(found.reason, job.priority)
+    return found
   }
 
   /**
    * Refuses what would wait too long. Before the body is read (`isRead`) a job's work is not known for
-   * certain: then only its wait is looked at, and whether the event loop gets to it.
+   * certain: then only its wait is looked at, and whether the event loop gets to it. Counts nothing: who
+   * asks may have another reason.
    */
   function refusal(job: Job, isRead: boolean): Refused | undefined {
     const { caller, deadlineMs, partial = false, bytes, workMs } = job
@@ -147,24 +151,24 @@ export function createAdmission(options: AdmissionOptions) {
     const overdrawnMs = quotas.overdrawnMs(caller)
     if (overdrawnMs > 0) {
       const message = `this API key may ask for ${caller.workMsPerSec} ms of work per second, got more`
-      return refused(job, 'quota', message, overdrawnMs)
+      return refused('quota', message, overdrawnMs)
     }
     const claim = claimOf(job)
     if (!isRead && loop.refuses(claim)) {
       const message = `requests may keep the event loop for ${TURN_MS} ms in a row, got more of them`
-      return refused(job, 'loop', message, BEHIND_MS)
+      return refused('loop', message, BEHIND_MS)
     }
     const { waitMs, aheadMs, doneMs } = expect(job.priority, claim)
     if (aheadMs > 0 && waitMs > maxQueueMs) {
       const message = `the queue holds at most ${maxQueueMs} ms of work before a ${job.priority} request, got ${waitMs.toFixed(0)}`
-      return refused(job, 'queue', message, waitMs)
+      return refused('queue', message, waitMs)
     }
     if (deadlineMs !== undefined && waitMs > 0) {
       const leftMs = deadlineMs - (now() - job.startMs)
       const neededMs = isRead && !partial ? doneMs : waitMs
       if (neededMs > leftMs) {
         const message = `deadlineMs ${deadlineMs} cannot be met: ${waitMs.toFixed(1)} ms to wait, ${(doneMs - waitMs).toFixed(1)} to compute`
-        return refused(job, 'deadline', message, Math.min(neededMs - leftMs, waitMs))
+        return refused('deadline', message, Math.min(neededMs - leftMs, waitMs))
       }
     }
     if (!isRead) loop.passed(claim)
@@ -249,10 +253,12 @@ export function createAdmission(options: AdmissionOptions) {
 
   return {
     refusal,
+    /** Counts a `refusal` that was told. */
+    counted,
     /** @throws {RankError} OVERLOADED with `retryAfterMs`, for a `refusal` */
     check(job: Job, isRead: boolean): void {
       const found = refusal(job, isRead)
-      if (found !== undefined) throw overloaded(found)
+      if (found !== undefined) throw overloaded(counted(job, found))
     },
     /**
      * Does `work` when it is its turn, and tells it how long it waited since it was asked for.
@@ -278,7 +284,7 @@ export function createAdmission(options: AdmissionOptions) {
     },
     /** Counts the refusal of what is no work: there is no room for one more body. */
     noRoom: (job: Job, message: string, retryAfterMs: number) =>
-      overloaded(refused(job, 'memory', message, retryAfterMs)),
+      overloaded(counted(job, refused('memory', message, retryAfterMs))),
     /** Admitted and not done. */
     inFlight: () => jobs,
     stats: () => ({

@@ -147,13 +147,18 @@ describe('the gate', () => {
   test('counts a refusal against the rate of its key', async (t) => {
     const keys = [key('busy'), key('slow', { requestsPerSec: 1, workMsPerSec: 1 })]
     let now = 0
-    const { post } = await full(t, { keys: () => keys, nowMs: () => now })
+    const { post, inject, metrics } = await full(t, { keys: () => keys, nowMs: () => now })
     const high = { 'x-api-key': 'slow', 'x-priority': 'low' }
     const codes = []
     for (let i = 0; i < 2; i++) codes.push(JSON.parse((await post(high)).body).code)
     now += 1000
     codes.push(JSON.parse((await post(high)).body).code)
     assert.deepEqual(codes, ['OVERLOADED', 'RATE_LIMITED', 'OVERLOADED'])
+    assert.equal((await inject(high)).json().code, 'RATE_LIMITED')
+    // What has to come slower is no overload, whichever way it went.
+    const text = await metrics()
+    assert.match(text, /^peregrine_refusals_total\{reason="queue",priority="low"\} 2$/m)
+    assert.match(text, /^peregrine_errors_total\{code="RATE_LIMITED"\} 2$/m)
   })
 
   test('logs refusals by the second, not one by one', async (t) => {

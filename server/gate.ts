@@ -15,7 +15,7 @@ export type GateOptions = {
   /** False while requests are to go all the way, to be told that nothing is ready or all is closing. */
   readonly isOpen: () => boolean
   readonly auth: Pick<Auth, 'rankingKeyOf' | 'waitSec' | 'rateLimited'>
-  readonly admission: Pick<Admission, 'refusal'>
+  readonly admission: Pick<Admission, 'refusal' | 'counted'>
   readonly metrics: Pick<Metrics, 'error' | 'request'>
   /** Of every answer. */
   readonly headers: readonly (readonly [name: string, value: string])[]
@@ -92,7 +92,7 @@ export function createGate(options: GateOptions): Gate {
       // A refused request counts against the rate of its key, as on the long way.
       const waitSec = auth.waitSec(key)
       if (waitSec > 0) return refuse(request, response, job, auth.rateLimited(key), 1000 * waitSec)
-      const { message, retryAfterMs } = found
+      const { message, retryAfterMs } = admission.counted(job, found)
       const problem = { code: 'OVERLOADED', message, retryAfterMs } as const
       return refuse(request, response, job, problem, retryAfterMs)
     },
