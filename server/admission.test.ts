@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, mock, test } from 'node:test'
 import { createRandom } from '../model/random.js'
 import { type AdmissionOptions, type Caller, createAdmission, type Job } from './admission.js'
-import type { Priority } from './fair-queue.js'
+import type { Claim, Priority } from './fair-queue.js'
 
 const ONE: Caller = { name: 'k', share: 1 }
 
@@ -282,5 +282,19 @@ describe('fairness', () => {
     const work = done(all).length * 5
     assert.ok(work >= 750 && work <= 1000, `${work} ms in 8 s`)
     assert.deepEqual(new Set(sim.refusals), new Set(['quota']))
+  })
+
+  test('a body beyond the limit is taken for no more than one at it, whatever its header says', () => {
+    const passed: number[] = []
+    const loop = {
+      refuses: () => false,
+      passed: ({ workMs }: Claim) => void passed.push(workMs),
+      isBehind: () => false,
+    }
+    const { admission } = simulation({ loop, maxBodyBytes: 1000 })
+    const job = { caller: ONE, priority: 'normal', startMs: 0 } as const
+    admission.check({ ...job, bytes: 100, workMs: 5 }, true)
+    for (const bytes of [100, 1000, 1e15]) admission.check({ ...job, bytes }, false)
+    assert.deepEqual(passed, [5, 50, 50])
   })
 })

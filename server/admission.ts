@@ -1,4 +1,5 @@
 import { RankError } from '../model/errors.js'
+import { createBodyWork } from './body-work.js'
 import { type Claim, createFairQueue, type Priority } from './fair-queue.js'
 import { BEHIND_MS, createLoopGuard, type LoopGuard, TURN_MS } from './loop-guard.js'
 import { createLateness, createPace } from './pace.js'
@@ -53,6 +54,8 @@ export type AdmissionOptions = {
   readonly maxQueueMs: number
   /** Jobs under way that keep the engine busy, and how many of them it runs at a time. */
   readonly depth: () => { readonly runs: number; readonly requests: number }
+  /** What is longer is refused unread; no limit when absent. */
+  readonly maxBodyBytes?: number
   readonly loop?: LoopGuard
   readonly on?: AdmissionEvents
   /** Milliseconds, monotonic. */
@@ -83,7 +86,7 @@ type Waiting = Claim & {
  */
 export function createAdmission(options: AdmissionOptions) {
   const { maxQueueMs, depth, on = SILENT, now = () => performance.now() } = options
-  const { loop = createLoopGuard({ now }) } = options
+  const { loop = createLoopGuard({ now }), maxBodyBytes = Number.POSITIVE_INFINITY } = options
   const queue = createFairQueue<Waiting>()
   const quotas = createQuotas(now)
   let running = 0
@@ -93,8 +96,7 @@ export function createAdmission(options: AdmissionOptions) {
   /** Until it is measured each run is taken to do what predictions say. */
   const pace = createPace(() => Math.max(1, depth().runs))
   const { perMs: workPerMs } = pace
-  /** Of one body that was read, and of the work in it. */
-  let mean = { bytes: 0, workMs: 0 }
+  const bodyWork = createBodyWork(maxBodyBytes)
   /** The end of the job before, where work has waited ever since. */
   let busySince: number | undefined
   /** Measured over predicted wait: who has a small share also waits for those who come later. */
@@ -109,16 +111,8 @@ export function createAdmission(options: AdmissionOptions) {
     ...{ key: caller.name, share: caller.share, priority },
     workMs: Math.max(LEAST_WORK_MS, workMs),
   })
-  /** By the length of a body that is not read yet, as far as those before it tell. */
   const predicted = (bytes: number | undefined) =>
-    bytes === undefined || mean.bytes === 0 ? (meanMs ?? 0) : (bytes * mean.workMs) / mean.bytes
-  const learn = (bytes: number, workMs: number) => {
-    const weight = mean.bytes === 0 ? 1 : NEWEST
-    mean = {
-      bytes: mean.bytes + weight * (bytes - mean.bytes),
-      workMs: mean.workMs + weight * (workMs - mean.workMs),
-    }
-  }
+    (bytes === undefined ? undefined : bodyWork.of(bytes)) ?? meanMs ?? 0
   /** What work takes beside the rest that is under way when the engine is full. */
   const computeMs = (workMs: number) => (workMs * depth().requests) / workPerMs()
   /** Milliseconds until a new job has its turn, the work before it only, and until it is done. */
@@ -147,7 +141,7 @@ export function createAdmission(options: AdmissionOptions) {
    */
   function refusal(job: Job, isRead: boolean): Refused | undefined {
     const { caller, deadlineMs, partial = false, bytes, workMs } = job
-    if (isRead && bytes !== undefined && workMs !== undefined) learn(bytes, workMs)
+    if (isRead && bytes !== undefined && workMs !== undefined) bodyWork.add(bytes, workMs)
     const overdrawnMs = quotas.overdrawnMs(caller)
     if (overdrawnMs > 0) {
       const message = `this API key may ask for ${caller.workMsPerSec} ms of work per second, got more`

@@ -96,6 +96,7 @@ export async function buildApp(options: AppOptions): Promise<FastifyInstance> {
   const queueMetrics = createQueueMetrics(registry)
   const admission = createAdmission({
     maxQueueMs: config.maxQueueMs,
+    maxBodyBytes: config.bodyLimitBytes,
     depth: () => ranker()?.depth() ?? NOT_LOADED,
     on: queueMetrics,
   })
