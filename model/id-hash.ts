@@ -52,6 +52,11 @@ function encode(id: string): number {
   return length
 }
 
+/** Half of a surrogate pair has no UTF-8: its bytes, and so its hashes, are those of U+FFFD. */
+export function isUnicode(id: string): boolean {
+  return !/\p{Surrogate}/u.test(id)
+}
+
 /** The finalizer of 32-bit MurmurHash3. @see Austin Appleby's MurmurHash3 (public domain) */
 function mixed(value: number): number {
   let h = value

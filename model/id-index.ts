@@ -1,5 +1,5 @@
 import { RankError } from './errors.js'
-import { type IdHash, idHash } from './id-hash.js'
+import { type IdHash, idHash, isUnicode } from './id-hash.js'
 import { readOnlyFile } from './mapped-file.js'
 
 // An index of ids, little-endian: header, slots, offsets, ids. Built by export/id-list.ts.
@@ -95,7 +95,9 @@ export function openIdIndex(path: string): IdIndex {
     for (let tried = 0; tried < slotCount; tried++) {
       const next = slots[2 * slot + 1] ?? 0
       if (next === 0) return -1
-      if (slots[2 * slot] === hash.tag && isRecordOf(next - 1, hash)) return indexAt(next - 1)
+      if (slots[2 * slot] === hash.tag && isRecordOf(next - 1, hash)) {
+        return isUnicode(id) ? indexAt(next - 1) : -1
+      }
       if (++slot === slotCount) slot = 0
     }
     return -1
@@ -166,4 +168,5 @@ const UNDECIDED = 2 ** 32 - 1
 /** What was read in advance goes here: what nobody keeps need not be read. */
 const touched = new Int32Array(1)
 
-const decoder = new TextDecoder()
+/** An id may begin with U+FEFF. */
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true })

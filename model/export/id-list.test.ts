@@ -81,6 +81,34 @@ describe('an index of ids', () => {
     )
   })
 
+  test('drops a byte order mark before the list, and keeps it where it is part of an id', (t) => {
+    const text = '\ufeffa\n\ufeffb\n\ufeffa\n'
+    const index = indexOf(t, text, 3)
+    assert.deepEqual([...index.indicesOf(['a', '\ufeffa', 'b', '\ufeffb'])], [0, 2, -1, 1])
+    assert.deepEqual([0, 1, 2].map(index.idAt), ['a', '\ufeffb', '\ufeffa'])
+    assert.equal(indexOf(t, '\ufeff"a"\n', 1, 'ids.ndjson').indexOf('a'), 0)
+  })
+
+  test('does not take half of a surrogate pair for the character that replaces it', (t) => {
+    const index = indexOf(t, '\ufffd\n🎬\n', 2)
+    assert.deepEqual([...index.indicesOf(['\ufffd', '\ud800', '🎬', '\ud83c'])], [0, -1, 1, -1])
+    assert.throws(() => indexOf(t, '"a"\n"\\ud800"\n', 2, 'ids.ndjson'), {
+      code: 'CONFIG_INVALID',
+      message: /line 2 must have no half of a surrogate pair/,
+    })
+  })
+
+  test('refuses a list that is a folder or not there', (t) => {
+    const folder = tempFolder(t)
+    const refused = (list: string, message: RegExp) =>
+      assert.throws(() => writeIdIndex(list, `${folder}/index`, 1), {
+        code: 'CONFIG_INVALID',
+        message,
+      })
+    refused(folder, /cannot read .*: it is not a file/)
+    refused(`${folder}/none.txt`, /cannot read .*none\.txt: ENOENT/)
+  })
+
   test('reads lines that end beyond a chunk', (t) => {
     const ids = Array.from({ length: 60_000 }, (_, i) => `${'long'.repeat(10)}${i}`)
     const index = indexOf(t, ids.join('\n'), ids.length)

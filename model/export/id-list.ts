@@ -1,8 +1,8 @@
 import { isUtf8 } from 'node:buffer'
-import { closeSync, fstatSync, openSync, readSync, writeSync } from 'node:fs'
+import { closeSync, fstatSync, openSync, readSync, statSync, writeSync } from 'node:fs'
 import { show } from '../check.js'
 import { RankError } from '../errors.js'
-import { idHash } from '../id-hash.js'
+import { idHash, isUnicode } from '../id-hash.js'
 import {
   END,
   firstSlot,
@@ -19,7 +19,9 @@ const CHUNK_BYTES = 2 ** 20
 const LINE_FEED = 10
 const CARRIAGE_RETURN = 13
 
-const decoder = new TextDecoder()
+/** Only a file's first three bytes are a byte order mark; elsewhere they are an id's. */
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+const BYTE_ORDER_MARK = '\ufeff'
 
 export type OnRead = (name: string, done: number, total: number) => void
 
@@ -54,7 +56,8 @@ export function writeIdIndex(
 
     const add = (line: Uint8Array) => {
       if (!isUtf8(line)) throw fail(`line ${count + 1} must be UTF-8`)
-      const text = decoder.decode(line)
+      const whole = decoder.decode(line)
+      const text = count === 0 && whole.startsWith(BYTE_ORDER_MARK) ? whole.slice(1) : whole
       const id = isJson ? jsonId(text, count + 1, fail) : text
       if (id === '') throw fail(`line ${count + 1} must be an id, and is empty`)
       if (count === expected) throw fail(`must list ${expected} ids, got more`)
@@ -99,6 +102,7 @@ export function writeIdIndex(
 
 function open(list: string): number {
   try {
+    if (!statSync(list).isFile()) throw new Error('it is not a file')
     return openSync(list, 'r')
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause)
@@ -113,7 +117,10 @@ function jsonId(line: string, number: number, fail: (message: string) => RankErr
   } catch {
     throw fail(`line ${number} must be a JSON string or number, got ${show(line)}`)
   }
-  if (typeof value === 'string') return value
+  if (typeof value === 'string') {
+    if (isUnicode(value)) return value
+    throw fail(`line ${number} must have no half of a surrogate pair, got ${show(value)}`)
+  }
   // 1e3 is one too, but another id than 1000 to whoever compares texts.
   if (Number.isSafeInteger(value) && String(value) === line.trim()) return String(value)
   throw fail(`line ${number} must be a JSON string or digits, got ${show(line)}`)
