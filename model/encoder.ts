@@ -1,3 +1,4 @@
+import { show } from './check.js'
 import type { ModelFeature } from './config.js'
 import { RankError } from './errors.js'
 import { type IdIndex, indexFileOf, isIdList } from './id-index.js'
@@ -101,7 +102,15 @@ function listedIn(
   if (!Array.isArray(values) || !values.every((v) => typeof v === 'string')) {
     throw new RankError('CONFIG_INVALID', `${file} must be a JSON array of strings`)
   }
-  const places = new Map(values.map((value, i) => [value, i]))
+  const places = new Map<string, number>()
+  for (const [i, value] of values.entries()) {
+    const earlier = places.get(value)
+    if (earlier !== undefined) {
+      const message = `${file} has ${show(value)} twice, at /${earlier} and /${i}`
+      throw new RankError('CONFIG_INVALID', message)
+    }
+    places.set(value, i)
+  }
   return {
     count: values.length,
     indexOf: (id) => places.get(id) ?? -1,

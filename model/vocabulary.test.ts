@@ -75,6 +75,7 @@ describe('encodings', () => {
     }
     refused(['a'], /ctx\.country has 3 rows: v\.json must list 2 values, got 1/)
     refused(['a', 'b', 'c'], /got 3/)
+    refused(['a', 'a'], /v\.json has "a" twice, at \/0 and \/1/)
   })
 
   test('vocabulary with buckets: other values are rows behind it, by FNV-1a, and nothing is unknown', () => {
