@@ -57,6 +57,30 @@ describe('the candidate list', () => {
     ])
   })
 
+  test('has an item once, however its number is spelt', () => {
+    for (const [list, spellings] of [
+      [
+        ['7', '12'],
+        ['7', '07', '0007'],
+      ],
+      [
+        ['07', '12'],
+        ['7', '07', '0007'],
+      ],
+    ] as const) {
+      const { candidates } = listOf({ candidates: 'list.json' }, { 'list.json': list })
+      assert.equal(candidates?.itemAt(0), list[0])
+      assert.deepEqual(
+        [...spellings, '8', '070', 'x'].map((item) => candidates?.placeOf(item)),
+        [0, 0, 0, undefined, undefined, undefined],
+      )
+    }
+    assert.throws(() => listOf({ candidates: 'list.json' }, { 'list.json': ['12', '7', '07'] }), {
+      code: 'CONFIG_INVALID',
+      message: /lists "07" twice, at \/1 and \/2/,
+    })
+  })
+
   test('must be given where ids are hashed; ids that share a row have a place each', () => {
     const itemEncoding = { kind: 'hash' }
     assert.equal(listOf({ itemEncoding }).candidates, undefined)

@@ -59,6 +59,9 @@ function listed(items: Items, file: string, value: unknown): CandidateList {
     throw fail('must be a JSON array of item ids, at least one')
   }
   const rowOf = rowWriter(items)
+  const { offset } = itemTable(items)
+  // Two spellings of an id that alone has its row, 7 and 07, are one item.
+  const spelt = (item: string, row: number) => items.itemAt(row - offset) ?? item
   const ids = new Array<string>(value.length)
   const rows = new Int32Array(value.length)
   const places = new Map<string, number>()
@@ -67,20 +70,26 @@ function listed(items: Items, file: string, value: unknown): CandidateList {
       throw fail(`must list strings or whole numbers, got ${show(id)} at /${place}`)
     }
     const item = String(id)
-    const earlier = places.get(item)
-    if (earlier !== undefined) throw fail(`lists ${show(item)} twice, at /${earlier} and /${place}`)
     const row = rowOf(item)
     if (row === undefined) {
       throw fail(`must list items of the vocabulary, got ${show(item)} at /${place}`)
     }
-    places.set(item, place)
+    const spelling = spelt(item, row)
+    const earlier = places.get(spelling)
+    if (earlier !== undefined) throw fail(`lists ${show(item)} twice, at /${earlier} and /${place}`)
+    places.set(spelling, place)
     ids[place] = item
     rows[place] = row
   }
   return {
     length: ids.length,
     itemAt: (place) => ids[place] ?? '',
-    placeOf: (item) => places.get(item),
+    placeOf(item) {
+      const place = places.get(item)
+      if (place !== undefined) return place
+      const row = rowOf(item)
+      return row === undefined ? undefined : places.get(spelt(item, row))
+    },
     rows: (start, end) => rows.slice(start, end),
   }
 }
