@@ -71,4 +71,20 @@ describe('readInteractions', () => {
     await assert.rejects(readInteractions(`${folder}/log.csv`), refused)
     await assert.rejects(readInteractions(`${folder}/none.csv`), { code: 'INVALID_REQUEST' })
   })
+
+  test('refuses rows that are none, what is no gzip, and a file with nobody to hold out', async (t) => {
+    const file = `${tempFolder(t)}/log.csv`
+    const refused = async (rows: string, message: RegExp, name = file) => {
+      writeFileSync(name, rows)
+      await assert.rejects(readInteractions(name), { code: 'INVALID_REQUEST', message })
+    }
+    const head = 'user,item,ts\n'
+    await refused(`${head}a,x,1\na,y,\n`, /got \{"user":"a","item":"y","ts":""\}/)
+    await refused(`${head}a,x,1\na,y,1e3\n`, /got .*"1e3"/)
+    await refused(`${head}a,,1\n`, /got .*"item":""/)
+    await refused(`${head}a,x,1\na,y\n`, /log\.csv must have columns .*Invalid Record Length/)
+    await refused(`${head}a,x,1\n`, /a user with two events or more, got 1 users with fewer/)
+    await refused('', /got 0 users/)
+    await refused(head, /log\.csv\.gz must have columns .*incorrect header check/, `${file}.gz`)
+  })
 })
