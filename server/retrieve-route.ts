@@ -138,7 +138,8 @@ function askOf(
   const { deadlineMs, topK } = options
   const retrieveMs = retriever.predictRetrieveMs(input, options)
   if (ranker === undefined) return { workMs: retrieveMs, deadlineMs }
-  const ranking = rankingOf(parsed, Array(topK).fill({ item: '' }))
+  const count = Math.min(topK, retriever.model.retrieval?.items ?? topK)
+  const ranking = rankingOf(parsed, Array(count).fill({ item: '' }))
   const { workMs: rankMs } = within('/rank', () => rankingAsk(ranker, ranking))
   const workMs = retrieveMs === undefined || rankMs === undefined ? undefined : retrieveMs + rankMs
   return { workMs, deadlineMs }

@@ -5,7 +5,7 @@ import { parseConfig } from '../model/config.js'
 import { createRandom } from '../model/random.js'
 import { exportModel, type Json, randomRequest, tempFolder } from '../test/fixtures.js'
 import { putBundle, type ServedModels, serveModels } from '../test/models.js'
-import { client, LIMITS } from '../test/plain-ranker.js'
+import { client, LIMITS, rankerOf } from '../test/plain-ranker.js'
 import { SMALL_RESEARCH } from '../test/small-checkpoints.js'
 
 const TIME = 1_700_000_000
@@ -242,4 +242,23 @@ test('a lone model without a retrieval head is refused as well', async (t) => {
   const { code, path, message } = res.json()
   assert.deepEqual([code, path], ['INVALID_REQUEST', '/model'])
   assert.match(message, /retrieval head, none that is loaded, got "toy@abc123"/)
+})
+
+test('a ranking of more items than the list has is priced as one of the list', async (t) => {
+  const plain = rankerOf()
+  const asked: number[] = []
+  const ranker = {
+    ...plain,
+    model: { ...plain.model, retrieval: { items: 3, chunkItems: 3 } },
+    predictRetrieveMs: () => 1,
+    predictMs: (input: Parameters<typeof plain.predictMs>[0]) => {
+      asked.push(input.candidates.length)
+      return 1
+    },
+  }
+  const post = await client(t, undefined, { ranker: () => ranker })
+  for (const topK of [2, 3, 10]) {
+    await post({ user: { id: 'u' }, history: [], topK, rank: { model: 'toy' } }, '/v1/retrieve')
+  }
+  assert.deepEqual(asked, [2, 3, 3])
 })
