@@ -165,7 +165,8 @@ export function createAdmission(options: AdmissionOptions) {
         return refused('deadline', message, Math.min(neededMs - leftMs, waitMs))
       }
     }
-    if (!isRead) loop.passed(claim)
+    if (isRead) loop.read(claim)
+    else loop.passed()
     return undefined
   }
 

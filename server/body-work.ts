@@ -10,8 +10,7 @@ export type BodyWork = {
 }
 
 /**
- * @param maxBytes - what is longer is refused unread, and counts for no more than this: a header can say
- * any length, and one of 10^15 bytes would hide all other work for as long as it is remembered
+ * @param maxBytes - what is longer is refused unread, and counts for no more than this: a header can say any length
  */
 export function createBodyWork(maxBytes: number): BodyWork {
   let mean = { bytes: 0, workMs: 0 }

@@ -29,7 +29,8 @@ function simulation() {
           clock += 0.05
         } else {
           own.in++
-          guard.passed(claim)
+          guard.passed()
+          guard.read(claim)
           clock += claim.workMs
         }
       }
@@ -130,6 +131,17 @@ describe('the guard of the event loop', () => {
     offered(sim, 5000, flows)
     assert.equal(sim.counts.get('normal quiet')?.out, 0)
     assert.ok((sim.counts.get('normal flood')?.out ?? 0) > 0)
+  })
+
+  test('counts for a share what has come, not what headers promised', () => {
+    const sim = simulation()
+    offered(sim, 1000, [[claim('flood'), 3]])
+    for (let i = 0; i < 10; i++) {
+      assert.ok(!sim.guard.refuses(claim('bogus', 1, 'high', 5000)))
+      sim.guard.passed()
+      const took = offered(sim, 200, [[claim('flood'), 3]])
+      assert.ok(Math.max(...took) < 6, `${Math.max(...took)} ms`)
+    }
   })
 
   test('gives keys that all want more what their shares say', () => {

@@ -29,8 +29,10 @@ export type LoopGuard = {
    * those like it have had their share of what was let in.
    */
   refuses(claim: Claim): boolean
-  /** It was let in. */
-  passed(claim: Claim): void
+  /** Its body may come. */
+  passed(): void
+  /** Its body has come: only that counts for its share, whatever its headers promised. */
+  read(claim: Claim): void
   /** The loop is behind. */
   isBehind(): boolean
 }
@@ -150,8 +152,10 @@ export function createLoopGuard(options: LoopGuardOptions): LoopGuard {
       if (!isBehind || lastsMs <= TURN_MS || passedInTurn < LEAST_PER_TURN) return false
       return flow.workMs >= SHARE * guaranteed(flow) * totalMs
     },
-    passed(claim) {
+    passed() {
       passedInTurn++
+    },
+    read(claim) {
       flowOf(claim).workMs += claim.workMs
       totalMs += claim.workMs
     },
