@@ -5,7 +5,7 @@ const closed = { additionalProperties: false }
 const VersionText = Type.String({
   pattern: '^[0-9a-f]{16}$',
   description: 'Content hash of the bundle.',
-  examples: ['1473b2eb06e84809'],
+  examples: ['3644c4fc7a86eed2'],
 })
 const Percent = (description: string) => Type.Number({ minimum: 0, maximum: 100, description })
 const wait = Type.Optional(
