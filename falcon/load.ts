@@ -41,8 +41,6 @@ export type LoadOptions = StoreOptions & {
   readonly gpuKvBytes?: number
   /** 0 = calibrated at start-up. */
   readonly microBatchSize?: number
-  /** Items of the candidate list in one run of a retrieval; 0 = chosen by the device. */
-  readonly chunkItems?: number
   /**
    * Budget of tier 1 in bytes, wherever the engine keeps it: the GPU's share is part of it. 0 = 512 MiB,
    * or on a GPU all that it has for K/V where that is more.
@@ -120,13 +118,12 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
     })
     const measured = known?.costs ?? (await measureCosts(engine, manifest, microBatchSize))
     measurements?.set(shape, { microBatchSize, costs: measured })
-    // Long histories were tried, of which nothing is needed any more.
     const { candidates } = bundle.vocabulary
-    const chunkItems = options.chunkItems || chunkItemsFor(engine, manifest)
     const itemMs =
       candidates !== undefined && hasRetrieval(manifest)
-        ? await measureSearch(engine, manifest, candidates, chunkItems)
+        ? await measureSearch(engine, manifest, candidates, chunkItemsFor(engine, manifest))
         : undefined
+    // Long histories were tried, of which nothing is needed any more.
     await engine.trim?.()
     await engine.background?.end()
     const costs = openCosts(measured, maxTokens, microBatchSize, options.kv ?? 'auto', onEvent)
@@ -143,7 +140,7 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
       maxKvBytes: options.maxKvBytes || Math.max(DEFAULT_KV_BYTES, gpuBudgetBytes),
       costs,
       slackEvents,
-      ...{ chunkItems, itemMs },
+      itemMs,
     })
     if (options.shared !== undefined) return ranker
     return {

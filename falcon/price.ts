@@ -40,6 +40,8 @@ export function createPrices(options: PricesOptions) {
     const tokens = Math.min(tokensIn(input) + Math.max(0, stored), config.maxTokens)
     return { tokens, covered: Math.min(covered, tokens) }
   }
+  const prefillMs = ({ tokens, covered }: ReturnType<typeof lengthsOf>) =>
+    tokens === covered ? 0 : costs.prefillMs(tokens - covered, covered)
 
   return {
     /** Milliseconds of a ranking of so many candidates. */
@@ -53,14 +55,12 @@ export function createPrices(options: PricesOptions) {
     },
     /** Milliseconds until the history's K/V is there. */
     ofPrefetch(input: HistoryInput, user: UserHash, useStored: boolean): number {
-      const { tokens, covered } = lengthsOf(input, user, useStored)
-      return tokens === covered ? 0 : costs.prefillMs(tokens - covered, covered)
+      return prefillMs(lengthsOf(input, user, useStored))
     },
     /** Milliseconds until the user at the end of the history is known. */
     ofEncoding(input: HistoryInput, user: UserHash, useStored: boolean): number {
-      const { tokens, covered } = lengthsOf(input, user, useStored)
-      const prefillMs = tokens === covered ? 0 : costs.prefillMs(tokens - covered, covered)
-      return prefillMs + costs.scoreMs(1, tokens)
+      const lengths = lengthsOf(input, user, useStored)
+      return prefillMs(lengths) + costs.scoreMs(1, lengths.tokens)
     },
     /** A stored history came to so many tokens. */
     observeStored(tokens: number): void {

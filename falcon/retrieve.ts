@@ -40,7 +40,7 @@ export function openRetrieval(options: RetrievalOptions): {
       },
     }
   }
-  const chunkItems = options.chunkItems || chunkItemsFor(engine, manifest)
+  const chunkItems = options.chunkItems ?? chunkItemsFor(engine, manifest)
   const search = createSearch({ engine, list, chunkItems, itemMs, now })
   return {
     retrieve: createRetriever({ ...options, list, search, chunkItems }),

@@ -134,19 +134,29 @@ export function createMetrics(
     return new Counter({ name: `peregrine_${name}`, help, labelNames, registers })
   }
 
-  const lookedUp = (model: string, kv: KvUse) => {
-    lookups.inc({ model, state: kv.state, tier: String(kv.tier ?? 'none') })
-    if (kv.decision !== undefined) decisions.inc({ model, decision: kv.decision })
-    prefilled.inc({ model }, kv.prefilledTokens)
-    reused.inc({ model }, kv.reusedTokens)
-  }
-
   const stage = (name: Stage, tookMs: number, exemplar?: Exemplar) =>
     stages.observe({
       labels: { stage: name },
       value: tookMs / 1000,
       ...traced(exemplar),
     })
+
+  /** What rankings and retrievals have in common. */
+  const answered = (
+    model: string,
+    { kv, timings, warnings: told }: RankResult | RetrieveResult,
+    retried: number,
+    exemplar: Exemplar | undefined,
+  ) => {
+    lookups.inc({ model, state: kv.state, tier: String(kv.tier ?? 'none') })
+    if (kv.decision !== undefined) decisions.inc({ model, decision: kv.decision })
+    prefilled.inc({ model }, kv.prefilledTokens)
+    reused.inc({ model }, kv.reusedTokens)
+    retries.inc(retried)
+    for (const { code, count } of told) warnings.inc({ code }, count)
+    stage('sequence', timings.sequenceMs, exemplar)
+    stage('history', timings.historyMs, exemplar)
+  }
 
   return {
     stage,
@@ -178,20 +188,16 @@ export function createMetrics(
       for (const metric of ofModels) void removeModel(metric, model)
     },
     retrieved(model: string, result: RetrieveResult, retried: number, exemplar?: Exemplar): void {
-      const { kv, timings } = result
-      lookedUp(model, kv)
+      const { timings } = result
+      answered(model, result, retried, exemplar)
       searched.inc({ model }, result.listed)
       retrieveSeconds.observe({ model }, timings.totalMs / 1000)
-      retries.inc(retried)
-      for (const { code, count } of result.warnings) warnings.inc({ code }, count)
-      stage('sequence', timings.sequenceMs, exemplar)
-      stage('history', timings.historyMs, exemplar)
       stage('encode', timings.encodeMs, exemplar)
       stage('search', timings.searchMs, exemplar)
     },
     ranked(model: string, result: RankResult, retried: number, exemplar?: Exemplar): void {
       const { kv, timings } = result
-      lookedUp(model, kv)
+      answered(model, result, retried, exemplar)
       const { decision, predictedMs = 0, measuredMs = 0 } = kv
       // A partial answer took less than was predicted for all of it.
       if (decision !== undefined && predictedMs > 0 && result.scored === result.candidates) {
@@ -201,10 +207,6 @@ export function createMetrics(
       rankSeconds.observe({ model }, timings.totalMs / 1000)
       perRequest.observe(result.candidates)
       microBatches.inc({ model }, result.microBatches)
-      retries.inc(retried)
-      for (const { code, count } of result.warnings) warnings.inc({ code }, count)
-      stage('sequence', timings.sequenceMs, exemplar)
-      stage('history', timings.historyMs, exemplar)
       stage('score', timings.scoreMs, exemplar)
       stage('heads', timings.headsMs, exemplar)
     },
