@@ -1,6 +1,5 @@
 import type { HstuConfig } from '../../config.js'
-import type { Precision } from '../../manifest.js'
-import { decoderGraph, type KvCodecName, planesOf } from '../codec/graphs.js'
+import { decoderGraph, type KvCodecName, type KvPrecision, planesOf } from '../codec/graphs.js'
 import type { EncodedKv } from '../engine.js'
 import { arrayWidths, kvShape } from '../kv-shape.js'
 import type { KvEntry, KvStore } from './kv-store.js'
@@ -19,7 +18,7 @@ type Parts = {
   /** Memory that a GPU copies from; absent where blocks lie in the process's own. */
   readonly pinned: TensorMemory | undefined
   readonly config: HstuConfig
-  readonly precision: Precision
+  readonly precision: KvPrecision
 }
 
 export type KvDecoder = ReturnType<typeof createKvDecoder>
