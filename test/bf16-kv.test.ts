@@ -8,6 +8,7 @@ import { openTier2 } from '../cache/open-tier2.js'
 import { parseRedisUrl } from '../cache/redis-url.js'
 import { largestDifference } from '../falcon/verify.js'
 import { parseConfig } from '../model/config.js'
+import { createCapiEngine } from '../model/engine/capi/engine.js'
 import { toBf16 } from '../model/engine/codec/bf16.js'
 import { createKvCodec } from '../model/engine/codec/codec.js'
 import { KV_CODECS } from '../model/engine/codec/graphs.js'
@@ -87,7 +88,7 @@ describe('K/V in bf16', { skip }, () => {
 
   test('is float32 K/V rounded once, in half the memory', async (t) => {
     const model = exportModel(t, {
-      config: smallConfig({ maxTokens: 700, heads: 4, dqk: 32, dv: 32 }),
+      config: smallConfig({ maxTokens: 700, heads: 8, dqk: 64, dv: 64 }),
     })
     const { kept, rounding } = await openBoth(t, model)
     const { history } = randomTokens(model, createRandom(2), { events: 300, candidates: 1 })
@@ -98,6 +99,23 @@ describe('K/V in bf16', { skip }, () => {
     const [narrow, wide] = [await pagesOf(kept), await pagesOf(rounding)]
     assert.deepEqual(narrow.arrays, wide.arrays.map(toBf16))
     assert.equal(2 * narrow.handle.bytes, wide.handle.bytes)
+  })
+
+  test('is kept by an engine that starts beside live traffic too', async (t) => {
+    const model = exportModel(t)
+    const one = { bundle: model.bundle, kernels: folder, workers: 1, threadsPerWorker: 1 }
+    const engine = await createCapiEngine({ ...one, background: true })
+    t.after(() => engine.close())
+    const other = await open(t, model, folder)
+    const tokens = randomTokens(model, createRandom(4), { events: 20, candidates: 5 })
+    const scored = async (from: Engine) => {
+      const handle = await from.prefill(tokens.history)
+      return from.score(handle, tokens.candidates, tokens.queryTime)
+    }
+    assert.equal(engine.kvPrecision, 'bf16')
+    assert.deepEqual(await scored(engine), await scored(other))
+    await engine.background?.end()
+    assert.deepEqual(await scored(engine), await scored(other))
   })
 
   test('is not for models whose attention no kernel computes', async (t) => {

@@ -1,12 +1,7 @@
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf'
-import {
-  AttributeProto_AttributeType,
-  AttributeProtoSchema,
-  ModelProtoSchema,
-  type NodeProto,
-  TensorProto_DataType,
-} from 'onnx-buf'
+import { fromBinary, toBinary } from '@bufbuild/protobuf'
+import { ModelProtoSchema, type NodeProto, TensorProto_DataType } from 'onnx-buf'
 import type { GraphContract, GraphValue } from '../../manifest.js'
+import { TO_BF16 } from '../codec/graphs.js'
 
 /** The functions whose kernels take K/V as bfloat16. */
 const READERS: ReadonlySet<string> = new Set(['HstuAttention', 'HstuCausalAttention'])
@@ -32,7 +27,7 @@ export function withBf16Kv(bytes: Uint8Array): Uint8Array {
       type.value.value.elemType = TensorProto_DataType.BFLOAT16
     }
   }
-  for (const each of node) if (each.output.some(isKv)) castToBf16(each)
+  for (const each of node) if (each.output.some(isKv)) roundToBf16(each)
   return toBinary(ModelProtoSchema, model)
 }
 
@@ -44,16 +39,10 @@ export function bf16Contract(contract: GraphContract): GraphContract {
 }
 
 /** What gives an output its name is an Identity (export/onnx.ts). */
-function castToBf16(node: NodeProto): void {
+function roundToBf16(node: NodeProto): void {
   if (node.opType !== 'Identity') throw new Error(`K/V is the output of ${node.opType}`)
-  node.opType = 'Cast'
-  node.attribute = [
-    create(AttributeProtoSchema, {
-      name: 'to',
-      type: AttributeProto_AttributeType.INT,
-      i: BigInt(TensorProto_DataType.BFLOAT16),
-    }),
-  ]
+  node.opType = TO_BF16
+  node.domain = 'peregrine'
 }
 
 /** Of a history: k.0, past_v.1, … */

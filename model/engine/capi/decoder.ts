@@ -19,6 +19,8 @@ type Parts = {
   readonly pinned: TensorMemory | undefined
   readonly config: HstuConfig
   readonly precision: KvPrecision
+  /** The library whose op rounds to bf16, for that precision. */
+  readonly kernels: string | undefined
 }
 
 export type KvDecoder = ReturnType<typeof createKvDecoder>
@@ -28,14 +30,15 @@ export type KvDecoder = ReturnType<typeof createKvDecoder>
  * lies between. For a GPU into pinned memory first, in one copy from there: far fewer bytes than a
  * prefill reads.
  */
-export function createKvDecoder({ ort, env, store, host, pinned, config, precision }: Parts) {
+export function createKvDecoder(parts: Parts) {
+  const { ort, env, store, host, pinned, config, precision, kernels } = parts
   const widths = arrayWidths(kvShape(config))
   const sessions = new Map<KvCodecName, Promise<Session>>()
 
   const sessionOf = (codec: KvCodecName): Promise<Session> => {
     const known = sessions.get(codec)
     if (known !== undefined) return known
-    const session = openGraph(ort, env, decoderGraph(codec, precision, widths.length))
+    const session = openGraph(ort, env, decoderGraph(codec, precision, widths.length), kernels)
     sessions.set(codec, session)
     // Another try for whoever comes next.
     session.catch(() => sessions.delete(codec))

@@ -17,7 +17,7 @@ const KernelsFile = Type.Object(
           precision: Type.Union([Type.Literal('fp32'), Type.Literal('fp16')]),
           // What it multiplies in, where that is less than the bundle's precision.
           arithmetic: Type.Optional(Type.Literal('bf16')),
-          // What its attention takes K/V in beside the bundle's precision.
+          // What its attention takes K/V in beside the bundle's precision, and what it has an op to round to.
           kv: Type.Optional(Type.Literal('bf16')),
           // GPUs, as "9.0"; any of them.
           computeCapability: Type.Optional(Type.Array(Type.String())),

@@ -138,7 +138,10 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const kvParts = { ort, host, config, precision: kvPrecision }
     const store = createKvStore({ ...kvParts, blocks })
     const pinned = cuda?.pinned
-    const decoder = createKvDecoder({ ...kvParts, env, store, pinned })
+    const decoder = createKvDecoder({
+      ...{ ...kvParts, env, store, pinned },
+      kernels: kvIsBf16 ? registered?.library : undefined,
+    })
     cleanups.push(decoder.close)
     const none = await store.import(noTokens(bundle, kvPrecision), unencoded)
     cleanups.push(() => store.release(none))

@@ -107,10 +107,16 @@ export async function createSessions<Name extends GraphName | RetrievalGraphName
 }
 
 /** A graph in memory, without weights, on one thread of the CPU. The caller releases it. */
-export async function openGraph(ort: Ort, env: Pointer, graph: Uint8Array): Promise<Session> {
+export async function openGraph(
+  ort: Ort,
+  env: Pointer,
+  graph: Uint8Array,
+  kernels: string | undefined,
+): Promise<Session> {
   const options = ort.CreateSessionOptions()
   try {
     setOptions(ort, options, { intraOpThreads: 1, spin: false })
+    if (kernels !== undefined) ort.RegisterCustomOpsLibrary_V2(options, kernels)
     return openSession(ort, await ort.createSessionFromBytes(env, graph, options))
   } finally {
     ort.ReleaseSessionOptions(options)
