@@ -36,6 +36,7 @@ const ARMS: readonly (readonly [Arm, string])[] = [
   ['fp16+append', 'tier 2, fp16, and one event'],
   ['fp32+append', 'tier 2, fp32, and one event'],
   ['int8+append', 'tier 2, int8, and one event'],
+  ['bf16+append', 'tier 2, bf16, and one event'],
   ['miss', 'miss (prefill)'],
 ]
 const CHARTED: readonly Arm[] = ['tier1', 'append', 'fp16', 'fp16+append', 'miss']

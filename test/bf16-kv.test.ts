@@ -91,7 +91,7 @@ describe('K/V in bf16', { skip }, () => {
       config: smallConfig({ maxTokens: 700, heads: 8, dqk: 64, dv: 64 }),
     })
     const { kept, rounding } = await openBoth(t, model)
-    const { history } = randomTokens(model, createRandom(2), { events: 300, candidates: 1 })
+    const { history } = randomTokens(model, createRandom(2), { events: 220, candidates: 1 })
     const pagesOf = async (engine: Engine) => {
       const handle = await engine.prefill(history)
       return { handle, arrays: arraysOf(await engine.exportKv(handle)) }

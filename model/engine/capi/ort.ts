@@ -140,12 +140,10 @@ export type Ort = Calls & {
   /** The same on the calling thread, which it blocks. */
   runNow(args: RunArguments): void
   /**
-   * A session of a file or of a graph in memory, with a container of packed weights, off the calling
-   * thread: it takes up to seconds.
+   * A session of a file or of a graph in memory, with a container of packed weights or 0n, off the
+   * calling thread: it takes up to seconds.
    */
   createSession(env: Pointer, graph: Graph, options: Pointer, container: Pointer): Promise<Pointer>
-  /** A session of a graph in memory, which has no weights outside of it; off the calling thread. */
-  createSessionFromBytes(env: Pointer, graph: Uint8Array, options: Pointer): Promise<Pointer>
   /** The same on the calling thread, for another one, which adopts it. */
   createSessionNow(env: Pointer, graph: Graph, options: Pointer, container: Pointer): Pointer
   /** Counts an object that another thread made: this one will release it. */
@@ -242,7 +240,6 @@ function bind(path: string): Ort {
     typeof graph === 'string'
       ? { create: createFromPath, model: [graph] }
       : { create: createFromBytes, model: [graph, graph.byteLength] }
-  const createFromArray = native(8, P, [P, P, SIZE, P, P])
   // The mapped type above is what the table says; this is the one place that takes it on trust.
   const typed = Object.fromEntries(calls) as Calls
   return {
@@ -256,13 +253,6 @@ function bind(path: string): Ort {
       const session = new BigUint64Array(1)
       const { create, model } = creation(graph)
       check(await callAsync(create, env, ...model, options, container, session))
-      live++
-      return session[0] ?? 0n
-    },
-    async createSessionFromBytes(env, graph, options) {
-      const session = new BigUint64Array(1)
-      const size = graph.byteLength
-      check(await callAsync(createFromArray, env, graph, size, options, session))
       live++
       return session[0] ?? 0n
     },

@@ -117,7 +117,7 @@ export async function openGraph(
   try {
     setOptions(ort, options, { intraOpThreads: 1, spin: false })
     if (kernels !== undefined) ort.RegisterCustomOpsLibrary_V2(options, kernels)
-    return openSession(ort, await ort.createSessionFromBytes(env, graph, options))
+    return openSession(ort, await ort.createSession(env, graph, options, 0n))
   } finally {
     ort.ReleaseSessionOptions(options)
   }
