@@ -151,6 +151,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
 
   const engine: Engine = {
     name: `capi/${provider}`,
+    kvPrecision: opened.kvPrecision,
     ...(opened.background !== undefined && { background: opened.background }),
     async prefill(history, past, signal) {
       const from = past === undefined ? undefined : pastOf(past)
