@@ -40,13 +40,17 @@ export function functionName(
 }
 
 /** Attributes that each call of an attention function carries, for kernels that do not read the body. */
-export function attentionAttributes({ config, block }: FunctionShape) {
+export function attentionAttributes(shape: FunctionShape) {
+  const { config, block } = shape
+  return { ...headAttributes(shape), alpha: block.alpha, scale: 1 / divisorOf(config) }
+}
+
+/** How uvqk is split. */
+export function headAttributes({ config }: FunctionShape) {
   return {
     num_heads: BigInt(config.heads),
     head_dim_qk: BigInt(config.dqk),
     head_dim_v: BigInt(config.dv),
-    alpha: block.alpha,
-    scale: 1 / divisorOf(config),
   }
 }
 

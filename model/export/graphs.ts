@@ -22,10 +22,10 @@ import {
   project,
   projectBoth,
   projectKv,
+  projectLast,
   type Tokens,
 } from './layer.js'
 import { type Dim, type GraphBuilder, type OnnxGraph, onnxGraph } from './onnx.js'
-import { hstuNorm } from './rows.js'
 import type { GraphParts } from './variant.js'
 import type { WeightFile, WeightType } from './weight-file.js'
 
@@ -55,10 +55,7 @@ function buildPrefill(options: GraphOptions): OnnxGraph {
   const { config, parts, weights, type } = options
   const shape = shapeOf(options, false)
   const { slots } = embeddingLayout(config)
-  const functions = [
-    ...(config.layers > 1 ? [hstuCausalAttention(shape), hstuGate(shape)] : []),
-    ...rowFunctions(shape, parts.functions(shape).history),
-  ]
+  const functions = config.layers > 1 ? [hstuCausalAttention(shape), hstuGate(shape)] : []
   return onnxGraph('prefill', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['n', slots])
     const actions = g.input('actions', 'int32', ['n'])
@@ -73,7 +70,7 @@ function buildPrefill(options: GraphOptions): OnnxGraph {
       g.ints([Number.MAX_SAFE_INTEGER]),
     ])
     const moments = parts.next?.ofHistory(g, newTimes, rows) ?? newTimes
-    let x: Tokens = { x: parts.history(g, rows, actions, shape) }
+    let x: Tokens = parts.history(g, rows, actions, shape)
     const outputKv = (layer: number, { k, v }: { readonly k: string; readonly v: string }) => {
       g.output(`k.${layer}`, k, type, ['n', config.heads * config.dqk])
       g.output(`v.${layer}`, v, type, ['n', config.heads * config.dv])
@@ -111,11 +108,7 @@ function buildScore(options: GraphOptions): OnnxGraph {
 /** Functions of `queryRows` and a head behind them. */
 export function scoreFunctions(options: GraphOptions): FunctionProto[] {
   const shape = shapeOf(options, false)
-  const own = options.parts.functions(shape)
-  return [
-    ...[hstuAttention(shape), hstuGate(shape)],
-    ...rowFunctions(shape, [...own.queries, ...own.head]),
-  ]
+  return [hstuAttention(shape), hstuGate(shape)]
 }
 
 /** The last layer's rows of `m` candidates, or of what stands for them all; and the graph's inputs for it. */
@@ -127,7 +120,7 @@ export function queryRows(g: GraphBuilder, options: GraphOptions, m: Dim) {
   const queryTimes = g.input('query_time', 'int64', [1])
   const selfSeconds = parts.next?.ofQueries(g, rows, shape)
   const attend = candidateAttention(g, { times, queryTimes, lengths: '', selfSeconds }, shape)
-  let x: Tokens = { x: parts.queries(g, rows, shape) }
+  let x: Tokens = parts.queries(g, rows, shape)
   for (let i = 0; i < config.layers; i++) {
     const k = g.input(`k.${i}`, type, ['n', config.heads * config.dqk])
     const v = g.input(`v.${i}`, type, ['n', config.heads * config.dv])
@@ -152,14 +145,10 @@ function buildRank(options: GraphOptions): OnnxGraph {
   const { slots } = embeddingLayout(config)
   const last = config.layers - 1
   const isPaired = type === 'float16' && !shape.isNext && last > 0
-  const own = parts.functions(shape)
-  const isEmbeddedTogether = isPaired && parts.request !== undefined
   const functions = [
     ...[hstuAttention(shape), hstuGate(shape)],
     ...(last > 0 ? [hstuCausalAttention(shape)] : []),
     ...(isPaired ? [hstuPackedAttention(shape)] : []),
-    ...(isEmbeddedTogether ? [] : [...own.queries, ...own.history]),
-    ...(isPaired ? own.head : rowFunctions(shape, own.head)),
   ]
   return onnxGraph('rank', weights, functions, (g) => {
     const rows = g.input('rows', 'int32', ['users', 'n', slots])
@@ -178,8 +167,8 @@ function buildRank(options: GraphOptions): OnnxGraph {
         { ...FUNCTION, attributes: attentionAttributes(shape) },
       )
     const embedded = isPaired ? parts.request?.(g, { rows, actions, candidates }, shape) : undefined
-    let x: Tokens = { x: embedded?.[0] ?? parts.history(g, rows, actions, shape) }
-    let y: Tokens = { x: embedded?.[1] ?? parts.queries(g, candidates, shape) }
+    let x: Tokens = embedded?.[0] ?? parts.history(g, rows, actions, shape)
+    let y: Tokens = embedded?.[1] ?? parts.queries(g, candidates, shape)
     const enterBoth = (layer: number) =>
       isPaired
         ? enterLayers(g, [x, y], layer, shape)
@@ -198,22 +187,17 @@ function buildRank(options: GraphOptions): OnnxGraph {
       }
     }
     const [ofX, ofY] = enterBoth(last)
-    const uvqk = project(g, ofY.norm, last, shape)
-    const attended = attend(last, uvqk, projectKv(g, ofX.norm, last, shape))
+    const { k, v, uvqk } = isPaired
+      ? projectLast(g, [ofX.norm, ofY.norm], last, shape)
+      : {
+          uvqk: project(g, ofY.norm, last, shape),
+          ...projectKv(g, ofX.norm, last, shape),
+        }
+    const attended = attend(last, uvqk, { k, v })
     y = finishLayer(g, ofY.x, uvqk, attended, last, shape)
     const logits = parts.head(g, y, { rows: candidates, queryTimes }, shape)
     g.output('logits', logits, 'float32', ['users', 'm', config.tasks.length])
   })
-}
-
-/** What a graph's rows go through beside attention and gate; float32 graphs have plain nodes for it. */
-function rowFunctions(shape: FunctionShape, tokens: readonly FunctionProto[]): FunctionProto[] {
-  if (shape.type !== 'float16') return []
-  return [
-    ...tokens,
-    // The first layer's; norms behind a layer add its result as well (layer.ts).
-    ...(shape.block.normInAffine ? [hstuNorm()] : []),
-  ]
 }
 
 /** K and V of a history by themselves, or in its uvqk. */

@@ -1,8 +1,22 @@
-import { FUNCTION, type FunctionShape, gateAttributes, hstuGates } from './functions.js'
-import { hstuLinear, hstuLinears } from './linear.js'
+import {
+  FUNCTION,
+  type FunctionShape,
+  gateAttributes,
+  headAttributes,
+  hstuGates,
+} from './functions.js'
+import { hstuLastLinears, hstuLinear, hstuLinears, kvColumns } from './linear.js'
 import type { GraphBuilder } from './onnx.js'
 import { ones } from './ops.js'
-import { hstuAddNorm, hstuAddNorms, hstuNorms, skipNorm, tokensFirst } from './rows.js'
+import {
+  hstuAddNorm,
+  hstuAddNorms,
+  hstuLogits,
+  hstuNorm,
+  hstuNorms,
+  skipNorm,
+  tokensFirst,
+} from './rows.js'
 
 /**
  * (…, D): `x`, or in float16 `x + update (+ bias)` behind a layer: that is for GPUs, where the next norm
@@ -10,6 +24,8 @@ import { hstuAddNorm, hstuAddNorms, hstuNorms, skipNorm, tokensFirst } from './r
  */
 export type Tokens = {
   readonly x: string
+  /** What the first layer's norm makes of `x`, where that came with it. */
+  readonly norm?: string
   readonly update?: string
   readonly bias?: readonly string[]
 }
@@ -19,10 +35,8 @@ export type Both<T> = readonly [history: T, candidates: T]
 
 /** The columns of k and of v alone: u and q of the last layer's history are read by nobody. */
 export function projectKv(g: GraphBuilder, norm: string, layer: number, shape: FunctionShape) {
-  const { heads, dqk, dv } = shape.config
-  const part = (start: number, end: number) => project(g, norm, layer, shape, [start, end])
-  const width = 2 * heads * (dqk + dv)
-  return { k: part(width - heads * dqk, width), v: part(heads * dv, 2 * heads * dv) }
+  const { k, v } = kvColumns(shape.config)
+  return { k: project(g, norm, layer, shape, k), v: project(g, norm, layer, shape, v) }
 }
 
 /** The layer's first norm, and the tokens themselves, which `finishLayer` adds its result to. */
@@ -40,6 +54,12 @@ export function enterLayers(
   const affine = inAffine(g, layer, shape)
   if (affine.length < 2) return [normOf(g, x, affine, shape), normOf(g, y, affine, shape)]
   const epsilon = shape.config.layerNormEps
+  if (x.norm !== undefined && y.norm !== undefined) {
+    return [
+      { norm: x.norm, x: x.x },
+      { norm: y.norm, x: y.x },
+    ]
+  }
   if (x.update === undefined || y.update === undefined) {
     const [a = '', b = ''] = g.callN(hstuNorms(), [x.x, y.x, ...affine], { epsilon })
     return [
@@ -70,15 +90,31 @@ export function projectBoth(
   g: GraphBuilder,
   norms: Both<string>,
   layer: number,
-  { block }: FunctionShape,
+  shape: FunctionShape,
 ): Both<string> {
+  return pairOf(g.callN(hstuLinears(uvqkForm(shape)), [...norms, ...uvqkWeights(g, layer, shape)]))
+}
+
+/** The last layer's: K and V of the history, uvqk of the candidates. */
+export function projectLast(
+  g: GraphBuilder,
+  norms: Both<string>,
+  layer: number,
+  shape: FunctionShape,
+) {
+  const body = hstuLastLinears(uvqkForm(shape), shape.config)
+  const inputs = [...norms, ...uvqkWeights(g, layer, shape)]
+  const [k = '', v = '', uvqk = ''] = g.callN(body, inputs, headAttributes(shape))
+  return { k, v, uvqk }
+}
+
+function uvqkForm({ block }: FunctionShape) {
+  return { bias: block.uvqkBias, silu: block.silu === 'uvqk' }
+}
+
+function uvqkWeights(g: GraphBuilder, layer: number, { block }: FunctionShape): string[] {
   const name = `layers.${layer}.uvqk`
-  const parameters = [
-    g.weight(`${name}.weight`),
-    ...(block.uvqkBias ? [g.weight(`${name}.bias`)] : []),
-  ]
-  const body = hstuLinears({ bias: block.uvqkBias, silu: block.silu === 'uvqk' })
-  return pairOf(g.callN(body, [...norms, ...parameters]))
+  return [g.weight(`${name}.weight`), ...(block.uvqkBias ? [g.weight(`${name}.bias`)] : [])]
 }
 
 /** Gate and output layer of history and candidates, in float16. */
@@ -129,7 +165,7 @@ export function project(
     const [start, end] = columns
     return g.op('Slice', [whole, g.ints([start]), g.ints([end]), g.ints([-1])])
   }
-  const body = hstuLinear({ bias: block.uvqkBias, silu: block.silu === 'uvqk' })
+  const body = hstuLinear(uvqkForm(shape))
   return g.call(body, [norm, weight('weight'), ...(block.uvqkBias ? [weight('bias')] : [])])
 }
 
@@ -162,7 +198,7 @@ export function taskHead(g: GraphBuilder, y: Tokens, shape: FunctionShape): stri
     [g.weight(`${name}.weight`), g.weight(`${name}.bias`)] as const
   const hidden = g.call(hstuLinear({ bias: true, silu: true }), [norm, ...parameters('head.fc1')])
   const [weight, bias] = parameters('head.fc2')
-  if (shape.type === 'float16') return g.op('HstuLogits', [hidden, weight, bias], FUNCTION)
+  if (shape.type === 'float16') return g.call(hstuLogits(shape), [hidden, weight, bias])
   return tokensFirst(g, g.op('Add', [g.op('MatMul', [hidden, weight]), bias]), 2, shape)
 }
 
@@ -174,17 +210,19 @@ export function sumOf(g: GraphBuilder, { x, update, bias = [] }: Tokens): string
 /** LN of the tokens, and the tokens added up; `affine`: gamma, and beta where there is one. */
 function normOf(
   g: GraphBuilder,
-  { x, update, bias = [] }: Tokens,
+  { x, norm: known, update, bias = [] }: Tokens,
   affine: readonly string[],
   { config, type }: FunctionShape,
 ): { readonly norm: string; readonly x: string } {
   const epsilon = config.layerNormEps
+  if (known !== undefined) return { norm: known, x }
   if (update === undefined) {
     const inputs = [x, ...affine]
-    const norm =
-      type === 'float16' && affine.length === 2
-        ? g.op('HstuNorm', inputs, { ...FUNCTION, attributes: { epsilon } })
-        : g.op('LayerNormalization', inputs, { attributes: { axis: -1n, epsilon } })
+    if (type === 'float16' && affine.length === 2) {
+      const [norm = ''] = g.callN(hstuNorm(), inputs, { epsilon })
+      return { norm, x }
+    }
+    const norm = g.op('LayerNormalization', inputs, { attributes: { axis: -1n, epsilon } })
     return { norm, x }
   }
   const [gamma = '', beta = ''] = affine

@@ -66,30 +66,43 @@ export function skipNorm(
   return [norm, sum]
 }
 
-/** (table, ids ([users,] tokens, slots)) -> (tokens, [users,] D): the sum of a token's rows. */
+// Embeddings: rows of (table, ids ([users,] tokens, slots)) as (tokens, [users,] D), the sum of a token's; and of the
+// action's (types, D), one per set bit of masks ([users,] tokens), whose last row is the base. Where the first layer's
+// norm is affine its gamma and beta are the last inputs, and every sum is followed by its norm.
+
+/** (table, ids, [gamma, beta]) -> rows, [norm]. */
 export function hstuEmbedItems(slots: number, shape: FunctionShape): FunctionProto {
-  return onnxFunction('HstuEmbedItems', ['table', 'ids'], [], (f) =>
+  return embedding('HstuEmbedItems', ['table', 'ids'], shape, (f) => [
     itemNodes(f, 'ids', slots, shape),
-  )
+  ])
 }
 
-/**
- * (table, ids ([users,] tokens, slots), action (types, D), masks ([users,] tokens)) -> (tokens, [users,] D): and
- * of the action's rows, one per set bit; the last is the base.
- */
+/** (table, ids, action, masks, [gamma, beta]) -> rows, [norm]. */
 export function hstuEmbedTokens(slots: number, shape: FunctionShape): FunctionProto {
-  return onnxFunction('HstuEmbedTokens', ['table', 'ids', 'action', 'masks'], [], (f) =>
+  return embedding('HstuEmbedTokens', ['table', 'ids', 'action', 'masks'], shape, (f) => [
     tokenNodes(f, slots, shape),
-  )
+  ])
 }
 
-/** (table, ids, action, masks, candidates ([users,] m, slots)) -> the tokens' rows and the candidates'. */
+/** (table, ids, action, masks, candidates ([users,] m, slots), [gamma, beta]) -> the tokens' and the candidates'. */
 export function hstuEmbedRequest(slots: number, shape: FunctionShape): FunctionProto {
   const inputs = ['table', 'ids', 'action', 'masks', 'candidates']
-  return onnxFunction('HstuEmbedRequest', inputs, [], (f) => [
+  return embedding('HstuEmbedRequest', inputs, shape, (f) => [
     tokenNodes(f, slots, shape),
     itemNodes(f, 'candidates', slots, shape),
   ])
+}
+
+function embedding(
+  name: string,
+  inputs: readonly string[],
+  { block }: FunctionShape,
+  build: (f: NodeBuilder) => readonly string[],
+): FunctionProto {
+  if (!block.normInAffine) return onnxFunction(name, inputs, [], build)
+  return onnxFunction(`${name}Norm`, [...inputs, 'gamma', 'beta'], ['epsilon'], (f) =>
+    build(f).flatMap((rows) => [rows, affineNorm(f, rows)]),
+  )
 }
 
 function itemNodes(f: NodeBuilder, ids: string, slots: number, shape: FunctionShape): string {

@@ -1,7 +1,6 @@
-import type { FunctionProto } from 'onnx-buf'
 import type { WeightSource } from './checkpoint.js'
 import type { FunctionShape } from './functions.js'
-import type { Tokens } from './layer.js'
+import type { Both, Tokens } from './layer.js'
 import type { GraphBuilder } from './onnx.js'
 import type { TableTensors } from './table.js'
 import type { Tensor } from './weight-file.js'
@@ -25,15 +24,15 @@ export type ExportVariant = {
 /** A variant's own ends of the graphs. Inputs are ([users,] tokens, …), as the graphs have them. */
 export type GraphParts = {
   /** History rows ([users,] n, slots) int32 and action masks ([users,] n) -> (n, [users,] D). */
-  history(g: GraphBuilder, rows: string, actions: string, shape: FunctionShape): string
+  history(g: GraphBuilder, rows: string, actions: string, shape: FunctionShape): Tokens
   /** Candidates' rows -> (m, [users,] D) of what sees the history: each of them, or one row for all. */
-  queries(g: GraphBuilder, rows: string, shape: FunctionShape): string
+  queries(g: GraphBuilder, rows: string, shape: FunctionShape): Tokens
   /** `history` and `queries` of a request at once, where float16 has a function for it. */
   request?(
     g: GraphBuilder,
     inputs: { readonly rows: string; readonly actions: string; readonly candidates: string },
     shape: FunctionShape,
-  ): readonly [history: string, queries: string]
+  ): Both<Tokens>
   /** The last layer's rows of `queries`, (m, [users,] D) -> logits ([users,] m, tasks) float32. */
   head(g: GraphBuilder, y: Tokens, inputs: HeadInputs, shape: FunctionShape): string
   /** The last layer's row of `queries` -> (1, D) float32 of length 1: the user, for a retrieval head. */
@@ -42,12 +41,6 @@ export type GraphParts = {
   readonly itemNormEps?: number
   /** Where a row compares times with another moment than its own. */
   readonly next?: NextTimes
-  /** Functions that the three call in float16. */
-  functions(shape: FunctionShape): {
-    readonly history: readonly FunctionProto[]
-    readonly queries: readonly FunctionProto[]
-    readonly head: readonly FunctionProto[]
-  }
 }
 
 export type HeadInputs = {

@@ -5,7 +5,7 @@ const closed = { additionalProperties: false }
 const VersionText = Type.String({
   pattern: '^[0-9a-f]{16}$',
   description: 'Content hash of the bundle.',
-  examples: ['3644c4fc7a86eed2'],
+  examples: ['5dfb06e925fd8571'],
 })
 const Percent = (description: string) => Type.Number({ minimum: 0, maximum: 100, description })
 const wait = Type.Optional(

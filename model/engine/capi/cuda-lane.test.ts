@@ -4,6 +4,7 @@ import { writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { tempFolder } from '../../../test/fixtures.js'
 import { openCudaLane } from './cuda-lane.js'
+import type { CopyIn } from './kernels.js'
 import type { Traffic } from './lane-device.js'
 import { loadLibrary } from './native.js'
 import type { RunArguments } from './ort.js'
@@ -109,7 +110,7 @@ describe('openCudaLane', { skip: !hasCompiler && 'no C compiler' }, () => {
   const anyArgs = {} as RunArguments
 
   /** A lane whose run copies `bytes` of its inputs to its results. */
-  const open = (bytes = 8) => {
+  const open = (bytes = 8, copyIn?: CopyIn) => {
     let runs = 0
     let clockMs = 0
     // However busy the machine is, so many polls are a long run.
@@ -123,7 +124,7 @@ describe('openCudaLane', { skip: !hasCompiler && 'no C compiler' }, () => {
         runs++
         copy(traffic.results.at, traffic.inputs.at, bytes, 4, lane.stream)
       },
-      now,
+      { now, copyIn },
     )
     const traffic = {
       inputs: lane.mirror(16),
@@ -152,6 +153,27 @@ describe('openCudaLane', { skip: !hasCompiler && 'no C compiler' }, () => {
     assert.equal(runs(), prepared)
     replay.release()
     close()
+    assert.equal(live(), 0)
+  })
+
+  test('captures the copy of a kernel library, where there is one', async () => {
+    let copies = 0
+    const { lane, traffic, close } = open(8, (to, from, bytes, stream) => {
+      copies++
+      copy(to, from, bytes, 4, stream)
+      return null
+    })
+    const replay = await lane.prepare(anyArgs, traffic)
+    traffic.inputs.bytes.fill(7)
+    await replay.run()
+    assert.equal(copies, 1)
+    assert.equal(traffic.results.bytes[7], 7)
+    replay.release()
+    close()
+    const failing = open(8, () => 'no such kernel')
+    const what = { code: 'ENGINE_UNAVAILABLE', message: 'CUDA: no such kernel' }
+    await assert.rejects(failing.lane.prepare(anyArgs, failing.traffic), what)
+    failing.close()
     assert.equal(live(), 0)
   })
 

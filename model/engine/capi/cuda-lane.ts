@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers'
 import { RankError } from '../../errors.js'
 import { bindCudaRuntime, MEMCPY_DEFAULT } from './cuda-runtime.js'
+import type { CopyIn } from './kernels.js'
 import { type LaneDevice, type Mirror, type Replay, viewOf } from './lane-device.js'
 import { callAsync } from './native.js'
 import type { Pointer, RunArguments } from './ort.js'
@@ -27,15 +28,22 @@ export type CudaLane = LaneDevice & {
   readonly stream: Pointer
 }
 
+export type CudaLaneOptions = {
+  /** A kernel for the copy of the inputs, where there are kernels. */
+  readonly copyIn?: CopyIn | undefined
+  /** Milliseconds, monotonic. */
+  readonly now?: () => number
+}
+
 /**
  * Captured CUDA graphs on a stream of their own: copies in, the session's kernels, copies out, begun by one
- * call that takes some 15 us of the calling thread. `now` in milliseconds, monotonic.
+ * call that takes some 15 us of the calling thread.
  * @throws {RankError} ENGINE_UNAVAILABLE, also from its functions, with what CUDA says
  */
 export function openCudaLane(
   library: string,
   runNow: (args: RunArguments) => void,
-  now: () => number = () => performance.now(),
+  { copyIn, now = () => performance.now() }: CudaLaneOptions = {},
 ): CudaLane {
   const { bind, check } = bindCudaRuntime(library)
   const P = 'void*'
@@ -73,6 +81,12 @@ export function openCudaLane(
   const event = give((out) => createEvent(out, EVENT_BLOCKING_SYNC | EVENT_DISABLE_TIMING))
   const begin = (to: Pointer, from: Pointer, bytes: number) =>
     check(copy(to, from, bytes, MEMCPY_DEFAULT, stream))
+
+  const beginInputs = ({ at, host }: Mirror, bytes: number) => {
+    if (copyIn === undefined) return begin(at, host, bytes)
+    const failure = copyIn(at, host, bytes, stream)
+    if (failure !== null) throw new RankError('ENGINE_UNAVAILABLE', `CUDA: ${failure}`)
+  }
 
   /** What `work` puts on the stream, as a graph of which nothing has run. */
   const capture = (work: () => void): Pointer => {
@@ -154,7 +168,7 @@ export function openCudaLane(
       for (let run = 0; run < WARM_RUNS; run++) runNow(args)
       check(synchronize(stream))
       const graph = capture(() => {
-        begin(inputs.at, inputs.host, inputBytes)
+        beginInputs(inputs, inputBytes)
         runNow(args)
         if (results !== undefined) begin(results.host, results.at, resultBytes)
       })

@@ -5,6 +5,7 @@ import { check } from '../../check.js'
 import { type HstuConfig, readJson } from '../../config.js'
 import { type Arithmetic, isSafe, type Precision } from '../../manifest.js'
 import { loadLibrary } from './native.js'
+import type { Pointer } from './ort.js'
 
 /** What a folder of kernel libraries says of itself, in kernels.json. */
 const KernelsFile = Type.Object(
@@ -92,6 +93,18 @@ export function findKernels(folder: string, chip: Chip, widths: Widths): Kernels
 export function refusalOf({ library }: Kernels): string | undefined {
   try {
     return loadLibrary(library).func('const char* PeregrineKernelsRefusal()')() ?? undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** Begins a copy from page-locked memory on a stream; what went wrong, if so. */
+export type CopyIn = (to: Pointer, from: Pointer, bytes: number, stream: Pointer) => string | null
+
+/** The library's own copy, which takes less of a captured run than CUDA's; undefined where it has none. */
+export function copyOf(library: string): CopyIn | undefined {
+  try {
+    return loadLibrary(library).func('const char* hstuCopy(void*, void*, int64_t, void*)')
   } catch {
     return undefined
   }

@@ -1,6 +1,7 @@
 import type { Bundle } from '../../manifest.js'
 import type { WarmUp } from '../engine.js'
 import { openCudaLane } from './cuda-lane.js'
+import { copyOf } from './kernels.js'
 import { createLane, type Lane } from './lane.js'
 import { hostLane } from './lane-device.js'
 import type { Opened } from './open.js'
@@ -46,8 +47,9 @@ export async function createLanes(
     return { shapes: 0, idle: () => undefined, pending: () => 0, close }
   }
   try {
+    const copyIn = source.kernels === undefined ? undefined : copyOf(source.kernels)
     for (let i = 0; i < count; i++) {
-      const graphs = cuda && openCudaLane(cuda.runtime, ort.runNow)
+      const graphs = cuda && openCudaLane(cuda.runtime, ort.runNow, { copyIn })
       const device = graphs ?? hostLane(ort)
       releases.push(device.close)
       const { sessions, release } = await createSessions(source, ['score', 'rank'], {

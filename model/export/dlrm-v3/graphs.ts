@@ -54,13 +54,13 @@ export function dlrmGraphs(config: ConfigOf<'dlrm-v3'>): GraphParts {
       const events = g.op('Add', [content(g, rows, shape.type), action])
       const isPlain = config.context.length === 0
       const tokens = isPlain ? events : withContext(g, events, rows, config, shape.type)
-      return place(g, tokens, rows, shape)
+      return { x: place(g, tokens, rows, shape) }
     },
     queries(g, userRows, shape) {
       const rows = tokensFirst(g, userRows, 2, shape)
       // Nobody knows yet what will be done with a candidate: upstream learned a row for that.
       const action = perceptron(g, 'action', g.weight('target_action'), eps.mlps)
-      return place(g, g.op('Add', [content(g, rows, shape.type), action]), rows, shape)
+      return { x: place(g, g.op('Add', [content(g, rows, shape.type), action]), rows, shape) }
     },
     head(g, y, { rows: userRows, queryTimes }, shape) {
       const { type } = shape
@@ -76,7 +76,6 @@ export function dlrmGraphs(config: ConfigOf<'dlrm-v3'>): GraphParts {
       const logits = perceptron(g, 'head', g.op('Mul', [user, item]), eps.mlps, true)
       return tokensFirst(g, castTo(g, logits, 'float32', type), 2, shape)
     },
-    functions: () => ({ history: [], queries: [], head: [] }),
   }
 }
 

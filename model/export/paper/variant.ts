@@ -1,7 +1,8 @@
+import type { FunctionProto } from 'onnx-buf'
 import type { ConfigOf } from '../../config.js'
 import { embeddingLayout } from '../../schemes.js'
-import { FUNCTION, type FunctionShape } from '../functions.js'
-import { taskHead } from '../layer.js'
+import type { FunctionShape } from '../functions.js'
+import { type Tokens, taskHead } from '../layer.js'
 import type { GraphBuilder } from '../onnx.js'
 import { randomWeights } from '../random.js'
 import {
@@ -10,7 +11,6 @@ import {
   hstuEmbedItems,
   hstuEmbedRequest,
   hstuEmbedTokens,
-  hstuLogits,
   tokensFirst,
 } from '../rows.js'
 import { gatherTable, TABLE } from '../table.js'
@@ -34,15 +34,10 @@ export function paperVariant(config: ConfigOf<'paper'>): ExportVariant {
           return [ofHistory, embedCandidates(g, candidates, slots, shape)]
         }
         const inputs = [g.weight(TABLE), rows, g.weight('action'), actions, candidates]
-        const [x = '', y = ''] = g.callN(hstuEmbedRequest(slots, shape), inputs)
-        return [x, y]
+        const [x, y] = embedded(g, hstuEmbedRequest(slots, shape), inputs, shape)
+        return [x ?? { x: '' }, y ?? { x: '' }]
       },
       head: (g, y, _inputs, shape) => taskHead(g, y, shape),
-      functions: (shape) => ({
-        history: [hstuEmbedTokens(slots, shape)],
-        queries: [hstuEmbedItems(slots, shape)],
-        head: [hstuLogits(shape)],
-      }),
     },
   }
 }
@@ -53,9 +48,12 @@ function embedCandidates(
   rows: string,
   slots: number,
   shape: FunctionShape,
-): string {
-  if (isFused(g, shape)) return g.op('HstuEmbedItems', [g.weight(TABLE), rows], FUNCTION)
-  return embedItems(g, gatherFor(g, shape), tokensFirst(g, rows, 2, shape), slots)
+): Tokens {
+  if (isFused(g, shape)) {
+    const [y] = embedded(g, hstuEmbedItems(slots, shape), [g.weight(TABLE), rows], shape)
+    return y
+  }
+  return { x: embedItems(g, gatherFor(g, shape), tokensFirst(g, rows, 2, shape), slots) }
 }
 
 /** The functions, which kernels may replace, read a table of the type that they compute in. */
@@ -74,13 +72,31 @@ function embedTokens(
   masks: string,
   slots: number,
   shape: FunctionShape,
-): string {
+): Tokens {
   const table = g.weight(TABLE)
   const action = g.weight('action')
   if (isFused(g, shape)) {
-    return g.op('HstuEmbedTokens', [table, rows, action, masks], FUNCTION)
+    const [x] = embedded(g, hstuEmbedTokens(slots, shape), [table, rows, action, masks], shape)
+    return x
   }
   const ids = tokensFirst(g, rows, 2, shape)
   const actions = embedActions(g, tokensFirst(g, masks, 1, shape), action, shape)
-  return embedItems(g, gatherFor(g, shape), ids, slots, actions)
+  return { x: embedItems(g, gatherFor(g, shape), ids, slots, actions) }
+}
+
+/** Calls one of the embedding functions: rows, and their norm by the first layer where it is affine. */
+function embedded(
+  g: GraphBuilder,
+  body: FunctionProto,
+  inputs: readonly string[],
+  { config, block }: FunctionShape,
+): readonly [Tokens, ...Tokens[]] {
+  if (!block.normInAffine) {
+    const [x = '', y] = g.callN(body, inputs)
+    return [{ x }, ...(y === undefined ? [] : ([{ x: y }] as const))]
+  }
+  const affine = ['weight', 'bias'].map((name) => g.weight(`layers.0.norm_in.${name}`))
+  const epsilon = config.layerNormEps
+  const [x = '', norm = '', y, ofY = ''] = g.callN(body, [...inputs, ...affine], { epsilon })
+  return [{ x, norm }, ...(y === undefined ? [] : ([{ x: y, norm: ofY }] as const))]
 }

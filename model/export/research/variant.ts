@@ -33,8 +33,10 @@ function graphParts(config: ConfigOf<'research'>): GraphParts {
   const user: NonNullable<GraphParts['user']> = (g, y, shape) =>
     normalized(g, castTo(g, sumOf(g, y), 'float32', shape.type), eps)
   return {
-    history: (g, rows, _, shape) => embed(g, tokensFirst(g, rows, 2, shape), shape),
-    queries: (g, rows, shape) => embed(g, firstAlong(g, tokensFirst(g, rows, 2, shape), 0), shape),
+    history: (g, rows, _, shape) => ({ x: embed(g, tokensFirst(g, rows, 2, shape), shape) }),
+    queries: (g, rows, shape) => ({
+      x: embed(g, firstAlong(g, tokensFirst(g, rows, 2, shape), 0), shape),
+    }),
     user,
     itemNormEps,
     head(g, y, { rows }, shape) {
@@ -53,7 +55,6 @@ function graphParts(config: ConfigOf<'research'>): GraphParts {
       ofQueries: (g, rows, { batched }) =>
         castTo(g, secondsToNext(g, firstAlong(g, rows, batched ? 1 : 0)), 'float64'),
     },
-    functions: () => ({ history: [], queries: [], head: [] }),
   }
 }
 

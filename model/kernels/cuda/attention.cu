@@ -19,7 +19,7 @@ struct Launcher {
   static constexpr unsigned kThreads = (Warpgroups + 1) * 128;
 
   static cudaError_t prepare() {
-    static const cudaError_t done = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SharedBytes);
+    static const cudaError_t done = prepareKernel(kernel, C::SharedBytes);
     return done;
   }
 
@@ -28,18 +28,7 @@ struct Launcher {
     static std::atomic<int> known[kMostSplits];
     std::atomic<int>& cached = known[split - 1];
     if (const int found = cached.load()) return found;
-    int count = 0;
-    cudaLaunchAttribute cluster;
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {unsigned(split), 1, 1};
-    cudaLaunchConfig_t asked{};
-    asked.gridDim = dim3(split);
-    asked.blockDim = dim3(kThreads);
-    asked.dynamicSmemBytes = C::SharedBytes;
-    asked.attrs = &cluster;
-    asked.numAttrs = 1;
-    const bool isKnown = prepare() == cudaSuccess && cudaOccupancyMaxActiveClusters(&count, kernel, &asked) == cudaSuccess && count > 0;
-    cached = isKnown ? count : 100 / split;
+    cached = prepare() == cudaSuccess ? clustersAtOnce(kernel, kThreads, C::SharedBytes, split) : 100 / split;
     return cached;
   }
 
@@ -79,7 +68,8 @@ struct Launcher {
     p.scale = a.scale;
     const unsigned blocks = (a.rows + C::Rows - 1) / C::Rows, heads = a.users * a.heads;
     const dim3 grid = Causal ? dim3(split, heads, blocks) : dim3(split, blocks, heads);
-    return launchKernel(kernel, grid, kThreads, C::SharedBytes, split, a.stream, maps, p);
+    const size_t sharedBytes = spreadBytes(int64_t(split) * blocks * heads, C::SharedBytes);
+    return launchKernel(kernel, grid, kThreads, sharedBytes, split, a.stream, maps, p);
   }
 };
 

@@ -35,6 +35,7 @@ compile() { # OBJECT SOURCE FLAGS...
 for width in 64 128 256; do compile "attention$width" attention.cu "-DHSTU_WIDTH=$width"; done
 compile linear linear.cu
 compile rows rows.cu
+compile copy copy.cu
 compile maps maps.cu
 compile attention-entry attention-entry.cc
 compile ops ops.cc

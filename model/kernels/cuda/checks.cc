@@ -93,14 +93,14 @@ void checkPlans() {
   for (long rows : {1L, 64L, 256L, 2048L, 100'000L})
     for (int depth : {8, 64, 512, 4096})
       for (int width : {8, 64, 512, 4096}) {
-        const hstu::LinearPlan plan = hstu::planLinear(rows, depth, width, 132);
+        const hstu::LinearPlan plan = hstu::planLinear({{rows, width}, {}, {}}, depth, 132);
         expect(plan.tile >= 0 && plan.tile < hstu::kLinearTileCount && plan.split >= 1 && plan.split <= (depth + 63) / 64,
                "%ld x %d x %d: no kernel has tile %d and split %d", rows, depth, width, plan.tile, plan.split);
       }
   // Few rows must not leave most of the GPU idle, and many must not pay for sums over a cluster.
   expect(hstu::planAttention({64, 64, 16'384, 8, false, false}, slots).split > 1, "64 rows of 16,384 keys are not split");
   expect(hstu::planAttention({64, 16'384, 2048, 8, false, false}, slots).split == 1, "16,384 rows are split");
-  expect(hstu::planLinear(16'384, 512, 2048, 132).split == 1, "16,384 rows of a linear layer are split");
+  expect(hstu::planLinear({{16'384, 2048}, {}, {}}, 512, 132).split == 1, "16,384 rows of a linear layer are split");
 }
 
 }  // namespace

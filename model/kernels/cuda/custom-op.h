@@ -54,6 +54,7 @@ enum Entry {
   kOutput = 91,
   kReleaseTensorInfo = 99,
   kComputeStream = 193,
+  kConstantInput = 249,
   kShapeInputCount = 267,
   kShapeInput = 268,
   kShapeAttribute = 269,
@@ -196,6 +197,13 @@ class Attributes {
     int64_t value = 0;
     call(kAttributeInt, info_, name, &value);
     return value;
+  }
+  /// Whether input `i` is an initializer of the graph, which no run writes.
+  bool isConstant(size_t i) const {
+    int is = 0;
+    const Value* value = nullptr;
+    call(kConstantInput, info_, i, &is, &value);
+    return is != 0;
   }
 
  private:

@@ -77,6 +77,17 @@ __device__ __forceinline__ void copyBox(uint32_t to, const CUtensorMap* map, uin
       : "memory");
 }
 
+/// The same, into the same place of every CTA of the cluster that `ctas` has a bit of, and to its barrier there.
+template <bool isShared>
+__device__ __forceinline__ void copyBox(uint32_t to, const CUtensorMap* map, uint32_t barrier, int column, int row, uint16_t ctas) {
+  if constexpr (!isShared) return copyBox(to, map, barrier, column, row);
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], "
+      "[%2], %5;" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(column), "r"(row), "h"(ctas)
+      : "memory");
+}
+
 __device__ __forceinline__ void prefetchMap(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
@@ -115,6 +126,19 @@ __device__ __forceinline__ void waitForBefore() {
 
 __device__ __forceinline__ void clusterArrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void clusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+/// Of the cluster's CTAs only: what they wrote need not be seen. A release waits for all writes of a thread.
+__device__ __forceinline__ void clusterArriveRelaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+
+/// Arrives at CTA `rank`'s barrier in the place of `barrier`; what was read before has been.
+__device__ __forceinline__ void barrierArriveAt(uint32_t barrier, int rank) {
+  asm volatile(
+      "{\n.reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
 
 /// Four floats at `address` of this CTA's shared memory, read from CTA `rank` of the cluster.
 __device__ __forceinline__ float4 readCluster(uint32_t address, int rank) {

@@ -34,17 +34,22 @@ struct HstuAttentionArgs {
   void* stream;
 };
 
-// Where rows come in two parts, a request's history and its candidates, one launch computes both: `…2` is the second part.
+// Where rows come in parts, a request's history and its candidates, one launch computes all: `…2` is the second part.
 
-/// y = SiLU?(x·w + bias); x (rows, depth), w (depth, width), bias (width), y (rows, width).
-struct HstuLinearArgs {
-  const void *x, *w, *bias;  ///< bias may be null
+/// Rows of x (rows, depth) and the columns begin … end - 1 of w: y (rows, end - begin).
+struct HstuLinearPart {
+  const void* x;
   void* y;
-  int64_t rows;
-  const void* x2;
-  void* y2;
-  int64_t rows2;  ///< 0: one part
+  int64_t rows;  ///< 0: there is no such part
+  int32_t begin, end;
+};
+
+/// y = SiLU?(x·w + bias) of each part; w (depth, width), bias (width).
+struct HstuLinearArgs {
+  const void *w, *bias;  ///< bias may be null
+  HstuLinearPart parts[3];
   int32_t depth, width, silu;
+  int32_t isConstant;   ///< no kernel of the stream writes w
   int32_t tile, split;  ///< index into the tile sizes + 1, blocks that share the depth; 0: by cost
   void* stream;
 };
@@ -76,7 +81,7 @@ struct HstuNormArgs {
   void* stream;
 };
 
-/// Sum of `slots` rows of the table, and of the rows of `action` whose bit the token's mask has.
+/// Sum of `slots` rows of the table, and of the rows of `action` whose bit the token's mask has; with gamma also its norm.
 struct HstuEmbedArgs {
   const void* table;
   const int32_t* ids;      ///< (users, tokens, slots)
@@ -87,7 +92,10 @@ struct HstuEmbedArgs {
   const int32_t* ids2;     ///< without masks
   void* out2;
   int64_t rows2;
+  const void *gamma, *beta;
+  void *norm, *norm2;  ///< like out
   int32_t users, slots, width, actions;
+  float epsilon;
   void* stream;
 };
 
@@ -107,4 +115,6 @@ HSTU_ENTRY const char* hstuGate(const HstuGateArgs* args);
 HSTU_ENTRY const char* hstuNorm(const HstuNormArgs* args);
 HSTU_ENTRY const char* hstuEmbed(const HstuEmbedArgs* args);
 HSTU_ENTRY const char* hstuLogits(const HstuLogitsArgs* args);
+/// `bytes` of the host's page-locked memory, as the stream comes to it.
+HSTU_ENTRY const char* hstuCopy(void* to, const void* from, int64_t bytes, void* stream);
 }

@@ -4,48 +4,65 @@
 #include "launch.h"
 #include "launcher.cuh"
 #include "maps.h"
-#include "plan.h"
 
 namespace hstu {
 namespace {
 
-int multiprocessors() {
-  static const int count = [] {
-    int device = 0, found = 0;
-    const bool isKnown = cudaGetDevice(&device) == cudaSuccess &&
-                         cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device) == cudaSuccess;
-    return isKnown && found > 0 ? found : 132;
-  }();
-  return count;
-}
+template <int Index>
+struct LinearLauncher {
+  using C = LinearConfig<Index>;
+  static constexpr LinearTile tile = C::Tile;
+  static constexpr auto kernel = linear<Index>;
 
-template <int Tile>
-const char* launch(const HstuLinearArgs& a, int split) {
-  constexpr LinearTile tile = kLinearTiles[Tile];
-  using C = LinearConfig<tile.warpgroups, tile.columns, tile.stages, tile.perMultiprocessor>;
-  constexpr auto kernel = linear<tile.warpgroups, tile.columns, tile.stages, tile.perMultiprocessor>;
-  static const cudaError_t prepared = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SharedBytes);
-  if (prepared != cudaSuccess) return cudaGetErrorString(prepared);
-  LinearMaps maps;
-  // A map of nothing cannot be made; nothing is read through it either.
-  const bool isMapped = (a.rows ? mapMatrix(&maps.x, a.x, a.rows, a.depth, C::Rows) : mapMatrix(&maps.x, a.x2, a.rows2, a.depth, C::Rows)) &&
-                        (a.rows2 ? mapMatrix(&maps.x2, a.x2, a.rows2, a.depth, C::Rows) : true) &&
-                        mapMatrix(&maps.w, a.w, a.depth, a.width, C::Depth);
-  if (!isMapped) return "x and w must begin at multiples of 16 bytes";
-  if (!a.rows2) maps.x2 = maps.x;
-  const int columnTiles = (a.width + tile.columns - 1) / tile.columns;
-  const auto rowTiles = [](int64_t rows) { return int((rows + C::Rows - 1) / C::Rows); };
-  const int tiles = (rowTiles(a.rows) + rowTiles(a.rows2)) * columnTiles;
-  const LinearParams p{static_cast<const __half*>(a.bias), static_cast<__half*>(a.y), static_cast<__half*>(a.y2), a.rows, a.rows2,
-                       rowTiles(a.rows), a.depth, a.width, a.silu, split, columnTiles, tiles};
-  const int ctas = split > 1 ? tiles * split : std::min(tiles, multiprocessors() * tile.perMultiprocessor);
-  return launchKernel(kernel, dim3(ctas), C::Threads, C::SharedBytes, split, a.stream, maps, p);
-}
+  static cudaError_t prepare() {
+    static const cudaError_t done = prepareKernel(kernel, C::SharedBytes);
+    return done;
+  }
+
+  /// Clusters that run at once.
+  static int slots() {
+    static const int found = tile.sharers == 1 ? multiprocessors() * tile.perMultiprocessor
+                                               : clustersAtOnce(kernel, C::Threads, C::SharedBytes, tile.sharers);
+    return found;
+  }
+
+  static const char* launch(const HstuLinearArgs& a, int split) {
+    if (const cudaError_t error = prepare()) return cudaGetErrorString(error);
+    LinearMaps maps;
+    LinearParams p{};
+    int known = -1;
+    for (int i = 0; i < kLinearParts; i++) {
+      const HstuLinearPart& part = a.parts[i];
+      const auto parts = [](int64_t length, int each) { return int((length + each - 1) / each); };
+      const int across = parts(part.end - part.begin, tile.columns), down = parts(part.rows, C::Rows * tile.sharers);
+      p.parts[i] = {static_cast<__half*>(part.y), part.rows, part.begin, part.end, std::max(1, across), down * across};
+      p.clusters += down * across;
+      if (part.rows == 0) continue;
+      if (!mapMatrix(&maps.x[i], part.x, part.rows, a.depth, C::Rows)) return kAlignment;
+      known = i;
+    }
+    // A map of nothing cannot be made; nothing is read through it either.
+    for (int i = 0; i < kLinearParts; i++)
+      if (a.parts[i].rows == 0) maps.x[i] = maps.x[known];
+    if (!mapMatrix(&maps.w, a.w, a.depth, a.width, C::WRows)) return kAlignment;
+    p.bias = static_cast<const __half*>(a.bias);
+    p.depth = a.depth;
+    p.width = a.width;
+    p.silu = a.silu;
+    p.isConstant = a.isConstant;
+    p.splits = split;
+    const int together = split > 1 ? split : tile.sharers;
+    const int clusters = split > 1 ? p.clusters : std::min(p.clusters, slots());
+    return launchKernel(kernel, dim3(clusters * together), C::Threads, C::SharedBytes, together > 1 ? together : 0, a.stream, maps, p);
+  }
+
+  static constexpr const char* kAlignment = "x and w must begin at multiples of 16 bytes";
+};
 
 template <int... Tiles>
 const char* dispatch(const HstuLinearArgs& a, LinearPlan plan, std::integer_sequence<int, Tiles...>) {
   const char* result = "no such tile";
-  ((plan.tile == Tiles ? void(result = launch<Tiles>(a, plan.split)) : void()), ...);
+  ((plan.tile == Tiles ? void(result = LinearLauncher<Tiles>::launch(a, plan.split)) : void()), ...);
   return result;
 }
 
@@ -54,10 +71,18 @@ const char* dispatch(const HstuLinearArgs& a, LinearPlan plan, std::integer_sequ
 
 extern "C" const char* hstuLinear(const HstuLinearArgs* args) {
   const HstuLinearArgs& a = *args;
-  if (a.rows + a.rows2 == 0) return nullptr;
   if (a.depth < 8 || a.width < 8 || a.depth % 8 || a.width % 8) return "a linear layer's width and depth must be multiples of 8";
-  if ((uintptr_t(a.bias) | uintptr_t(a.y) | uintptr_t(a.y2)) % 16) return "bias and y must begin at multiples of 16 bytes";
-  hstu::LinearPlan plan = hstu::planLinear(a.rows + a.rows2, a.depth, a.width, hstu::multiprocessors(), a.tile - 1, a.split);
+  hstu::LinearShape shapes[hstu::kLinearParts];
+  for (int i = 0; i < hstu::kLinearParts; i++) {
+    const HstuLinearPart& part = a.parts[i];
+    shapes[i] = {part.rows, part.end - part.begin};
+    if (part.rows > 0 && (part.begin % 8 || part.end % 8 || part.begin < 0 || part.end <= part.begin || part.end > a.width))
+      return "a part's columns must begin and end at multiples of 8";
+    if (uintptr_t(part.y) % 16) return "bias and y must begin at multiples of 16 bytes";
+  }
+  if (uintptr_t(a.bias) % 16) return "bias and y must begin at multiples of 16 bytes";
+  if (shapes[0].rows + shapes[1].rows + shapes[2].rows == 0) return nullptr;
+  hstu::LinearPlan plan = hstu::planLinear(shapes, a.depth, hstu::multiprocessors(), a.tile - 1, a.split);
   // Every CTA of a cluster has a step of the depth at least.
   while (plan.split > 1 && plan.split > (a.depth + 63) / 64) plan.split /= 2;
   return hstu::dispatch(a, plan, std::make_integer_sequence<int, hstu::kLinearTileCount>());

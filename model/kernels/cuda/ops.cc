@@ -37,6 +37,8 @@ void expect(bool isTrue, const char* op, const char* what) {
 
 const void* after(const void* at, int64_t halves) { return static_cast<const uint16_t*>(at) + halves; }
 
+constexpr const char* kLinear = "HstuLinear";
+
 /// (tokens, [users,] width) as tokens, users, width.
 struct Tokens {
   int64_t tokens, users, width;
@@ -270,31 +272,58 @@ struct NormKernel : ort::Kernel {
   }
 };
 
+/// What all linear layers have in common: w and bias behind `xs` inputs of rows.
+template <bool HasBias, bool HasSilu>
+HstuLinearArgs beginLinear(const Context& context, size_t xs, bool isConstant) {
+  const Tensor &w = context.input(xs), &bias = context.input(xs + 1);
+  expect(w.dims.size() == 2, kLinear, "w of (depth, width)");
+  expect(!HasBias || bias.last() == w.last(), kLinear, "a bias per column");
+  HstuLinearArgs args{};
+  args.w = w.data;
+  if (HasBias) args.bias = bias.data;
+  args.depth = int32_t(w.dims[0]);
+  args.width = int32_t(w.last());
+  args.silu = HasSilu;
+  args.isConstant = isConstant;
+  args.stream = streamOf(context);
+  return args;
+}
+
+/// Input `x` times some columns of w, as output `output`.
+HstuLinearPart linearPart(const Context& context, const HstuLinearArgs& args, size_t x, size_t output, int64_t begin, int64_t end) {
+  const Tensor& rows = context.input(x);
+  expect(rows.last() == args.depth, kLinear, "x as wide as w is deep");
+  std::vector<int64_t> dims = rows.dims;
+  dims.back() = end - begin;
+  return {rows.data, context.output(dims, output), rows.rows(), int32_t(begin), int32_t(end)};
+}
+
 /// (x, w, [bias]), or two x: what there is is said by the name, as a function cannot branch.
 template <size_t Parts, bool HasBias, bool HasSilu>
 struct LinearKernel : ort::Kernel {
-  explicit LinearKernel(const ort::Attributes&) {}
+  bool isConstant;
+  explicit LinearKernel(const ort::Attributes& attributes) : isConstant(attributes.isConstant(Parts)) {}
   void compute(const Context& context) const override {
-    constexpr const char* op = "HstuLinear";
-    const Tensor &w = context.input(Parts), &bias = context.input(Parts + 1);
-    HstuLinearArgs args{};
-    expect(!HasBias || bias.last() == w.last(), op, "a bias per column");
-    for (size_t part = 0; part < Parts; part++) {
-      const Tensor& x = context.input(part);
-      expect(w.dims.size() == 2 && w.dims[0] == x.last(), op, "w of (depth, width)");
-      std::vector<int64_t> dims = x.dims;
-      dims.back() = w.last();
-      (part ? args.x2 : args.x) = x.data;
-      (part ? args.y2 : args.y) = context.output(dims, part);
-      (part ? args.rows2 : args.rows) = x.rows();
-    }
-    args.w = w.data;
-    if (HasBias) args.bias = bias.data;
-    args.depth = int32_t(w.dims[0]);
-    args.width = int32_t(w.last());
-    args.silu = HasSilu;
-    args.stream = streamOf(context);
-    launched(op, hstuLinear(&args));
+    HstuLinearArgs args = beginLinear<HasBias, HasSilu>(context, Parts, isConstant);
+    for (size_t part = 0; part < Parts; part++) args.parts[part] = linearPart(context, args, part, part, 0, args.width);
+    launched(kLinear, hstuLinear(&args));
+  }
+};
+
+/// (history, candidates, w, [bias]) -> the history's k and v, the candidates' uvqk.
+template <bool HasBias, bool HasSilu>
+struct LastLinearKernel : ort::Kernel {
+  Heads heads;
+  bool isConstant;
+  explicit LastLinearKernel(const ort::Attributes& attributes) : heads(attributes), isConstant(attributes.isConstant(2)) {}
+  void compute(const Context& context) const override {
+    HstuLinearArgs args = beginLinear<HasBias, HasSilu>(context, 2, isConstant);
+    expect(args.width == heads.width(), kLinear, "w of 2·heads·(dqk + dv) columns");
+    const int64_t k = heads.count * heads.dqk, v = heads.count * heads.dv;
+    args.parts[0] = linearPart(context, args, 0, 0, args.width - k, args.width);
+    args.parts[1] = linearPart(context, args, 0, 1, v, 2 * v);
+    args.parts[2] = linearPart(context, args, 1, 2, 0, args.width);
+    launched(kLinear, hstuLinear(&args));
   }
 };
 
@@ -304,39 +333,54 @@ void swapUsers(std::vector<T>& dims) {
   if (dims.size() == 3) std::swap(dims[0], dims[1]);
 }
 
-/// (table, ids), (table, ids, action, masks), or (table, ids, action, masks, candidates' ids) -> two results; ids are
-/// ([users,] tokens, slots).
+/// (table, ids), (table, ids, action, masks), or (table, ids, action, masks, candidates' ids), as many as `Inputs`; ids are
+/// ([users,] tokens, slots). Rows of each are a result. With `Norms` gamma and beta come last, and each result is followed by its norm.
+template <size_t Inputs, bool Norms>
 struct EmbedKernel : ort::Kernel {
-  explicit EmbedKernel(const ort::Attributes&) {}
+  float epsilon;
+  explicit EmbedKernel(const ort::Attributes& attributes) : epsilon(Norms ? attributes.number("epsilon") : 0) {}
   void compute(const Context& context) const override {
     constexpr const char* op = "HstuEmbed";
-    const Tensor &table = context.input(0), &ids = context.input(1), &action = context.input(2);
+    constexpr size_t kResults = Norms ? 2 : 1;
+    const Tensor &table = context.input(0), &ids = context.input(1);
     const auto usersOf = [](const Tensor& x) { return x.dims.size() == 3 ? x.dims[0] : 1; };
-    const auto outputOf = [&](const Tensor& x, size_t part) {
+    const auto outputOf = [&](const Tensor& x, size_t output) {
       expect(x.dims.size() == 2 || x.dims.size() == 3, op, "ids of ([users,] tokens, slots)");
       std::vector<int64_t> dims = x.dims;
       dims.back() = table.last();
       swapUsers(dims);
-      return context.output(dims, part);
+      return context.output(dims, output);
     };
     HstuEmbedArgs args{};
     args.table = table.data;
     args.ids = static_cast<const int32_t*>(ids.data);
-    args.masks = static_cast<const int32_t*>(context.input(3).data);
-    args.action = action.data;
     args.out = outputOf(ids, 0);
+    if (Norms) args.norm = outputOf(ids, 1);
     args.rows = ids.rows();
-    if (context.count() > 4) {
+    if (Inputs > 2) {
+      const Tensor& action = context.input(2);
+      args.action = action.data;
+      args.actions = int32_t(action.dims[0]);
+      args.masks = static_cast<const int32_t*>(context.input(3).data);
+    }
+    if (Inputs > 4) {
       const Tensor& candidates = context.input(4);
       expect(usersOf(candidates) == usersOf(ids) && candidates.last() == ids.last(), op, "candidates of the same users and slots");
       args.ids2 = static_cast<const int32_t*>(candidates.data);
-      args.out2 = outputOf(candidates, 1);
+      args.out2 = outputOf(candidates, kResults);
+      if (Norms) args.norm2 = outputOf(candidates, kResults + 1);
       args.rows2 = candidates.rows();
+    }
+    if (Norms) {
+      const Tensor& gamma = context.input(Inputs);
+      expect(gamma.last() == table.last(), op, "gamma of the table's width");
+      args.gamma = gamma.data;
+      args.beta = context.input(Inputs + 1).data;
+      args.epsilon = epsilon;
     }
     args.users = int32_t(usersOf(ids));
     args.slots = int32_t(ids.last());
     args.width = int32_t(table.last());
-    args.actions = action.data == nullptr ? 0 : int32_t(action.dims[0]);
     args.stream = streamOf(context);
     launched(op, hstuEmbed(&args));
   }
@@ -406,6 +450,13 @@ void inferLinear(const ShapeInference& node) {
   for (size_t part = 0; !w.dims.empty() && part < Parts; part++) inferLike(node, part, part, w.dims.back());
 }
 
+void inferLastLinear(const ShapeInference& node) {
+  const int64_t heads = node.integer("num_heads"), dqk = node.integer("head_dim_qk"), dv = node.integer("head_dim_v");
+  inferLike(node, 0, 0, heads * dqk);
+  inferLike(node, 0, 1, heads * dv);
+  inferLike(node, 1, 2, 2 * heads * (dqk + dv));
+}
+
 /// As wide as the other input's last axis; the users' axis changes its place.
 template <ort::Type Type>
 void inferSwapped(const ShapeInference& node, size_t like, size_t wide, size_t output = 0) {
@@ -419,11 +470,13 @@ void inferSwapped(const ShapeInference& node, size_t like, size_t wide, size_t o
   node.setOutput(shape, Type, output);
 }
 
-void inferEmbed(const ShapeInference& node) { inferSwapped<kFloat16>(node, 1, 0); }
-
-void inferEmbedRequest(const ShapeInference& node) {
-  inferEmbed(node);
-  inferSwapped<kFloat16>(node, 4, 0, 1);
+template <size_t Inputs, bool Norms>
+void inferEmbed(const ShapeInference& node) {
+  constexpr size_t kResults = Norms ? 2 : 1;
+  for (size_t i = 0; i < kResults; i++) {
+    inferSwapped<kFloat16>(node, 1, 0, i);
+    if (Inputs > 4) inferSwapped<kFloat16>(node, 4, 0, kResults + i);
+  }
 }
 
 void inferLogits(const ShapeInference& node) { inferSwapped<ort::kFloat>(node, 0, 1); }
@@ -434,6 +487,21 @@ template <size_t Parts, bool HasBias, bool HasSilu>
 ort::Op linearOp(const char* name) {
   std::vector<ort::Input> inputs(Parts + 1 + HasBias, half);
   return ort::Op(name, kProvider, inputs, make<LinearKernel<Parts, HasBias, HasSilu>>, inferLinear<Parts>, kFloat16, Parts);
+}
+
+template <size_t Inputs, bool Norms>
+ort::Op embedOp(const char* name) {
+  std::vector<ort::Input> inputs{half, {kInt32, false}, half, {kInt32, false}, {kInt32, false}};
+  inputs.resize(Inputs);
+  if (Norms) inputs.insert(inputs.end(), 2, half);
+  return ort::Op(name, kProvider, inputs, make<EmbedKernel<Inputs, Norms>>, inferEmbed<Inputs, Norms>, kFloat16,
+                 (Inputs > 4 ? 2 : 1) * (Norms ? 2 : 1));
+}
+
+template <bool HasBias, bool HasSilu>
+ort::Op lastLinearOp(const char* name) {
+  std::vector<ort::Input> inputs(3 + HasBias, half);
+  return ort::Op(name, kProvider, inputs, make<LastLinearKernel<HasBias, HasSilu>>, inferLastLinear, kFloat16, 3);
 }
 
 }  // namespace
@@ -459,19 +527,19 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
                                inferNorm<1, true>, kFloat16, 2);
   static const ort::Op addNorms("HstuAddNorms", kProvider, {half, half, half, half, half, half, maybeHalf},
                                 make<NormKernel<2, true>>, inferNorm<2, true>, kFloat16, 4);
-  static const ort::Op embedItems("HstuEmbedItems", kProvider, {half, {kInt32, false}}, make<EmbedKernel>, inferEmbed);
-  static const ort::Op embedTokens("HstuEmbedTokens", kProvider, {half, {kInt32, false}, half, {kInt32, false}},
-                                   make<EmbedKernel>, inferEmbed);
-  static const ort::Op embedRequest("HstuEmbedRequest", kProvider,
-                                    {half, {kInt32, false}, half, {kInt32, false}, {kInt32, false}}, make<EmbedKernel>,
-                                    inferEmbedRequest, kFloat16, 2);
+  static const ort::Op embeds[] = {embedOp<2, false>("HstuEmbedItems"),   embedOp<2, true>("HstuEmbedItemsNorm"),
+                                   embedOp<4, false>("HstuEmbedTokens"),  embedOp<4, true>("HstuEmbedTokensNorm"),
+                                   embedOp<5, false>("HstuEmbedRequest"), embedOp<5, true>("HstuEmbedRequestNorm")};
   static const ort::Op logits("HstuLogits", kProvider, {half, half, half}, make<LogitsKernel>, inferLogits, ort::kFloat);
   static const ort::Op linears[] = {linearOp<1, false, false>("HstuLinear"),     linearOp<1, true, false>("HstuLinearBias"),
                                     linearOp<1, false, true>("HstuLinearSilu"),  linearOp<1, true, true>("HstuLinearBiasSilu"),
                                     linearOp<2, false, false>("HstuLinears"),    linearOp<2, true, false>("HstuLinearsBias"),
-                                    linearOp<2, false, true>("HstuLinearsSilu"), linearOp<2, true, true>("HstuLinearsBiasSilu")};
-  std::vector<const ort::Op*> ops{&attention, &packed,   &causal,     &gate,        &gates,        &norm,  &norms,
-                                  &addNorm,   &addNorms, &embedItems, &embedTokens, &embedRequest, &logits};
+                                    linearOp<2, false, true>("HstuLinearsSilu"), linearOp<2, true, true>("HstuLinearsBiasSilu"),
+                                    lastLinearOp<false, false>("HstuLastLinears"), lastLinearOp<true, false>("HstuLastLinearsBias"),
+                                    lastLinearOp<false, true>("HstuLastLinearsSilu"),
+                                    lastLinearOp<true, true>("HstuLastLinearsBiasSilu")};
+  std::vector<const ort::Op*> ops{&attention, &packed, &causal, &gate, &gates, &norm, &norms, &addNorm, &addNorms, &logits};
+  for (const ort::Op& embed : embeds) ops.push_back(&embed);
   for (const ort::Op& linear : linears) ops.push_back(&linear);
   return ort::addOps(options, base, ops);
 }

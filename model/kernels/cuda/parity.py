@@ -29,10 +29,11 @@ Attention = struct(
     q=View, own_k=View, own_v=View, k=View, v=View, out=P, users=I, heads=I, dqk=I, dv=I, rows=I, keys=I, causal=I,
     positions=I, lengths=P, pos_w=P, time_w=P, times=P, query_times=P, alpha=F, scale=F, warpgroups=I, split=I, stream=P,
 )
-Linear = struct(x=P, w=P, bias=P, y=P, rows=L, x2=P, y2=P, rows2=L, depth=I, width=I, silu=I, tile=I, split=I, stream=P)
+LinearPart = struct(x=P, y=P, rows=L, begin=I, end=I)
+Linear = struct(w=P, bias=P, parts=LinearPart * 3, depth=I, width=I, silu=I, is_constant=I, tile=I, split=I, stream=P)
 Gate = struct(uvqk=P, a=P, gamma=P, beta=P, out=P, rows=L, uvqk2=P, a2=P, out2=P, rows2=L, uvqk_row=L, width=I, act=I, concat=I, epsilon=F, stream=P)
 Norm = struct(x=P, gamma=P, beta=P, update=P, bias=P, out=P, sum=P, rows=L, x2=P, update2=P, out2=P, sum2=P, rows2=L, width=I, epsilon=F, stream=P)
-Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, ids2=P, out2=P, rows2=L, users=I, slots=I, width=I, actions=I, stream=P)
+Embed = struct(table=P, ids=P, masks=P, action=P, out=P, rows=L, ids2=P, out2=P, rows2=L, gamma=P, beta=P, norm=P, norm2=P, users=I, slots=I, width=I, actions=I, epsilon=F, stream=P)
 Logits = struct(x=P, w=P, bias=P, out=P, rows=L, users=I, depth=I, tasks=I, stream=P)
 
 parser = argparse.ArgumentParser()
@@ -40,13 +41,13 @@ parser.add_argument("library")
 parser.add_argument("--quick", action="store_true")
 parser.add_argument("--times", action="store_true")
 parser.add_argument("--host", action="store_true")
-parser.add_argument("--only", default="rows,linear,attention", help="parts of the parity check")
+parser.add_argument("--only", default="copy,rows,linear,attention", help="parts of the parity check")
 parser.add_argument("--most", type=int, default=10**9, help="cases of attention and of linear layers, drawn at random")
 parser.add_argument("--seed", type=int, default=1)
 options = parser.parse_args()
 DEVICE = "cpu" if options.host else "cuda"
 library = ctypes.CDLL(options.library)
-for function in ("Attention", "Linear", "Gate", "Norm", "Embed", "Logits"):
+for function in ("Attention", "Linear", "Gate", "Norm", "Embed", "Logits", "Copy"):
     getattr(library, f"hstu{function}").restype = ctypes.c_char_p
 torch.manual_seed(options.seed)
 rng = random.Random(options.seed)
@@ -64,7 +65,7 @@ def half(*shape, scale=1.0):
 def poisoned(*shape, dtype=torch.float16):
     """An output full of NaN, and the whole buffer, whose end must keep its pattern."""
     size = math.prod(shape)
-    whole = torch.full((size + GUARD,), float("nan"), device=DEVICE, dtype=dtype)
+    whole = torch.full((size + GUARD,), float("nan") if dtype.is_floating_point else 99, device=DEVICE, dtype=dtype)
     whole[size:] = 7.0
     return whole[:size].view(*shape), whole
 
@@ -74,6 +75,13 @@ def at(x, offset=0):
 
 
 NO_PART = (None, None, 0)
+LINEAR_TILES = 6
+
+
+def linear(w, bias, parts, silu, tile, split):
+    """Arguments of a linear layer; a part is x, y, and the columns of w that y has."""
+    parts = [LinearPart(at(x), at(y), x.shape[0], begin, end) for x, y, begin, end in parts]
+    return Linear(at(w), at(bias), (LinearPart * 3)(*parts), w.shape[0], w.shape[1], silu, 1, tile, split, stream())
 
 
 def split_rows(rows):
@@ -224,6 +232,9 @@ def attention_cases():
         Case(rng.choice([1, 3]), dqk, dv, users, rows, keys, causal, bias, packed, lengths).run(plans)
 
 
+LINEAR_PLANS = [(0, 0)] + [(t, s) for t in range(1, LINEAR_TILES + 1) for s in (1, 2, 4)]
+
+
 def linear_cases():
     sizes = [(1, 8, 8), (7, 64, 64), (130, 96, 200), (64, 512, 2048), (1000, 1536, 512), (257, 72, 264), (2048, 512, 2048)]
     todo = list(itertools.product(sizes, (0, 1), (0, 1)))
@@ -231,14 +242,24 @@ def linear_cases():
         x, w, b = half(rows, depth), half(depth, width, scale=depth**-0.5), half(width)
         y = x.double() @ w.double() + (b.double() if bias else 0)
         y = silu(y) if act else y
-        plans = [(0, 0)] + [(t, s) for t in (1, 2, 3, 4) for s in (1, 2, 4)]
-        for tile, split in rng.sample(plans, 4 if options.quick else 8):
+        for tile, split in rng.sample(LINEAR_PLANS, 6 if options.quick else 16):
             out, whole = poisoned(rows, width)
-            second = split_rows(rows)
-            one = rows - second
-            args = Linear(at(x), at(w), at(b) if bias else None, at(out), one, at(x, one * depth), at(out, one * width), second, depth, width, act, tile, split, stream())
-            case = dict(rows=rows, second=second, depth=depth, width=width, bias=bias, silu=act, tile=tile, split=split)
-            check("linear", case, call("Linear", args), out, whole, y)
+            one = rows - split_rows(rows)
+            parts = [(x[:one], out[:one], 0, width), (x[one:], out[one:], 0, width)]
+            case = dict(rows=rows, one=one, depth=depth, width=width, bias=bias, silu=act, tile=tile, split=split)
+            check("linear", case, call("Linear", linear(w, b if bias else None, parts, act, tile, split)), out, whole, y)
+        for tile, split in rng.sample(LINEAR_PLANS, 6 if options.quick else 16):
+            # Some columns of the first rows, others of them too, all of the rest.
+            one, edges = rng.randint(0, rows), sorted(8 * rng.randint(0, width // 8) for _ in range(4))
+            columns = [(edges[0], edges[1]), (edges[2], edges[3]), (0, width)]
+            columns = [(low, high) if high > low else (0, width) for low, high in columns]
+            sources = [x[:one], x[:one], x[one:]]
+            outs = [poisoned(part.shape[0], high - low) for part, (low, high) in zip(sources, columns)]
+            parts = [(part, out[0], *of) for part, out, of in zip(sources, outs, columns)]
+            failure = call("Linear", linear(w, b if bias else None, parts, act, tile, split))
+            for i, (low, high) in enumerate(columns):
+                case = dict(rows=rows, one=one, part=i, columns=(low, high), depth=depth, width=width, bias=bias, silu=act, tile=tile, split=split)
+                check("linear of parts", case, failure, *outs[i], (y[one:] if i == 2 else y[:one])[:, low:high])
 
 
 def row_cases():
@@ -276,13 +297,19 @@ def row_cases():
             expected = table.double()[ids.long()].sum(2)
             for bit in range(actions):
                 expected = expected + (masks >> bit & 1)[..., None] * action.double()[bit]
-            out, whole = poisoned(rows, users, width)
             more = torch.randint(0, 50, (users, 7, slots), device=DEVICE, dtype=torch.int32)
-            out2, whole2 = poisoned(7, users, width)
-            args = Embed(at(table), at(ids), at(masks), at(action) if actions else None, at(out), rows * users, at(more), at(out2), 7 * users, users, slots, width, actions, stream())
-            failure = call("Embed", args)
-            check("embed", (rows, users, width, slots, actions), failure, out, whole, expected.transpose(0, 1))
-            check("embed", (7, users, width, slots, "second part"), failure, out2, whole2, table.double()[more.long()].sum(2).transpose(0, 1))
+            both = [expected.transpose(0, 1), table.double()[more.long()].sum(2).transpose(0, 1)]
+            for has_norm in (0, 1):
+                outs, norms = ([poisoned(tokens, users, width) for tokens in (rows, 7)] for _ in range(2))
+                of_norm = (at(gamma), at(beta), at(norms[0][0]), at(norms[1][0])) if has_norm else (None,) * 4
+                args = Embed(at(table), at(ids), at(masks), at(action) if actions else None, at(outs[0][0]), rows * users, at(more), at(outs[1][0]), 7 * users, *of_norm, users, slots, width, actions, 1e-6, stream())
+                failure = call("Embed", args)
+                for part in (0, 1):
+                    case = (rows, users, width, slots, actions, f"part {part}")
+                    check("embed", case, failure, *outs[part], both[part])
+                    if has_norm:
+                        of = torch.nn.functional.layer_norm(outs[part][0].double(), (width,), eps=1e-6) * gamma.double() + beta.double()
+                        check("norm of embed", case, failure, *norms[part], of)
         for users, tasks in ((1, 1), (1, 2), (3, 5)):
             x, w, b = half(rows, users, width), half(width, tasks), half(tasks)
             out, whole = poisoned(users, rows, tasks, dtype=torch.float32)
@@ -338,13 +365,17 @@ def times():
     for rows, depth, width in [(256, 512, 2048), (1024, 512, 2048), (2048, 512, 2048), (16384, 512, 2048), (2048, 1536, 512), (1024, 1536, 512), (3072, 1536, 512), (3072, 512, 2048), (256, 512, 512), (4096, 1024, 4096), (1024, 1024, 4096), (256, 1024, 4096), (4096, 1024, 1024), (7000, 512, 2048), (2048, 512, 2048)]:
         sets = [(half(rows, depth), half(depth, width), half(width), poisoned(rows, width)[0]) for _ in range(3)]
         found = []
-        for tile, split in [(0, 0)] + [(t, s) for t in (1, 2, 3, 4) for s in (1, 2, 4)]:
+        for tile, split in LINEAR_PLANS:
             def run(i):
                 x, w, b, y = sets[i % 3]
-                call("Linear", Linear(at(x), at(w), at(b), at(y), rows, *NO_PART, depth, width, 0, tile, split, stream()))
-            found.append((graph_us(run, 9), (tile, split)))
+                failure = call("Linear", linear(w, b, [(x, y, 0, width)], 0, tile, split))
+                assert failure is None, failure
+            try:
+                found.append((graph_us(run, 9), (tile, split)))
+            except AssertionError as error:
+                print((tile, split), error)
         torch_us = graph_us(lambda i: torch.addmm(sets[i % 3][2], sets[i % 3][0], sets[i % 3][1], out=sets[i % 3][3]), 9)
-        best = sorted(found[1:])[:3]
+        best = sorted(found[1:])[:8]
         print(f"linear {rows} x {depth} x {width}: {found[0][0]:.1f} us, torch addmm {torch_us:.1f} | " + "  ".join(f"{p}: {t:.1f}" for t, p in best), flush=True)
     for rows, width in [(256, 512), (2048, 512), (4096, 1024)]:
         a, uvqk, gamma, beta, out = half(rows, width), half(rows, 4 * width), half(width), half(width), poisoned(rows, 3 * width)[0]
@@ -353,14 +384,26 @@ def times():
         norm = graph_us(lambda _: call("Norm", Norm(at(a), at(gamma), at(beta), at(uvqk), None, at(out), at(total), rows, None, None, None, None, 0, width, 1e-6, stream())))
         ids = torch.randint(0, 1000, (rows, 3), device=DEVICE, dtype=torch.int32)
         table = half(1000, width)
-        embed = graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, *NO_PART, 1, 3, width, 0, stream())))
+        embed, embed_norm = (
+            graph_us(lambda _: call("Embed", Embed(at(table), at(ids), None, None, at(out), rows, *NO_PART, *of, None, 1, 3, width, 0, 1e-6, stream())))
+            for of in ((None, None, None), (at(gamma), at(beta), at(total)))
+        )
         w, scores = half(width, 2), torch.empty(rows, 2, device=DEVICE)
         logits = graph_us(lambda _: call("Logits", Logits(at(a), at(w), at(gamma), at(scores), rows, 1, width, 2, stream())))
-        print(f"rows {rows} x {width}: gate {gate:.1f}, norm {norm:.1f}, embed {embed:.1f}, logits {logits:.1f} us", flush=True)
+        print(f"rows {rows} x {width}: gate {gate:.1f}, norm {norm:.1f}, embed {embed:.1f}, with norm {embed_norm:.1f}, logits {logits:.1f} us", flush=True)
 
 
 print("host" if options.host else torch.cuda.get_device_name(), flush=True)
-PARTS = {"rows": row_cases, "linear": linear_cases, "attention": attention_cases}
+def copy_cases():
+    for size in (1, 12, 16, 1000, 1024, 65_552):
+        out, whole = poisoned(size, dtype=torch.int8)
+        given = torch.randint(-128, 127, (size,), dtype=torch.int8)
+        given = given if options.host else given.pin_memory()
+        failure = library.hstuCopy(P(out.data_ptr()), P(given.data_ptr()), L(size), P(stream()))
+        check("copy", size, failure and failure.decode(), out, whole, given.to(DEVICE).double())
+
+
+PARTS = {"copy": copy_cases, "rows": row_cases, "linear": linear_cases, "attention": attention_cases}
 for part in (PARTS[name] for name in options.only.split(",") if name):
     before = count
     try:

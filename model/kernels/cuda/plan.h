@@ -58,43 +58,61 @@ AttentionPlan planAttention(const AttentionShape& shape, Slots slots, int warpgr
   return best;
 }
 
+/// A CTA's tile, 64 rows per warpgroup, and how many CTAs below each other load w for each other.
 struct LinearTile {
-  int warpgroups, columns, stages, perMultiprocessor;
+  int warpgroups, columns, stages, perMultiprocessor, sharers;
 };
 
-/// 64 rows per warpgroup.
-constexpr LinearTile kLinearTiles[] = {{2, 256, 4, 1}, {2, 128, 3, 2}, {1, 128, 4, 2}, {1, 64, 4, 3}};
+constexpr LinearTile kLinearTiles[] = {{2, 128, 6, 1, 2}, {2, 128, 6, 1, 1}, {1, 128, 4, 2, 1},
+                                       {1, 128, 8, 1, 2}, {1, 64, 4, 3, 1}, {1, 64, 12, 1, 1}};
 constexpr int kLinearTileCount = sizeof(kLinearTiles) / sizeof(kLinearTiles[0]);
+constexpr int kLinearParts = 3;
 
 struct LinearPlan {
   int tile, split;
 };
 
-/// The cheapest tile and split of the depth: CTAs go in waves over the multiprocessors, each takes as long as its products or
-/// as the copies that it waits for. Fitted to an H200: at 11 shapes measured it takes a
-/// tile and split at most 3 % slower than the fastest of all.
-inline LinearPlan planLinear(long rows, int depth, int width, int multiprocessors, int tile = -1, int onlySplit = 0) {
-  constexpr double kFlopsPerUs = 5.5e6, kBytesPerUs = 87e3, kLatencyUs = .7, kSumUs = 3.6;
+/// Rows and columns of a part.
+struct LinearShape {
+  long rows;
+  int columns;
+};
+
+/// The cheapest tile and split of the depth: CTAs go in waves over the multiprocessors, and a step of the depth takes as long as
+/// its products, as the copies into the multiprocessor, or as shared memory is busy with both. Fitted to an H200: of 19 shapes
+/// (256 to 16,384 rows, depths of 512 to 3,072, widths of 512 to 4,096, some in two or three parts) 18 get a tile that is at most
+/// 8 % slower than the fastest, one 13 %.
+inline LinearPlan planLinear(const LinearShape (&parts)[kLinearParts], int depth, int multiprocessors, int tile = -1, int onlySplit = 0) {
+  constexpr double kFlopsPerUs = 5.5e6, kBytesPerUs = 109e3, kSharedBytesPerUs = 229e3, kSumUs = 3.6;
   const int steps = (depth + 63) / 64;
-  LinearPlan best{0, 1};
+  LinearPlan best{std::max(tile, 0), 1};
   double least = 1e30;
   for (int t = 0; t < kLinearTileCount; t++) {
     if (tile >= 0 && t != tile) continue;
     const LinearTile& of = kLinearTiles[t];
-    const int tileRows = of.warpgroups * 64;
-    const double tiles = double((rows + tileRows - 1) / tileRows) * ((width + of.columns - 1) / of.columns);
+    const int tileRows = of.warpgroups * 64, groupRows = tileRows * of.sharers;
+    double tiles = 0;
+    for (const LinearShape& part : parts)
+      tiles += double((part.rows + groupRows - 1) / groupRows * of.sharers) * ((part.columns + of.columns - 1) / of.columns);
     for (int split : {1, 2, 4}) {
+      // The CTAs of a cluster share a tile or w, not both.
+      if (split > 1 && of.sharers > 1) continue;
       if (onlySplit ? split != onlySplit : split > steps) continue;
       const double ctas = tiles * split;
+      // Sums over a cluster pay where multiprocessors had no work.
+      if (!onlySplit && split > 1 && ctas > multiprocessors) continue;
       const double together = std::min<double>(of.perMultiprocessor, double(long((ctas + multiprocessors - 1) / multiprocessors)));
       const double waves = double(long((ctas + multiprocessors * together - 1) / (multiprocessors * together)));
-      const double product = together * 2.0 * tileRows * of.columns * 64 / kFlopsPerUs;
-      const double copy = together * (tileRows + of.columns) * 64 * 2 / kBytesPerUs;
-      const double step = std::max({product, copy, kLatencyUs / of.stages});
-      // One CTA's start and end hide behind the products of another on the same multiprocessor.
-      const double fixed = together > 1 && split == 1 ? 2 : 3.5;
-      const double out = together * tileRows * of.columns * 6e-5;
-      const double total = waves * ((steps + split - 1) / split * step + out / split + fixed + (split > 1 ? kSumUs : 0));
+      const double product = 2.0 * tileRows * of.columns * 64 / kFlopsPerUs;
+      const double copied = (tileRows + of.columns) * 64 * 2, read = of.warpgroups * (64 + of.columns) * 64 * 2;
+      const double step = together * std::max({product, copied / kBytesPerUs, (copied + read) / kSharedBytesPerUs});
+      const double out = together * tileRows * of.columns * 1.8e-5;
+      // CTAs that share begin earlier, with half of the copies, and then wait for each other. One that has a multiprocessor to
+      // itself has no other's products to hide its start, but a deep ring.
+      const bool isAlone = of.sharers == 1 && of.perMultiprocessor == 1;
+      const double fixed = of.sharers > 1 ? .8 : isAlone ? 1.5 : 1.2, slower = of.sharers > 1 ? 1.03 : isAlone ? .97 : 1;
+      const double total =
+          fixed + waves * ((steps + split - 1) / split * step * slower + out / split + .87) + (split > 1 ? kSumUs : 0);
       if (total < least) {
         least = total;
         best = {t, split};

@@ -97,20 +97,15 @@ const char* hstuAttention(const HstuAttentionArgs* args) {
 
 const char* hstuLinear(const HstuLinearArgs* args) {
   const HstuLinearArgs& a = *args;
-  for (int64_t r = 0; r < a.rows; r++)
-    for (int c = 0; c < a.width; c++) {
-      double sum = a.bias ? at(a.bias, c) : 0;
-      for (int i = 0; i < a.depth; i++) sum += at(a.x, r * a.depth + i) * at(a.w, int64_t(i) * a.width + c);
-      if (a.silu) sum = silu(sum);
-      static_cast<uint16_t*>(a.y)[r * a.width + c] = toHalf(sum);
-    }
-  if (a.rows2 == 0) return nullptr;
-  HstuLinearArgs second = a;
-  second.x = a.x2;
-  second.y = a.y2;
-  second.rows = a.rows2;
-  second.rows2 = 0;
-  return hstuLinear(&second);
+  for (const HstuLinearPart& part : a.parts)
+    for (int64_t r = 0; r < part.rows; r++)
+      for (int c = part.begin; c < part.end; c++) {
+        double sum = a.bias ? at(a.bias, c) : 0;
+        for (int i = 0; i < a.depth; i++) sum += at(part.x, r * a.depth + i) * at(a.w, int64_t(i) * a.width + c);
+        if (a.silu) sum = silu(sum);
+        static_cast<uint16_t*>(part.y)[r * (part.end - part.begin) + c - part.begin] = toHalf(sum);
+      }
+  return nullptr;
 }
 
 const char* hstuGate(const HstuGateArgs* args) {
@@ -183,14 +178,31 @@ const char* hstuEmbed(const HstuEmbedArgs* args) {
       static_cast<uint16_t*>(e.out)[r * e.width + c] = toHalf(sum);
     }
   }
+  if (e.gamma != nullptr) {
+    HstuNormArgs normed{};
+    normed.x = e.out;
+    normed.gamma = e.gamma;
+    normed.beta = e.beta;
+    normed.out = e.norm;
+    normed.rows = e.rows;
+    normed.width = e.width;
+    normed.epsilon = e.epsilon;
+    hstuNorm(&normed);
+  }
   if (e.rows2 == 0) return nullptr;
   HstuEmbedArgs second = e;
   second.ids = e.ids2;
   second.masks = nullptr;
   second.out = e.out2;
+  second.norm = e.norm2;
   second.rows = e.rows2;
   second.rows2 = 0;
   return hstuEmbed(&second);
+}
+
+const char* hstuCopy(void* to, const void* from, int64_t bytes, void*) {
+  std::memcpy(to, from, size_t(bytes));
+  return nullptr;
 }
 
 const char* hstuLogits(const HstuLogitsArgs* args) {

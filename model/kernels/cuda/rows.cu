@@ -188,35 +188,66 @@ __global__ void __launch_bounds__(kRowsPerBlock * 32)
 
 struct EmbedPart {
   const int32_t *ids, *masks;
-  __half* out;
+  __half *out, *norm;
   int64_t rows;
 };
 
-/// Rows of `out` go token by token, those of ids and masks user by user.
-__global__ void __launch_bounds__(kRowsPerBlock * 32)
-    embed(EmbedPart first, EmbedPart second, const __half* table, const __half* action, int users, int slots, int width, int actions) {
+struct EmbedParams {
+  const __half *table, *action, *gamma, *beta;
+  int users, slots, width, actions;
+  float epsilon;
+};
+
+/// Rows of `out` go token by token, those of ids and masks user by user. With `Norms` also the rows' norm.
+template <int Vectors, bool Norms>
+__global__ void __launch_bounds__(kRowsPerBlock * 32) embed(EmbedPart first, EmbedPart second, EmbedParams p) {
   waitForBefore();
   const PlaceOfRow place(first.rows, second.rows);
   if (!place.isRow) return;
   const int64_t row = place.row, rows = place.isSecond ? second.rows : first.rows;
   const int32_t *ids = place.isSecond ? second.ids : first.ids, *masks = place.isSecond ? second.masks : first.masks;
-  __half* out = place.isSecond ? second.out : first.out;
-  const int vectors = width / 8;
-  const int64_t from = row % users * (rows / users) + row / users;
-  const uint32_t mask = masks ? uint32_t(masks[from]) : 0;
-  uint4* to = reinterpret_cast<uint4*>(out + row * width);
-  for (int vector = threadIdx.x % 32; vector < vectors; vector += 32) {
+  __half *out = place.isSecond ? second.out : first.out, *normed = place.isSecond ? second.norm : first.norm;
+  const int vectors = p.width / 8, lane = threadIdx.x % 32;
+  const int64_t from = row % p.users * (rows / p.users) + row / p.users;
+  const uint32_t mask = masks ? uint32_t(__ldg(masks + from)) : 0;
+  uint4* to = reinterpret_cast<uint4*>(out + row * p.width);
+  const auto sumAt = [&](int vector) {
     float sum[8] = {};
-    const auto add = [&](const __half* at) {
+    const auto at = [&](const __half* table, int64_t which) {
+      return __ldg(reinterpret_cast<const uint4*>(table + which * p.width) + vector);
+    };
+    const auto add = [&](const uint4& packed) {
       float x[8];
-      unpack(__ldg(reinterpret_cast<const uint4*>(at) + vector), x);
+      unpack(packed, x);
 #pragma unroll
       for (int i = 0; i < 8; i++) sum[i] += x[i];
     };
-    for (int s = 0; s < slots; s++) add(table + int64_t(__ldg(ids + from * slots + s)) * width);
-    for (int bit = 0; bit < actions; bit++)
-      if (mask >> bit & 1) add(action + int64_t(bit) * width);
-    to[vector] = pack(sum);
+    // Loads of four slots are under way together.
+    constexpr int kBatch = 4;
+    for (int s = 0; s < p.slots; s += kBatch) {
+      uint4 found[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; i++)
+        found[i] = s + i < p.slots ? at(p.table, __ldg(ids + from * p.slots + s + i)) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+      for (int i = 0; i < kBatch; i++) add(found[i]);
+    }
+    for (int bit = 0; bit < p.actions; bit++)
+      if (mask >> bit & 1) add(at(p.action, bit));
+    const uint4 packed = pack(sum);
+    to[vector] = packed;
+    return packed;
+  };
+  if constexpr (!Norms) {
+    for (int vector = lane; vector < vectors; vector += 32) sumAt(vector);
+  } else {
+    const NormedRow<Vectors> normedRow(out + row * p.width, p.width, lane, p.epsilon, sumAt);
+    uint4* toNorm = reinterpret_cast<uint4*>(normed + row * p.width);
+    normedRow.each([&](int turn, int vector) {
+      float y[8];
+      normedRow.normed(turn, vector, p.gamma, p.beta, y);
+      toNorm[vector] = pack(y);
+    });
   }
 }
 
@@ -259,10 +290,12 @@ bool isAligned(std::initializer_list<const void*> addresses) {
   return std::all_of(addresses.begin(), addresses.end(), [](const void* at) { return uintptr_t(at) % 16 == 0; });
 }
 
-template <class... Parameters, class... Arguments>
-const char* launchRows(void (*kernel)(Parameters...), int64_t rows, void* stream, const Arguments&... arguments) {
+template <auto kernel, class... Arguments>
+const char* launchRows(int64_t rows, void* stream, const Arguments&... arguments) {
+  static const cudaError_t prepared = prepareKernel(kernel);
+  if (prepared != cudaSuccess) return cudaGetErrorString(prepared);
   const dim3 grid(unsigned((rows + kRowsPerBlock - 1) / kRowsPerBlock));
-  return launchKernel(kernel, grid, kRowsPerBlock * 32, 0, 0, stream, arguments...);
+  return launchKernel(kernel, grid, kRowsPerBlock * 32, spreadBytes(grid.x), 0, stream, arguments...);
 }
 
 /// Calls `run` with the vectors per lane that hold a row, 0 where none does.
@@ -296,8 +329,11 @@ extern "C" const char* hstuNorm(const HstuNormArgs* args) {
   const NormPart second{halves(n.x2), halves(n.update2), halves(n.sum2), halves(n.out2), n.rows2};
   return withVectors(n.width, [&](auto vectors) {
     constexpr int kVectors = vectors.value;
-    return launchRows(n.update ? norm<kVectors, true> : norm<kVectors, false>, n.rows + n.rows2, n.stream, first, second,
-                      halves(n.bias), halves(n.gamma), halves(n.beta), n.width, n.epsilon);
+    const auto launch = [&](auto adds) {
+      return launchRows<norm<kVectors, adds.value>>(n.rows + n.rows2, n.stream, first, second, halves(n.bias), halves(n.gamma),
+                                                    halves(n.beta), n.width, n.epsilon);
+    };
+    return n.update ? launch(std::true_type()) : launch(std::false_type());
   });
 }
 
@@ -309,7 +345,7 @@ extern "C" const char* hstuGate(const HstuGateArgs* args) {
   const GatePart first{halves(g.uvqk), halves(g.a), halves(g.out), g.rows};
   const GatePart second{halves(g.uvqk2), halves(g.a2), halves(g.out2), g.rows2};
   return withVectors(g.width, [&](auto vectors) {
-    return launchRows(gate<vectors.value>, g.rows + g.rows2, g.stream, first, second, g.uvqkRow, halves(g.gamma),
+    return launchRows<gate<vectors.value>>(g.rows + g.rows2, g.stream, first, second, g.uvqkRow, halves(g.gamma),
                       halves(g.beta), g.width, g.act, g.concat, g.epsilon);
   });
 }
@@ -318,10 +354,15 @@ extern "C" const char* hstuEmbed(const HstuEmbedArgs* args) {
   const HstuEmbedArgs& e = *args;
   if (e.rows + e.rows2 == 0) return nullptr;
   if (e.width % 8) return kWidth;
-  if (!isAligned({e.table, e.action, e.out, e.out2})) return kAlignment;
-  const EmbedPart first{e.ids, e.masks, halves(e.out), e.rows}, second{e.ids2, nullptr, halves(e.out2), e.rows2};
-  return launchRows(embed, e.rows + e.rows2, e.stream, first, second, halves(e.table), halves(e.action), e.users, e.slots,
-                    e.width, e.actions);
+  if (!isAligned({e.table, e.action, e.out, e.out2, e.gamma, e.beta, e.norm, e.norm2})) return kAlignment;
+  const EmbedPart first{e.ids, e.masks, halves(e.out), halves(e.norm), e.rows};
+  const EmbedPart second{e.ids2, nullptr, halves(e.out2), halves(e.norm2), e.rows2};
+  const EmbedParams p{halves(e.table), halves(e.action), halves(e.gamma), halves(e.beta),
+                      e.users, e.slots, e.width, e.actions, e.epsilon};
+  if (e.gamma == nullptr) return launchRows<embed<0, false>>(e.rows + e.rows2, e.stream, first, second, p);
+  return withVectors(e.width, [&](auto vectors) {
+    return launchRows<embed<vectors.value, true>>(e.rows + e.rows2, e.stream, first, second, p);
+  });
 }
 
 extern "C" const char* hstuLogits(const HstuLogitsArgs* args) {
@@ -329,6 +370,6 @@ extern "C" const char* hstuLogits(const HstuLogitsArgs* args) {
   if (l.rows == 0) return nullptr;
   if (l.depth % 8) return kWidth;
   if (!isAligned({l.x})) return kAlignment;
-  return launchRows(logits, l.rows, l.stream, static_cast<const __half*>(l.x), static_cast<const __half*>(l.w),
+  return launchRows<logits>(l.rows, l.stream, static_cast<const __half*>(l.x), static_cast<const __half*>(l.w),
                     static_cast<const __half*>(l.bias), l.out, l.rows, l.users, l.depth, l.tasks);
 }
