@@ -1,7 +1,6 @@
-// The load generator, a process of its own: closed and open loops over raw sockets. Started by bench.ts.
+// A load generator, a process of its own: closed and open loops over raw sockets. Started by load-generators.ts.
 import { readFileSync } from 'node:fs'
 import { createRandom } from '../../model/random.js'
-import { SEED } from '../workload.js'
 import { createRawClient, requestBytes } from './client.js'
 
 /** One phase of the load. */
@@ -11,6 +10,8 @@ export type Phase =
 
 export type Order = {
   readonly port: number
+  /** Of its arrivals, and of which request comes next. */
+  readonly seed: number
   /** Files with a request each. */
   readonly files: readonly string[]
   readonly deadlineMs: number
@@ -27,11 +28,19 @@ export type Report = { readonly phases: readonly (readonly Sample[])[]; readonly
 
 const REFUSED_PAUSE_MS = 20
 
-async function generate({ port, files, deadlineMs, polls, phases }: Order): Promise<Report> {
+/** Told once its requests are read; answered with the `Start`. */
+export const READY = 'ready'
+/** When the first phase begins, in milliseconds since the epoch: the same for all generators. */
+export type Start = { readonly atMs: number }
+
+async function generate(
+  { port, seed, files, deadlineMs, polls, phases }: Order,
+  begun: () => Promise<Start>,
+): Promise<Report> {
   const client = createRawClient(port)
   const headers = { 'x-deadline-ms': String(deadlineMs) }
   const requests = files.map((file) => requestBytes(readFileSync(file, 'utf8'), headers))
-  const random = createRandom(SEED)
+  const random = createRandom(seed)
   const pick = () => requests[Math.floor(random() * requests.length)] ?? Buffer.alloc(0)
   const one = async (start: number, dueAt: number): Promise<Sample> => {
     const reply = await client.send(pick()).catch(() => ({ status: 0, ms: Number.NaN }))
@@ -57,7 +66,11 @@ async function generate({ port, files, deadlineMs, polls, phases }: Order): Prom
         if (sample[1] !== 200) await new Promise((resolve) => setTimeout(resolve, REFUSED_PAUSE_MS))
       }
     }
-    await Promise.all(Array.from({ length: connections }, caller))
+    // Awake or asleep as while the arrivals come: that too makes a difference to the server.
+    await Promise.all([
+      until(start + 1000 * seconds),
+      ...Array.from({ length: connections }, caller),
+    ])
     return samples
   }
 
@@ -74,6 +87,7 @@ async function generate({ port, files, deadlineMs, polls, phases }: Order): Prom
     return pending
   }
 
+  await until((await begun()).atMs - performance.timeOrigin)
   const done: Promise<readonly Sample[]>[] = []
   for (const phase of phases) {
     if (phase.kind === 'closed') {
@@ -90,6 +104,10 @@ async function generate({ port, files, deadlineMs, polls, phases }: Order): Prom
 }
 
 process.once('message', async (order: Order) => {
-  const report = await generate(order)
+  const report = await generate(order, () => {
+    const start = new Promise<Start>((resolve) => process.once('message', resolve))
+    process.send?.(READY)
+    return start
+  })
   process.send?.(report, () => process.disconnect())
 })
