@@ -152,6 +152,15 @@ describe('the queue for the event loop', () => {
     assert.equal(sim.counts.get('normal k')?.out, 0)
   })
 
+  test('forgets a time when all went slowly', () => {
+    const sim = simulation()
+    offered(sim, 30_000, [[owner('k'), 3]], 40)
+    offered(sim, 3000, [[owner('k'), 0.1]], 1)
+    sim.counts.clear()
+    for (let i = 0; i < 60; i++) sim.arrive(owner('k'), 1)
+    assert.equal(sim.counts.get('normal k')?.out, 0)
+  })
+
   test('goes on after a task that fails', () => {
     const sim = simulation()
     sim.queue.run(owner('k'), 0, () => {

@@ -69,9 +69,11 @@ export function createLoopQueue(options: LoopQueueOptions = {}): LoopQueue {
       isAwake = false
       return
     }
+    // What came alone says how fast it can be, so that a slow time is not remembered for ever.
+    const since = busySince ?? now()
     afterThis(() => {
       const ended = now()
-      if (busySince !== undefined) pace.add(waiting.workMs, ended - busySince)
+      pace.add(waiting.workMs, ended - since)
       busySince = queue.length() > 0 ? ended : undefined
       if (ended < endMs) next(endMs)
       else wake()
