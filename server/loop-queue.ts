@@ -2,10 +2,10 @@ import { type Claim, createFairQueue } from './fair-queue.js'
 import { createPace } from './pace.js'
 
 /**
- * How long bodies are parsed before the loop looks at its sockets again, at least one: whoever is refused
- * there, or has an answer coming, waits for so long.
+ * After so long no other body is begun before the loop looks at its sockets again: whoever is refused
+ * there, or has an answer coming, waits. One of a ranking takes longer by itself.
  */
-const SLICE_MS = 1
+const SLICE_MS = 0.25
 /** What a body is taken for: one counts for so much beside another. How fast they go is measured. */
 const BODY_MS = 0.1
 const BYTES_PER_MS = 32 * 1024

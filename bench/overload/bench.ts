@@ -15,7 +15,7 @@ const CALM_SECONDS = 10
 const MOST_REFUSED = 0.02
 /** So much less than the best: with yet more of them it would not get more again. */
 const LESS = 0.9
-const CAPACITY_SECONDS = 5
+const CAPACITY_SECONDS = 8
 /** Answers are looked at by windows of this length to see when all is well again. */
 const WINDOW_SEC = 0.25
 /** Well: nothing refused, and the median at most so many times that of before. */
