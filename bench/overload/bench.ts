@@ -238,14 +238,15 @@ function goodBy(deadlineMs: number): (sample: Sample) => boolean {
 }
 
 function p50(samples: readonly Sample[]): number {
-  return median(samples.map(([, , ms]) => ms))
+  return median(answerTimes(samples))
 }
 
 function p99(samples: readonly Sample[]): number {
-  return quantile(
-    samples.map(([, , ms]) => ms),
-    0.99,
-  )
+  return quantile(answerTimes(samples), 0.99)
+}
+
+function answerTimes(samples: readonly Sample[]): number[] {
+  return samples.map(([, , dueMs]) => dueMs).filter(Number.isFinite)
 }
 
 function lagOf(samples: readonly Sample[]): Measured['lag'] {

@@ -27,6 +27,8 @@ export type Sample = readonly [dueSec: number, status: number, dueMs: number, se
 export type Report = { readonly phases: readonly (readonly Sample[])[]; readonly sockets: number }
 
 const REFUSED_PAUSE_MS = 20
+/** After the end: who has no answer by then gets none. */
+const GIVE_UP_MS = 10_000
 
 /** Told once its requests are read; answered with the `Start`. */
 export const READY = 'ready'
@@ -50,8 +52,10 @@ async function generate(
 
   const until = async (at: number) => {
     const waitMs = at - performance.now()
-    if (waitMs <= 0) return
-    if (polls) while (performance.now() < at) await new Promise((resolve) => setImmediate(resolve))
+    // Who is late reads what has come meanwhile all the same: else each request would need a socket of its own.
+    if (waitMs <= 0) await new Promise((resolve) => setImmediate(resolve))
+    else if (polls)
+      while (performance.now() < at) await new Promise((resolve) => setImmediate(resolve))
     else await new Promise((resolve) => setTimeout(resolve, waitMs))
   }
 
@@ -74,6 +78,10 @@ async function generate(
     return samples
   }
 
+  let giveUp = () => {}
+  const over = new Promise<void>((resolve) => {
+    giveUp = resolve
+  })
   /** Poisson arrivals, whether or not earlier requests were answered. */
   const open = async (perSecond: number, seconds: number) => {
     const pending: Promise<Sample>[] = []
@@ -82,7 +90,8 @@ async function generate(
       due += (-Math.log(1 - random()) / perSecond) * 1000
       if (due >= 1000 * seconds) break
       await until(start + due)
-      pending.push(one(start, start + due))
+      const unanswered = over.then((): Sample => [due / 1000, 0, Number.NaN, Number.NaN])
+      pending.push(Promise.race([one(start, start + due), unanswered]))
     }
     return pending
   }
@@ -98,7 +107,9 @@ async function generate(
       done.push(Promise.all(await open(phase.perSecond, phase.seconds)))
     }
   }
+  const timer = setTimeout(giveUp, GIVE_UP_MS)
   const report = { phases: await Promise.all(done), sockets: client.sockets() }
+  clearTimeout(timer)
   client.close()
   return report
 }
