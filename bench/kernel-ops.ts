@@ -11,6 +11,7 @@ import {
 import { hstuLinear } from '../model/export/linear.js'
 import { PAPER_SHAPE, randomConfig } from '../model/export/random.js'
 import { createRandom } from '../model/random.js'
+import { roundedKv, withBf16Kv } from '../test/op-runs.js'
 
 const CANDIDATES = 1024
 
@@ -126,15 +127,17 @@ export function opCases(): OpCase[] {
   ]
 }
 
-/** A case ready to run on `threads` threads; `close` frees it. */
+/** A case ready to run on `threads` threads, a library's with K/V in bf16; `close` frees it. */
 export async function openCase(
   folder: string,
   { graph, inputs, outDims }: OpCase,
   library: string | undefined,
   threads: number,
 ) {
-  const session = await openOp(folder, graph, { library, threads, spin: threads > 1 })
-  const { run, release } = session.bind(inputs, outDims)
+  const isKernel = library !== undefined
+  const options = { library, threads, spin: threads > 1 }
+  const session = await openOp(folder, isKernel ? withBf16Kv(graph) : graph, options)
+  const { run, release } = session.bind(isKernel ? roundedKv(inputs) : inputs, outDims)
   return {
     run,
     close() {

@@ -40,12 +40,16 @@ export type KernelTime = {
   readonly kernelsMs: number
   readonly functionsMs: number
 }
+/** `float32KvMs`: of kernels that round K/V in each run. */
+export type CallTime = KernelTime & { readonly float32KvMs: number }
 export type KernelsResult = {
   readonly library: string
   readonly threads: number
   readonly ops: readonly (KernelTime & { readonly flop: number })[]
   /** Calls of the engine at the paper's shape. */
-  readonly calls: readonly KernelTime[]
+  readonly calls: readonly CallTime[]
+  /** K/V of the longest history, in bytes. */
+  readonly kvBytes: Readonly<Record<Arm, number>>
   /** Largest difference of a logit between the two, and the largest logit. */
   readonly logits: { readonly difference: number; readonly largest: number }
   /** One per round; empty when no PyTorch was given. */
@@ -53,46 +57,48 @@ export type KernelsResult = {
 }
 
 type Run = () => Promise<unknown>
-type Both = { readonly kernels: Run; readonly functions: Run }
+type Arm = 'kernels' | 'float32Kv' | 'functions'
+type Runs<A extends Arm = Arm> = Readonly<Record<A, Run>>
 
 /**
- * `kernels`: the folder of libraries; `python`: an interpreter that has PyTorch, or undefined.
+ * `folders`: of the libraries, and of the same ones without K/V in bf16; `python`: an interpreter that has PyTorch, or undefined.
  * @throws {RankError} ENGINE_UNAVAILABLE where no library fits this CPU
  */
 export async function benchKernels(
   bundle: Bundle,
-  kernels: string,
+  folders: Readonly<Record<'kernels' | 'float32Kv', string>>,
   python: string | undefined,
   log: (line: string) => void,
 ): Promise<KernelsResult> {
   const threads = availableParallelism()
   const options = { bundle, workers: 1, threadsPerWorker: threads }
   const engines = {
-    kernels: await createCapiEngine({ ...options, kernels }),
+    kernels: await createCapiEngine({ ...options, kernels: folders.kernels }),
+    float32Kv: await createCapiEngine({ ...options, kernels: folders.float32Kv }),
     functions: await createCapiEngine(options),
   }
   try {
     const { library } = engines.kernels.stats().kernels ?? {}
     if (library === undefined) {
-      throw new RankError('ENGINE_UNAVAILABLE', `no library of ${kernels} fits this CPU`)
+      throw new RankError('ENGINE_UNAVAILABLE', `no library of ${folders.kernels} fits this CPU`)
     }
     const peers: KernelPeer[] = []
     const askPeer = () => {
       if (python !== undefined) peers.push(runPeer(python, threads))
     }
     askPeer()
-    const { calls, logits } = await benchCalls(engines, bundle, log)
+    const called = await benchCalls(engines, bundle, log)
     while (python !== undefined && peers.length < PEER_ROUNDS) askPeer()
     const ops = []
     for (const each of opCases()) ops.push(await benchOp(each, library, threads, log))
-    return { library, threads, ops, calls, logits, peers }
+    return { library, threads, ops, ...called, peers }
   } finally {
     await Promise.all(Object.values(engines).map((engine) => engine.close()))
   }
 }
 
 async function benchCalls(
-  engines: Readonly<Record<keyof Both, Engine>>,
+  engines: Readonly<Record<Arm, Engine>>,
   { manifest }: Bundle,
   log: (line: string) => void,
 ) {
@@ -105,37 +111,47 @@ async function benchCalls(
   const rowsOf = (m: number) => rows.get(m) ?? new Int32Array()
   const handles = {
     kernels: await engines.kernels.prefill(history),
+    float32Kv: await engines.float32Kv.prefill(history),
     functions: await engines.functions.prefill(history),
   }
-  const both = (call: (engine: Engine, name: keyof Both) => Promise<unknown>): Both => ({
+  const all = (call: (engine: Engine, name: Arm) => Promise<unknown>): Runs => ({
     kernels: () => call(engines.kernels, 'kernels'),
+    float32Kv: () => call(engines.float32Kv, 'float32Kv'),
     functions: () => call(engines.functions, 'functions'),
   })
   const tasks = {
     ...Object.fromEntries(
       [...rows].map(([m, some]) => [
         `score, m = ${m.toLocaleString('en')}, from K/V`,
-        both((engine, name) => engine.score(handles[name], some, QUERY_TIME)),
+        all((engine, name) => engine.score(handles[name], some, QUERY_TIME)),
       ]),
     ),
-    [`prefill, n = ${maxTokens.toLocaleString('en')}`]: both(async (engine) =>
+    [`prefill, n = ${maxTokens.toLocaleString('en')}`]: all(async (engine) =>
       engine.release(await engine.prefill(history)),
     ),
-    'append of one event': both(async (engine, name) =>
+    'append of one event': all(async (engine, name) =>
       engine.release(await engine.prefill(rest, { handle: handles[name], tokens: split })),
     ),
-    'one pass, m = 256': both((engine) =>
+    'one pass, m = 256': all((engine) =>
       engine.rank([{ history, candidates: rowsOf(256), queryTime: QUERY_TIME }]),
     ),
   }
-  const calls: KernelTime[] = []
-  for (const [what, runs] of Object.entries(tasks)) calls.push(await inTurns(what, runs, log))
-  const scores = (name: keyof Both) => engines[name].score(handles[name], rowsOf(1024), QUERY_TIME)
+  const calls: CallTime[] = []
+  for (const [what, runs] of Object.entries(tasks)) {
+    const { kernels, float32Kv, functions } = await inTurns(what, runs, log)
+    calls.push({ what, kernelsMs: kernels, float32KvMs: float32Kv, functionsMs: functions })
+  }
+  const scores = (name: Arm) => engines[name].score(handles[name], rowsOf(1024), QUERY_TIME)
   const exact = await scores('functions')
   const rounded = await scores('kernels')
   const difference = Math.max(...exact.map((x, i) => Math.abs(x - (rounded[i] ?? Number.NaN))))
   const largest = Math.max(...exact.map(Math.abs))
-  return { calls, logits: { difference, largest } }
+  const kvBytes = {
+    kernels: handles.kernels.bytes,
+    float32Kv: handles.float32Kv.bytes,
+    functions: handles.functions.bytes,
+  }
+  return { calls, kvBytes, logits: { difference, largest } }
 }
 
 async function benchOp(
@@ -148,29 +164,36 @@ async function benchOp(
   try {
     const kernel = await openCase(folder, each, library, threads)
     const body = await openCase(folder, each, undefined, threads)
-    const time = await inTurns(each.name, { kernels: kernel.run, functions: body.run }, log)
+    const runs = { kernels: kernel.run, functions: body.run }
+    const { kernels, functions } = await inTurns(each.name, runs, log)
     kernel.close()
     body.close()
-    return { ...time, flop: each.flop }
+    return { what: each.name, kernelsMs: kernels, functionsMs: functions, flop: each.flop }
   } finally {
     rmSync(folder, { recursive: true })
   }
 }
 
-async function inTurns(what: string, runs: Both, log: (line: string) => void): Promise<KernelTime> {
-  const times: Record<keyof Both, number[]> = { kernels: [], functions: [] }
+/** Medians in milliseconds. */
+async function inTurns<A extends Arm>(
+  what: string,
+  runs: Runs<A>,
+  log: (line: string) => void,
+): Promise<Readonly<Record<A, number>>> {
+  // The keys of a type are all there are: nobody else adds one.
+  const arms = Object.keys(runs) as A[]
+  const times = new Map(arms.map((arm): [A, number[]] => [arm, []]))
   for (let round = -1; round < ROUNDS; round++) {
-    for (const name of ['kernels', 'functions'] as const) {
+    for (const [arm, own] of times) {
       await setTimeout(PAUSE_MS)
       const start = performance.now()
-      await runs[name]()
-      if (round >= 0) times[name].push(performance.now() - start)
+      await runs[arm]()
+      if (round >= 0) own.push(performance.now() - start)
     }
   }
-  const kernelsMs = median(times.kernels)
-  const functionsMs = median(times.functions)
-  log(`${what}: kernels ${kernelsMs.toFixed(2)}, functions ${functionsMs.toFixed(2)} ms`)
-  return { what, kernelsMs, functionsMs }
+  const medians = arms.map((arm): [A, number] => [arm, median(times.get(arm) ?? [])])
+  log(`${what}: ${medians.map(([arm, ms]) => `${arm} ${ms.toFixed(2)}`).join(', ')} ms`)
+  return Object.fromEntries(medians) as Record<A, number>
 }
 
 function runPeer(python: string, threads: number): KernelPeer {

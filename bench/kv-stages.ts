@@ -54,7 +54,7 @@ export async function benchStages(
   const client = await redis.connect('bench-stages')
   const stages: Stage[] = []
   const chunks: { chunkBytes: number; inFlight: number; ms: number }[] = []
-  const bytes = { fp32: 0, fp16: 0, int8: 0 }
+  const bytes = { fp32: 0, fp16: 0, int8: 0, bf16: 0 }
   try {
     for (const codec of KV_CODECS) {
       const thread = await openThread(redis, manifest, codec, 1)

@@ -14,8 +14,9 @@ const RESULT: KernelsResult = {
   threads: 2,
   ops: [],
   calls: ['score, m = 256, from K/V', 'score, m = 1,024, from K/V', 'prefill, n = 2,048'].map(
-    (what, i) => ({ what, kernelsMs: 10 * (i + 1), functionsMs: 100 }),
+    (what, i) => ({ what, kernelsMs: 10 * (i + 1), float32KvMs: 40, functionsMs: 100 }),
   ),
+  kvBytes: { kernels: 1e6, float32Kv: 2e6, functions: 2e6 },
   logits: { difference: 1e-3, largest: 2 },
   peers: [
     { torch: '2', fp32: peer({}), bf16: peer({ encodeMs: 60 }) },
@@ -32,9 +33,9 @@ describe('kernelsPage', () => {
         ?.split('|')
         .slice(2, -1)
         .map(Number)
-    // Kernels, functions, PyTorch bf16 and float32, kernels / functions, kernels / PyTorch bf16.
-    assert.deepEqual(row('score, m = 256'), [10, 100, 20, 20, 0.1, 0.5])
-    assert.deepEqual(row('score, m = 1,024'), [20, 100, 40, 90, 0.2, 0.5])
-    assert.deepEqual(row('prefill'), [30, 100, 60, 80, 0.3, 0.5])
+    // Kernels, over float32 K/V, functions, PyTorch bf16 and float32, kernels / functions, kernels / PyTorch bf16.
+    assert.deepEqual(row('score, m = 256'), [10, 40, 100, 20, 20, 0.1, 0.5])
+    assert.deepEqual(row('score, m = 1,024'), [20, 40, 100, 40, 90, 0.2, 0.5])
+    assert.deepEqual(row('prefill'), [30, 40, 100, 60, 80, 0.3, 0.5])
   })
 })

@@ -6,7 +6,7 @@ import { figure, table } from './markdown.js'
 
 /** The page on kernels: every figure comes from `result`. */
 export function kernelsPage(machine: Machine, result: KernelsResult): string {
-  const { calls, ops, logits, peers, threads, library } = result
+  const { calls, ops, logits, peers, threads, library, kvBytes } = result
   const peak = finite(Math.max(...peers.map(({ bf16 }) => bf16.peakTflops)))
   const lines = [
     '# Kernels on a CPU',
@@ -27,17 +27,19 @@ export function kernelsPage(machine: Machine, result: KernelsResult): string {
       [
         'call',
         'kernels',
+        'over float32 K/V',
         'functions',
         'PyTorch bf16',
         'PyTorch float32',
         'kernels / functions',
         'kernels / PyTorch bf16',
       ],
-      calls.map(({ what, kernelsMs, functionsMs }) => {
+      calls.map(({ what, kernelsMs, float32KvMs, functionsMs }) => {
         const bf16 = peerCall(peers, 'bf16', what)
         return [
           what,
           figure(kernelsMs),
+          figure(float32KvMs),
           figure(functionsMs),
           figure(bf16),
           figure(peerCall(peers, 'fp32', what)),
@@ -46,6 +48,8 @@ export function kernelsPage(machine: Machine, result: KernelsResult): string {
         ]
       }),
     ),
+    '',
+    `Kernels keep K/V in bf16: ${figure(kvBytes.kernels / 1e6)} MB of 2,048 tokens, ${figure(kvBytes.functions / 1e6)} in float32; over that they round it in each run, to the same scores.`,
     '',
     `Logits of 1,024 candidates differ by at most ${logits.difference.toExponential(1)} (the largest is ${logits.largest.toFixed(2)}).`,
     '',

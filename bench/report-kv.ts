@@ -32,9 +32,11 @@ const ARMS: readonly (readonly [Arm, string])[] = [
   ['fp16', 'tier 2 hit, fp16'],
   ['fp32', 'tier 2 hit, fp32'],
   ['int8', 'tier 2 hit, int8'],
+  ['bf16', 'tier 2 hit, bf16'],
   ['fp16+append', 'tier 2, fp16, and one event'],
   ['fp32+append', 'tier 2, fp32, and one event'],
   ['int8+append', 'tier 2, int8, and one event'],
+  ['bf16+append', 'tier 2, bf16, and one event'],
   ['miss', 'miss (prefill)'],
 ]
 const CHARTED: readonly Arm[] = ['tier1', 'append', 'fp16', 'fp16+append', 'miss']

@@ -4,6 +4,7 @@ import { parseArgs } from 'node:util'
 import { kernelFolder } from '../model/engine/kernel-folder.js'
 import { RankError } from '../model/errors.js'
 import { tempFolder } from '../test/fixtures.js'
+import { withFloat32Kv } from '../test/kernel-library.js'
 import { benchKernels } from './kernels-cpu.js'
 import { describeMachine } from './machine.js'
 import { kernelsChart, kernelsPage } from './report-kernels.js'
@@ -27,7 +28,8 @@ try {
   const folder = tempFolder(scope)
   const bundle = exportPaperShape(`${folder}/paper`)
   const log = (line: string) => process.stderr.write(`${line}\n`)
-  const result = await benchKernels(bundle, kernels, values.python, log)
+  const folders = { kernels, float32Kv: withFloat32Kv(scope, kernels) }
+  const result = await benchKernels(bundle, folders, values.python, log)
   mkdirSync(values.out, { recursive: true })
   const { library: _, ...kept } = result
   const json = JSON.stringify({ machine, ...kept }, null, 2)

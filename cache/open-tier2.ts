@@ -53,7 +53,8 @@ export async function openTier2(
   engine: Engine,
   onEvent: (event: Tier2Event) => void,
 ) {
-  const { config, version, precision, appendIsExact } = manifest
+  const { config, version, appendIsExact } = manifest
+  const precision = engine.kvPrecision
   const shape: PageShape = { codec, ...kvShape(config), maxTokens: config.maxTokens }
   const tokenBytes = codecTokenBytes(shape)
   let isConnected = false

@@ -40,7 +40,7 @@ export type RedisKvOptions = {
   readonly memory: SpareMemory
 }
 
-/** K/V of the first `tokens` tokens of a history, in the bundle's precision. */
+/** K/V of the first `tokens` tokens of a history, in the engine's precision. */
 export type RemoteRows = { readonly tokens: number; readonly layers: readonly KvLayer[] }
 
 /** K/V of the first `tokens` tokens as tier 2 keeps it: the planes of every layer's K and V, in turn. */

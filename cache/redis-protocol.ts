@@ -1,6 +1,5 @@
-import type { KvCodecName } from '../model/engine/codec/graphs.js'
+import type { KvCodecName, KvPrecision } from '../model/engine/codec/graphs.js'
 import type { WireError } from '../model/errors.js'
-import type { Precision } from '../model/manifest.js'
 import type { PageShape } from './page.js'
 import type { RedisEvent } from './redis.js'
 import type { FetchedKv, RedisKv } from './redis-kv.js'
@@ -12,7 +11,8 @@ export type RedisThreadOptions = {
   /** Connections that reads take turns on; writes have one more. */
   readonly connections: number
   readonly codec: KvCodecName
-  readonly precision: Precision
+  /** Of the engine's K/V. */
+  readonly precision: KvPrecision
   /** Of the bundle. */
   readonly version: string
   readonly shape: PageShape

@@ -64,6 +64,7 @@ describe('calibrate', () => {
     const engine = {
       ...broken,
       name: 'broken',
+      kvPrecision: 'fp32' as const,
       rank: never,
       encode: never,
       retrieve: never,

@@ -72,6 +72,7 @@ export function createCountingEngine(): CountingEngine {
     rank: unused,
     encode: unused,
     retrieve: unused,
+    kvPrecision: 'fp32',
     exportKv: unused,
     importKv: unused,
     warmUp: unused,

@@ -1,13 +1,19 @@
 // The command against what the ranking pipeline says of the same users, and against the trainer's own evaluation of
 // weights that it has just trained. The latter needs PyTorch and safetensors: skipped without, unless REQUIRE_TORCH=1.
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { execFile, spawnSync } from 'node:child_process'
+import { EventEmitter } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
 import { loadRanker } from '../falcon/load.js'
 import { createRandom } from '../model/random.js'
 import { readInteractions } from '../server/commands/interactions.js'
+import { parseServerConfig } from '../server/config.js'
+import { digestOf } from '../server/key-file.js'
+import { createLogger } from '../server/log.js'
+import { serve } from '../server/serve.js'
 import { tempFolder } from './fixtures.js'
 
 const CLI = fileURLToPath(new URL('../server/cli.js', import.meta.url))
@@ -72,6 +78,38 @@ describe('eval-retrieval', () => {
     } finally {
       await ranker.close()
     }
+  })
+
+  test('says of a server with API keys what it says of this process', async (t) => {
+    const secret = 'of-a-retriever'
+    const [keys, keyFile, asked] = ['keys.json', 'key', 'asked'].map((name) => `${folder}/${name}`)
+    assert.ok(keys && keyFile && asked)
+    const entry = { name: 'one', sha256: digestOf(secret).toString('hex'), scopes: ['rank'] }
+    writeFileSync(keys, JSON.stringify({ keys: [entry] }))
+    writeFileSync(keyFile, `${secret}\n`)
+    const flags = ['--bundle', bundle, '--port', '0', '--host', '127.0.0.1', '--no-playground']
+    const server = await serve({
+      ...parseServerConfig([...flags, '--api-keys-file', keys], {}),
+      loadRanker: (settings) => loadRanker({ ...settings, maxKvBytes: settings.kvBytes }),
+      log: createLogger('silent'),
+      signals: new EventEmitter(),
+      setExitCode: () => {},
+    })
+    t.after(() => server.stop('the test is over'))
+    await server.loaded
+    // Not the synchronous one: the server answers on this thread.
+    const ask = (...args: string[]) =>
+      promisify(execFile)(process.execPath, [
+        ...[CLI, 'eval-retrieval', '--data', data, '--bundle', bundle, '--url', server.url],
+        ...args,
+      ])
+    await ask('--api-key-file', keyFile, '--ranks', asked)
+    assert.deepEqual(
+      JSON.parse(readFileSync(asked, 'utf8')),
+      JSON.parse(readFileSync(ranks, 'utf8')),
+    )
+    await assert.rejects(ask(), /answered 401: .*needs an API key/)
+    await assert.rejects(ask('--api-key-file', `${keyFile}.none`), /--api-key-file: ENOENT/)
   })
 
   const isThere = spawnSync(PYTHON, ['-c', 'import torch, safetensors']).status === 0

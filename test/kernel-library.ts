@@ -1,8 +1,18 @@
 // The kernel libraries, built once per build of the tests.
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
+import {
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
+import { resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { cpuFlags, findKernels, refusalOf } from '../model/engine/capi/kernels.js'
+import { type Scope, tempFolder } from './fixtures.js'
 
 const DIST = fileURLToPath(new URL('..', import.meta.url))
 const SCRIPT = fileURLToPath(new URL('../../model/kernels/build.sh', import.meta.url))
@@ -42,6 +52,16 @@ function whyNot(folder: string): string | undefined {
   const found = findKernels(folder, chip, PLAIN_WIDTHS)
   if (found === undefined) return 'this CPU has no AMX bf16'
   return refusalOf(found)
+}
+
+/** A folder of the same libraries for engines that keep K/V in the bundle's precision: kernels round it in each run. */
+export function withFloat32Kv(scope: Scope, folder: string): string {
+  const other = tempFolder(scope)
+  const { libraries } = JSON.parse(readFileSync(`${folder}/kernels.json`, 'utf8'))
+  const others = libraries.map(({ kv: _, ...library }: { kv?: string; file: string }) => library)
+  writeFileSync(`${other}/kernels.json`, JSON.stringify({ libraries: others }))
+  for (const { file } of others) symlinkSync(resolve(folder, file), `${other}/${file}`)
+  return other
 }
 
 /** Runs the build script into an existing folder. */

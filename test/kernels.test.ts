@@ -126,7 +126,7 @@ describe('models through the AMX kernels', { skip }, () => {
     await openWithKernels(t, exportModel(t), (event) => events.push(event))
     const library = `${folder}/libperegrine_kernels_cpu.so`
     const told = events.find(({ kind }) => kind === 'kernels')
-    assert.deepEqual(told, { kind: 'kernels', library, arithmetic: 'bf16' })
+    assert.deepEqual(told, { kind: 'kernels', library, arithmetic: 'bf16', kv: 'bf16' })
     const { bundle } = exportModel(t, { precision: 'fp16' })
     const engine = await createEngine({ bundle, engine: 'capi', kernels: folder, workers: 1 })
     t.after(() => engine.close())

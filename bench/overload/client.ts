@@ -18,12 +18,17 @@ export function createRawClient(port: number) {
     async send(request: Buffer): Promise<Reply> {
       let connection = idle.pop()
       if (connection === undefined) {
-        connection = await open(port)
-        all.add(connection)
+        const opened = await open(port)
+        connection = opened
+        all.add(opened)
+        // The server closes what idles: it would take a request and never answer.
+        void opened.closed.then(() => {
+          all.delete(opened)
+          if (idle.includes(opened)) idle.splice(idle.indexOf(opened), 1)
+        })
       }
       const reply = await connection.send(request)
       if (connection.isOpen()) idle.push(connection)
-      else all.delete(connection)
       return reply
     },
     sockets: () => all.size,
@@ -53,6 +58,8 @@ export function requestBytes(
 type Connection = {
   send(request: Buffer): Promise<Reply>
   isOpen(): boolean
+  /** Resolves when the socket is gone, whoever ended it. */
+  readonly closed: Promise<void>
   end(): void
 }
 
@@ -82,6 +89,7 @@ function open(port: number): Promise<Connection> {
           })
         },
         isOpen: () => !socket.destroyed && !isClosing,
+        closed: new Promise((onClosed) => socket.once('close', () => onClosed())),
         end: () => socket.destroy(),
       }),
     )

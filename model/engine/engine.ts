@@ -1,6 +1,6 @@
 import type { Arithmetic } from '../manifest.js'
 import type { HistoryTokens } from '../tokens.js'
-import type { KvCodecName } from './codec/graphs.js'
+import type { KvCodecName, KvPrecision } from './codec/graphs.js'
 
 /**
  * K/V of a stretch of history, wherever the engine keeps it. Opaque: only the engine that made it
@@ -16,7 +16,7 @@ export type KvHandle = {
 /** The first `tokens` tokens of a handle: what new tokens are appended to. */
 export type KvPast = { readonly handle: KvHandle; readonly tokens: number }
 
-/** One layer's K (tokens, H·dqk) and V (tokens, H·dv), in the bundle's precision. */
+/** One layer's K (tokens, H·dqk) and V (tokens, H·dv), in the engine's `kvPrecision`. */
 export type KvLayer = { readonly k: Uint8Array; readonly v: Uint8Array }
 
 /** K/V outside the engine. */
@@ -75,6 +75,7 @@ export type WarmUp = {
 export type Engine = {
   /** For logs and metrics: engine and provider, as in `node/cpu`. */
   readonly name: string
+  readonly kvPrecision: KvPrecision
   /**
    * K/V of `history`, which continues `past` where that is given. `past` stays valid: its rows are
    * shared, never changed. `history` may be empty: the handle then views the past's first tokens.

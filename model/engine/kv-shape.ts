@@ -1,11 +1,10 @@
 import type { HstuConfig } from '../config.js'
 import { RankError } from '../errors.js'
-import type { Precision } from '../manifest.js'
-import { planeBytes } from './codec/graphs.js'
+import { type KvPrecision, planeBytes } from './codec/graphs.js'
 import type { EncodedKv, KvPages } from './engine.js'
 
 /** Bytes of one element of K/V. */
-export const KV_ELEMENT_BYTES: Readonly<Record<Precision, number>> = { fp32: 4, fp16: 2 }
+export const KV_ELEMENT_BYTES: Readonly<Record<KvPrecision, number>> = { fp32: 4, fp16: 2, bf16: 2 }
 
 /** Rows are reserved in such steps, so that most appends find room, in tokens. */
 const GROWTH_TOKENS = 64
@@ -34,13 +33,13 @@ export function arrayWidths({ layers, kWidth, vWidth }: KvShape): number[] {
 }
 
 /**
- * What `importKv` is given, as planes: rows in the bundle's precision are planes of that codec.
+ * What `importKv` is given, as planes: rows in the engine's precision are planes of that codec.
  * @throws {RankError} KV_CORRUPT when they are not of this model's shape
  */
 export function checkedKv(
   kv: KvPages | EncodedKv,
   config: HstuConfig,
-  precision: Precision,
+  precision: KvPrecision,
 ): EncodedKv {
   const { tokens, times } = kv
   const { codec, planes } =

@@ -9,12 +9,13 @@ import {
   TensorProtoSchema,
 } from 'onnx-buf'
 
-export type TensorType = 'float32' | 'float16' | 'float64' | 'int8' | 'int32' | 'int64'
+export type TensorType = 'float32' | 'float16' | 'bfloat16' | 'float64' | 'int8' | 'int32' | 'int64'
 
 /** ONNX's code of each type. */
 export const DATA_TYPE: Record<TensorType, DataType> = {
   float32: DataType.FLOAT,
   float16: DataType.FLOAT16,
+  bfloat16: DataType.BFLOAT16,
   float64: DataType.DOUBLE,
   int8: DataType.INT8,
   int32: DataType.INT32,
@@ -137,6 +138,7 @@ function scalarData(value: number, type: TensorType) {
     case 'int64':
       return { int64Data: [BigInt(value)] }
     case 'float16':
+    case 'bfloat16':
     case 'int8':
       throw new Error(`a ${type} constant is a Cast of a wider one`)
   }

@@ -1,4 +1,4 @@
-import type { NodeBuilder, TensorType } from './nodes.js'
+import { DATA_TYPE, type NodeBuilder, type TensorType } from './nodes.js'
 
 /** x·sigmoid(x): ONNX Runtime has it as one kernel. */
 export function silu(f: NodeBuilder, x: string): string {
@@ -21,8 +21,7 @@ export function ones(f: NodeBuilder, width: number, type: TensorType): string {
 
 export function castTo(f: NodeBuilder, x: string, type: TensorType, from?: TensorType): string {
   if (from === type) return x
-  const to = { float32: 1n, int8: 3n, int32: 6n, int64: 7n, float16: 10n, float64: 11n }[type]
-  return f.op('Cast', [x], { attributes: { to } })
+  return f.op('Cast', [x], { attributes: { to: BigInt(DATA_TYPE[type]) } })
 }
 
 /** Length of one axis, as an int32 scalar. */

@@ -30,7 +30,7 @@ struct ApiBase {
   const char* (*GetVersionString)();
 };
 
-enum ElementType { ANY = 0, FLOAT = 1, INT32 = 6, INT64 = 7 };
+enum ElementType { ANY = 0, FLOAT = 1, INT32 = 6, INT64 = 7, FLOAT16 = 10, BFLOAT16 = 16 };
 enum Characteristic { REQUIRED = 0, OPTIONAL = 1 };
 enum ErrorCode { FAIL = 1, INVALID_ARGUMENT = 2 };
 
@@ -121,12 +121,13 @@ class Context {
     return describe(value);
   }
 
-  float* output(const std::vector<int64_t>& dims) {
+  template <class T = float>
+  T* output(const std::vector<int64_t>& dims) {
     Value* value = nullptr;
     Ort::call(91, raw_, size_t{0}, dims.data(), dims.size(), &value);  // KernelContext_GetOutput
     void* data = nullptr;
     Ort::call(51, value, &data);
-    return static_cast<float*>(data);
+    return static_cast<T*>(data);
   }
 
   /** Runs work(i) for every i below `count` on the session's own threads; `work` must not throw. */
@@ -231,7 +232,7 @@ struct Op {
     return op->inputs[i].type;
   };
   size_t (*getInputTypeCount)(const Op*) = [](const Op* op) { return op->inputs.size(); };
-  int (*getOutputType)(const Op*, size_t) = [](const Op*, size_t) -> int { return FLOAT; };
+  int (*getOutputType)(const Op*, size_t) = [](const Op* op, size_t) -> int { return op->output; };
   size_t (*getOutputTypeCount)(const Op*) = [](const Op*) -> size_t { return 1; };
   void (*computeV1)(void*, RawContext*) = nullptr;
   void (*destroy)(void*) = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
@@ -269,10 +270,11 @@ struct Op {
   const char* provider;
   std::vector<Input> inputs;
   Kernel* (*make)(const NodeInfo&, const Op&);
+  ElementType output;
 
   Op(const char* name, const char* provider, std::vector<Input> inputs,
-     Kernel* (*make)(const NodeInfo&, const Op&))
-      : name(name), provider(provider), inputs(std::move(inputs)), make(make) {}
+     Kernel* (*make)(const NodeInfo&, const Op&), ElementType output = FLOAT)
+      : name(name), provider(provider), inputs(std::move(inputs)), make(make), output(output) {}
 
  private:
   template <class Work>

@@ -1,4 +1,4 @@
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { loadRanker } from '../../falcon/load.js'
 import { RankError } from '../../model/errors.js'
@@ -13,17 +13,23 @@ import { createProgress } from './progress.js'
 import { replayAll } from './replay.js'
 import { DEEPEST, rankIn, retrievalQuality } from './retrieval-metrics.js'
 
-export const EVAL_RETRIEVAL_HELP = `peregrine eval-retrieval --data FILE --bundle DIR [--users N] [--url URL] [--ranks FILE] [--provider cpu|cuda] [--engine node|capi] [--json]
+export const EVAL_RETRIEVAL_HELP = `peregrine eval-retrieval --data FILE --bundle DIR [--users N] [--url URL [--api-key-file FILE]] [--ranks FILE] [--provider cpu|cuda] [--engine node|capi] [--json]
     retrieves each user's last event from those before it, as many as the model holds; the items of that
     history are left out. Prints hit rates and NDCG. FILE is a CSV with the columns user, item and ts
     --users N: only the first N users of the file
     --url URL: asks POST /v1/retrieve of a server that serves the bundle, in place of this process
+    --api-key-file FILE: holds the API key for that server, of scope rank
     --ranks FILE: writes {user: place of the last event's item, null below the ${DEEPEST}th} as JSON`
 
 /** Ids of the items that a user should meet next, best first. */
 type Retrieve = (user: string, history: readonly HistoryEvent[], time: number) => Promise<string[]>
 
-type Flags = { readonly url?: string; readonly provider: string; readonly engine: string }
+type Flags = {
+  readonly url?: string
+  readonly 'api-key-file'?: string
+  readonly provider: string
+  readonly engine: string
+}
 
 export async function evalRetrievalCommand(args: string[]): Promise<number> {
   const { values } = parseArgs({
@@ -33,6 +39,7 @@ export async function evalRetrievalCommand(args: string[]): Promise<number> {
       bundle: { type: 'string' },
       users: { type: 'string' },
       url: { type: 'string' },
+      'api-key-file': { type: 'string' },
       ranks: { type: 'string' },
       provider: { type: 'string', default: 'cpu' },
       engine: { type: 'string', default: KNOBS.engine.fallback },
@@ -77,9 +84,11 @@ export async function evalRetrievalCommand(args: string[]): Promise<number> {
 async function open(
   bundle: string,
   model: string,
-  { url, provider, engine }: Flags,
+  { url, 'api-key-file': keyFile, provider, engine }: Flags,
 ): Promise<{ retrieve: Retrieve; close(): Promise<void> }> {
-  if (url !== undefined) return { retrieve: overHttp(url, model), close: async () => {} }
+  if (url !== undefined) {
+    return { retrieve: overHttp(url, model, keyIn(keyFile)), close: async () => {} }
+  }
   const ranker = await loadRanker({
     bundle,
     provider: providerFlag(provider),
@@ -100,12 +109,27 @@ async function open(
   }
 }
 
-function overHttp(url: string, model: string): Retrieve {
+/** A file and no flag: whoever may list processes sees those. */
+function keyIn(file: string | undefined): string | undefined {
+  if (file === undefined) return undefined
+  try {
+    return readFileSync(file, 'utf8').trim()
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause)
+    throw new RankError('INVALID_REQUEST', `--api-key-file: ${why}`, { cause })
+  }
+}
+
+function overHttp(url: string, model: string, key: string | undefined): Retrieve {
   const address = new URL('/v1/retrieve', url)
+  const headers = {
+    'content-type': 'application/json',
+    ...(key !== undefined && { 'x-api-key': key }),
+  }
   return async (id, history, time) => {
     const response = await fetch(address, {
       method: 'POST',
-      headers: { 'content-type': 'application/json' },
+      headers,
       body: JSON.stringify({ model, user: { id }, history, time, topK: DEEPEST }),
     })
     const text = await response.text()

@@ -5,6 +5,8 @@ import { getFloat16 } from '@petamoriken/float16'
 import { planMicroBatches } from '../../falcon/plan.js'
 import { createReference } from '../../falcon/reference.js'
 import { largestDifference } from '../../falcon/verify.js'
+import { fromBf16 } from '../../model/engine/codec/bf16.js'
+import type { KvPrecision } from '../../model/engine/codec/graphs.js'
 import { createEngine } from '../../model/engine/create.js'
 import type { Engine, KvPages } from '../../model/engine/engine.js'
 import { openWeights } from '../../model/export/variants.js'
@@ -110,7 +112,7 @@ export async function compareEngine(
       'b=4': largestDifference(await scoreIn(engine, whole, request, 4), logits),
       append: largestDifference(await scoreIn(engine, appended, request, m), logits),
       rank: largestDifference(batched[i] ?? [], logits),
-      kv: kvDifference(await engine.exportKv(withAll), request, precision),
+      kv: kvDifference(await engine.exportKv(withAll), request, engine.kvPrecision),
     }
     for (const handle of new Set([whole, half, appended, withAll])) engine.release(handle)
     worst = Math.max(worst, ...Object.values(differences))
@@ -138,7 +140,7 @@ async function scoreIn(
   return logits
 }
 
-function kvDifference(pages: KvPages, expected: Case, precision: Precision): number {
+function kvDifference(pages: KvPages, expected: Case, precision: KvPrecision): number {
   return Math.max(
     ...pages.layers.flatMap(({ k, v }, i) => [
       largestDifference(decode(k, precision), expected.k[i] ?? []),
@@ -147,7 +149,8 @@ function kvDifference(pages: KvPages, expected: Case, precision: Precision): num
   )
 }
 
-function decode(bytes: Uint8Array, precision: Precision): Float32Array {
+function decode(bytes: Uint8Array, precision: KvPrecision): Float32Array {
+  if (precision === 'bf16') return decode(fromBf16(bytes), 'fp32')
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const width = precision === 'fp16' ? 2 : 4
   return Float32Array.from({ length: bytes.length / width }, (_, i) =>

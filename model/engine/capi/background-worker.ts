@@ -3,7 +3,7 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { LOWEST, lowerPriority } from '../priority.js'
 import { loadLibrary } from './native.js'
-import { loadOrt, OrtError, type Pointer, type RunArguments } from './ort.js'
+import { type Graph, loadOrt, OrtError, type Pointer, type RunArguments } from './ort.js'
 
 export type BackgroundOptions = { readonly library: string }
 
@@ -12,7 +12,7 @@ export type BackgroundCall =
   | {
       readonly kind: 'create'
       readonly env: Pointer
-      readonly path: string
+      readonly graph: Graph
       readonly options: Pointer
       readonly container: Pointer
     }
@@ -41,7 +41,7 @@ function spentMs(): number {
 
 function perform(call: ToBackground): Pointer | undefined {
   if (call.kind === 'create') {
-    return ort.createSessionNow(call.env, call.path, call.options, call.container)
+    return ort.createSessionNow(call.env, call.graph, call.options, call.container)
   }
   ort.runNow(call.args)
   return undefined

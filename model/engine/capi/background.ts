@@ -64,11 +64,11 @@ export function startBackground(ort: Ort, library: string, makesSessions: boolea
         if (ending !== undefined) return ort.run(args)
         await call({ kind: 'run', args })
       },
-      async createSession(env, path, options, container) {
+      async createSession(env, graph, options, container) {
         if (!makesSessions || ending !== undefined) {
-          return ort.createSession(env, path, options, container)
+          return ort.createSession(env, graph, options, container)
         }
-        const { session } = await call({ kind: 'create', env, path, options, container })
+        const { session } = await call({ kind: 'create', env, graph, options, container })
         ort.adopt()
         return session ?? 0n
       },

@@ -1,3 +1,10 @@
+import type { Manifest } from '../../manifest.js'
+import type { RankUser } from '../engine.js'
+import { KV_ELEMENT_BYTES } from '../kv-shape.js'
+import { bucketOf } from './buckets.js'
+
+/** Of one run's score matrices, in bytes: what is larger fills a GPU alone. */
+const BATCH_BYTES = 2 ** 28
 /** Limits that are tried, each twice the one before. */
 const LIMITS = [1, 2, 4, 8, 16]
 const ROUNDS = 3
@@ -18,4 +25,11 @@ export async function chooseBatchLimit(burst: (limit: number) => Promise<number>
     best = { limit, ms }
   }
   return best.limit
+}
+
+/** Users of this one's lengths whose (H, n, n+m) score matrices still gain from sharing a run; 0 if none do. */
+export function largestBatch({ config, precision, embedding }: Manifest, user: RankUser): number {
+  const n = bucketOf(user.history.length)
+  const m = bucketOf(user.candidates.length / embedding.slots)
+  return Math.floor(BATCH_BYTES / (config.heads * n * (n + m) * KV_ELEMENT_BYTES[precision]))
 }

@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { smallConfig } from '../../../test/fixtures.js'
-import type { Precision } from '../../manifest.js'
+import { builtKernels } from '../../../test/kernel-library.js'
 import { createRandom } from '../../random.js'
 import { createKvCodec } from '../codec/codec.js'
-import { KV_CODECS, type KvCodecName } from '../codec/graphs.js'
+import { KV_CODECS, type KvCodecName, type KvPrecision } from '../codec/graphs.js'
 import type { EncodedKv } from '../engine.js'
 import { arrayWidths, kvShape } from '../kv-shape.js'
 import { createBlocks } from './blocks.js'
@@ -18,9 +18,11 @@ import { createEnv } from './sessions.js'
 const config = smallConfig({ maxTokens: 200 })
 const widths = arrayWidths(kvShape(config))
 const ort = loadOrt(findLibrary())
+const { folder, skip } = builtKernels()
+const PRECISIONS = ['fp32', 'fp16', ...(skip ? [] : (['bf16'] as const))] as const
 
 /** Everything that a decoder needs; `isPinned`: it writes elsewhere first, as for a GPU. */
-function open(precision: Precision, isPinned: boolean) {
+function open(precision: KvPrecision, isPinned: boolean) {
   const before = ort.live()
   const env = createEnv(ort)
   const host = hostMemory(ort)
@@ -41,6 +43,7 @@ function open(precision: Precision, isPinned: boolean) {
   const store = createKvStore({ ort, blocks, host, config, precision })
   const decoder = createKvDecoder({
     ...{ ort, env, store, host, config, precision },
+    kernels: precision === 'bf16' ? `${folder}/libperegrine_kernels_cpu.so` : undefined,
     pinned: isPinned ? pinned : undefined,
   })
   const options = ort.CreateRunOptions()
@@ -66,7 +69,7 @@ function open(precision: Precision, isPinned: boolean) {
 }
 
 /** Some rows through a codec, and what it makes of them. */
-async function coded(name: KvCodecName, precision: Precision, tokens: number, seed: number) {
+async function coded(name: KvCodecName, precision: KvPrecision, tokens: number, seed: number) {
   const random = createRandom(seed)
   const arrays = widths.map((width) => {
     const values = Float32Array.from({ length: tokens * width }, () => 4 * (random() - 0.5))
@@ -86,7 +89,7 @@ describe('createKvDecoder', () => {
   for (const isPinned of [false, true]) {
     const how = isPinned ? 'by way of pinned memory' : 'straight into the rows'
     test(`decodes every codec ${how}, several at once, and leaves nothing`, async () => {
-      for (const precision of ['fp32', 'fp16'] as const) {
+      for (const precision of PRECISIONS) {
         const opened = open(precision, isPinned)
         const cases = KV_CODECS.flatMap((name) => [0, 1, 63, 64, 150].map((n) => ({ name, n })))
         await Promise.all(

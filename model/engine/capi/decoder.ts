@@ -1,6 +1,5 @@
 import type { HstuConfig } from '../../config.js'
-import type { Precision } from '../../manifest.js'
-import { decoderGraph, type KvCodecName, planesOf } from '../codec/graphs.js'
+import { decoderGraph, type KvCodecName, type KvPrecision, planesOf } from '../codec/graphs.js'
 import type { EncodedKv } from '../engine.js'
 import { arrayWidths, kvShape } from '../kv-shape.js'
 import type { KvEntry, KvStore } from './kv-store.js'
@@ -19,7 +18,9 @@ type Parts = {
   /** Memory that a GPU copies from; absent where blocks lie in the process's own. */
   readonly pinned: TensorMemory | undefined
   readonly config: HstuConfig
-  readonly precision: Precision
+  readonly precision: KvPrecision
+  /** The library whose op rounds to bf16, for that precision. */
+  readonly kernels: string | undefined
 }
 
 export type KvDecoder = ReturnType<typeof createKvDecoder>
@@ -29,14 +30,15 @@ export type KvDecoder = ReturnType<typeof createKvDecoder>
  * lies between. For a GPU into pinned memory first, in one copy from there: far fewer bytes than a
  * prefill reads.
  */
-export function createKvDecoder({ ort, env, store, host, pinned, config, precision }: Parts) {
+export function createKvDecoder(parts: Parts) {
+  const { ort, env, store, host, pinned, config, precision, kernels } = parts
   const widths = arrayWidths(kvShape(config))
   const sessions = new Map<KvCodecName, Promise<Session>>()
 
   const sessionOf = (codec: KvCodecName): Promise<Session> => {
     const known = sessions.get(codec)
     if (known !== undefined) return known
-    const session = openGraph(ort, env, decoderGraph(codec, precision, widths.length))
+    const session = openGraph(ort, env, decoderGraph(codec, precision, widths.length), kernels)
     sessions.set(codec, session)
     // Another try for whoever comes next.
     session.catch(() => sessions.delete(codec))

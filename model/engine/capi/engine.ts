@@ -1,10 +1,8 @@
 import { RankError } from '../../errors.js'
-import type { Bundle, Manifest } from '../../manifest.js'
-import { zeroTokens } from '../../tokens.js'
-import type { Engine, EngineEvent, KvHandle, KvPast, RankUser, WarmUp } from '../engine.js'
-import { KV_ELEMENT_BYTES } from '../kv-shape.js'
+import type { Bundle } from '../../manifest.js'
+import type { Engine, EngineEvent, KvHandle, KvPast, RankUser } from '../engine.js'
 import { createBatcher } from './batch.js'
-import { chooseBatchLimit } from './batch-limit.js'
+import { chooseBatchLimit, largestBatch } from './batch-limit.js'
 import { bucketOf } from './buckets.js'
 import { watchDevice } from './device-watch.js'
 import type { KvEntry } from './kv-store.js'
@@ -12,13 +10,7 @@ import { createLanes, type Lanes } from './lanes.js'
 import { trimMemory } from './memory.js'
 import { open } from './open.js'
 import type { Pointer } from './ort.js'
-
-/** Requests of the burst that the batch limit is measured by. */
-const BURST = 64
-/** Runs that begin together need not be at their largest together. */
-const FILL_ROUNDS = 3
-/** Of one run's score matrices, in bytes: what is larger fills a GPU alone. */
-const BATCH_BYTES = 2 ** 28
+import { burst, fillArenas, runShapes } from './warm-up.js'
 
 export type CapiEngineOptions = {
   readonly bundle: Bundle
@@ -149,8 +141,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     scheduler,
     key: ({ history, candidates }) =>
       `${bucketOf(history.length)} ${bucketOf(candidates.length / slots)}`,
-    limit: (user) =>
-      Math.min(batchLimit, Math.floor(BATCH_BYTES / matrixBytes(bundle.manifest, user))),
+    limit: (user) => Math.min(batchLimit, largestBatch(bundle.manifest, user)),
     run: (users, runOptions) => {
       batches.runs++
       batches.users += users.length
@@ -158,38 +149,9 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     },
   })
 
-  /** Milliseconds for requests without events, as one-pass ranking gets them, that come at once. */
-  const burstOf = (shapes: WarmUp) => async (limit: number) => {
-    const history = zeroTokens(Math.min(...shapes.historyTokens), slots)
-    const candidates = new Int32Array(Math.ceil(Math.max(...shapes.candidates) / 2) * slots)
-    batchLimit = limit
-    const start = performance.now()
-    const user = { history, candidates, queryTime: 0 }
-    await Promise.all(Array.from({ length: BURST }, () => batcher.submit(user)))
-    return performance.now() - start
-  }
-
-  /**
-   * The largest runs, as many at once as ever are: the sessions' memory has its final size before the
-   * first request, or there is not enough of it.
-   */
-  const fillArenas = async ({ historyTokens, candidates }: WarmUp) => {
-    const history = zeroTokens(Math.max(...historyTokens), slots)
-    const rows = new Int32Array(Math.max(...candidates) * slots)
-    const user = { history, candidates: rows, queryTime: 0 }
-    const largest = Math.max(1, Math.floor(BATCH_BYTES / matrixBytes(bundle.manifest, user)))
-    const users = Array<RankUser>(Math.min(batchLimit, largest)).fill(user)
-    const atOnce = <T>(work: () => Promise<T>) => Promise.all(Array.from({ length: workers }, work))
-    for (let round = 0; round < FILL_ROUNDS; round++) {
-      const handles = await atOnce(() => engine.prefill(history))
-      await Promise.all(handles.map((handle) => engine.score(handle, rows, 0)))
-      for (const handle of handles) engine.release(handle)
-      await atOnce(() => engine.rank(users))
-    }
-  }
-
   const engine: Engine = {
     name: `capi/${provider}`,
+    kvPrecision: opened.kvPrecision,
     ...(opened.background !== undefined && { background: opened.background }),
     async prefill(history, past, signal) {
       const from = past === undefined ? undefined : pastOf(past)
@@ -256,16 +218,15 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
     },
     isAlive: (handle) => closing === undefined && handles.get(handle)?.isReleased === false,
     async warmUp(shapes) {
-      for (const n of shapes.historyTokens) {
-        const handle = await engine.prefill(zeroTokens(n, slots))
-        for (const m of shapes.candidates) await engine.score(handle, new Int32Array(m * slots), 0)
-        engine.release(handle)
-      }
+      await runShapes(engine, bundle.manifest, shapes)
       if (provider === 'cuda') {
         if (options.maxBatchUsers === undefined) {
-          batchLimit = await chooseBatchLimit(burstOf(shapes))
+          batchLimit = await chooseBatchLimit((limit) => {
+            batchLimit = limit
+            return burst(batcher.submit, bundle.manifest, shapes)
+          })
         }
-        await fillArenas(shapes)
+        await fillArenas(engine, bundle.manifest, shapes, { workers, batchLimit })
       }
       if (laneCount === 0 || lanes !== undefined) return
       const start = performance.now()
@@ -305,11 +266,4 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
   const { cuda } = opened
   if (cuda === undefined) return engine
   return watchDevice({ ...engine, gpuMemory: cuda.memory }, cuda.freeBytes, onEvent)
-}
-
-/** Of a user's (H, n, n+m) scores, at the lengths that its bucket is padded to. */
-function matrixBytes({ config, precision, embedding }: Manifest, user: RankUser): number {
-  const n = bucketOf(user.history.length)
-  const m = bucketOf(user.candidates.length / embedding.slots)
-  return config.heads * n * (n + m) * KV_ELEMENT_BYTES[precision]
 }

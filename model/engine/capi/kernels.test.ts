@@ -28,6 +28,7 @@ describe('findKernels', () => {
     provider: 'cpu',
     precision: 'fp32',
     arithmetic: 'bf16',
+    kv: 'bf16',
     cpuFlags: ['amx_tile', 'amx_bf16'],
   }
   const ARITHMETIC = { cuda: 'fp16', cpu: 'bf16' }
@@ -56,6 +57,7 @@ describe('findKernels', () => {
               JSON.stringify(chip),
             )
             assert.equal(found?.arithmetic, expected ? ARITHMETIC[provider] : undefined)
+            assert.equal(found?.kv, expected === 'amx.so' ? 'bf16' : undefined)
           }
         }
       }

@@ -17,6 +17,8 @@ const KernelsFile = Type.Object(
           precision: Type.Union([Type.Literal('fp32'), Type.Literal('fp16')]),
           // What it multiplies in, where that is less than the bundle's precision.
           arithmetic: Type.Optional(Type.Literal('bf16')),
+          // What its attention takes K/V in beside the bundle's precision, and what it has an op to round to.
+          kv: Type.Optional(Type.Literal('bf16')),
           // GPUs, as "9.0"; any of them.
           computeCapability: Type.Optional(Type.Array(Type.String())),
           // Flags as /proc/cpuinfo has them; all of them.
@@ -54,6 +56,8 @@ export type Kernels = {
   readonly library: string
   /** What products are computed in; sums are float32. */
   readonly arithmetic: Arithmetic
+  /** What they take K/V in beside the bundle's precision, losing nothing that they would not lose anyway. */
+  readonly kv?: 'bf16'
 }
 
 /** The widths of a model, of which kernels may want some to be even or small. */
@@ -76,8 +80,8 @@ export function findKernels(folder: string, chip: Chip, widths: Widths): Kernels
       existsSync(`${folder}/${library.file}`),
   )
   if (found === undefined) return undefined
-  const { file: name, arithmetic = found.precision } = found
-  return { library: `${folder}/${name}`, arithmetic }
+  const { file: name, arithmetic = found.precision, kv } = found
+  return { library: `${folder}/${name}`, arithmetic, ...(kv && { kv }) }
 }
 
 /**

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import koffi from 'koffi'
 import { smallConfig } from '../../../test/fixtures.js'
-import type { Precision } from '../../manifest.js'
 import { createRandom } from '../../random.js'
+import type { KvPrecision } from '../codec/graphs.js'
 import type { KvPages } from '../engine.js'
+import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import { createBlocks } from './blocks.js'
 import { createKvStore, type KvEntry } from './kv-store.js'
 import { findLibrary } from './library.js'
@@ -41,7 +42,7 @@ function watched(host: TensorMemory) {
 }
 
 /** A store over two memories of which the first has a budget, as on a GPU. */
-function openStore(homeBytes: number, precision: Precision) {
+function openStore(homeBytes: number, precision: KvPrecision) {
   const host = hostMemory(ort)
   const home = watched(host)
   const overflow = watched(host)
@@ -67,8 +68,8 @@ function rowOf(token: number, r: number, bytes: number): Uint8Array {
   return Uint8Array.from({ length: bytes }, (_, j) => (token * 7 + (token >> 8) + r * 31 + j) & 255)
 }
 
-function pagesOf(tokens: readonly number[], precision: Precision): KvPages {
-  const width = precision === 'fp16' ? 2 : 4
+function pagesOf(tokens: readonly number[], precision: KvPrecision): KvPages {
+  const width = KV_ELEMENT_BYTES[precision]
   const { heads, dqk, dv, layers } = config
   const region = (r: number) => {
     const bytes = heads * (r % 2 === 0 ? dqk : dv) * width
@@ -104,7 +105,7 @@ async function playRandomly(seed: number): Promise<{ spills: number; restores: n
   const random = createRandom(seed)
   const below = (limit: number) => Math.floor(random() * limit)
   const before = ort.live()
-  const precision = seed % 4 === 0 ? 'fp16' : 'fp32'
+  const precision = (['fp16', 'fp32', 'bf16', 'fp32'] as const)[seed % 4] ?? 'fp32'
   const opened = openStore(seed % 5 === 0 ? 0 : 40_000 * (seed % 5), precision)
   const { host, home, overflow, blocks, store, tensors } = opened
   const entries: Known[] = []

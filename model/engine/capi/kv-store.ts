@@ -1,6 +1,6 @@
 import type { HstuConfig } from '../../config.js'
-import type { Precision } from '../../manifest.js'
 import { writeTimes } from '../../tokens.js'
+import type { KvPrecision } from '../codec/graphs.js'
 import type { EncodedKv, KvPages } from '../engine.js'
 import { arrayWidths, capacityFor, checkedKv, KV_ELEMENT_BYTES, kvShape } from '../kv-shape.js'
 import type { Block, Blocks } from './blocks.js'
@@ -36,7 +36,7 @@ type Parts = {
   /** The process's own, where times lie. */
   readonly host: TensorMemory
   readonly config: HstuConfig
-  readonly precision: Precision
+  readonly precision: KvPrecision
 }
 
 export type KvStore = ReturnType<typeof createKvStore>

@@ -1,4 +1,5 @@
 import type { Manifest } from '../../manifest.js'
+import type { KvPrecision } from '../codec/graphs.js'
 import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import type { LaneDevice } from './lane-device.js'
 import type { TensorMemory } from './memory.js'
@@ -36,6 +37,8 @@ export type ShapesOptions = {
   readonly device: LaneDevice
   readonly sessions: Readonly<Record<Kind, Session>>
   readonly manifest: Manifest
+  /** What the engine keeps K/V in. */
+  readonly kvPrecision: KvPrecision
   /** Lengths of the shapes that are captured, ascending; a run is padded to the next. */
   readonly historyTokens: readonly number[]
   readonly candidates: readonly number[]
@@ -51,15 +54,16 @@ export async function createShapes({
   device,
   sessions,
   manifest,
+  kvPrecision,
   historyTokens,
   candidates,
 }: ShapesOptions) {
-  const { config, precision } = manifest
+  const { config } = manifest
   const { slots } = manifest.embedding
   const tasks = config.tasks.length
-  const kvType = KV_ELEMENT[precision]
+  const kvType = KV_ELEMENT[kvPrecision]
   const width = config.heads * config.dqk
-  const rowBytes = width * KV_ELEMENT_BYTES[precision]
+  const rowBytes = width * KV_ELEMENT_BYTES[kvPrecision]
   const regions = 2 * config.layers
   const longest = Math.max(...historyTokens)
   const most = Math.max(...candidates)

@@ -30,7 +30,7 @@ export async function createLanes(
   { historyTokens, candidates }: WarmUp,
   count: number,
 ): Promise<Lanes> {
-  const { ort, source, cuda, memory, blocks, store } = opened
+  const { ort, source, cuda, memory, blocks, store, kvPrecision } = opened
   const { config, precision } = bundle.manifest
   const lanes: Lane[] = []
   let shapes = 0
@@ -58,7 +58,7 @@ export async function createLanes(
       })
       releases.push(release)
       const lane = await createLane({
-        ...{ ort, memory, store, blocks, device, sessions, manifest: bundle.manifest },
+        ...{ ort, memory, store, blocks, device, sessions, manifest: bundle.manifest, kvPrecision },
         historyTokens: lengths(SHORTEST_HISTORY, Math.max(...historyTokens)),
         candidates: lengths(FEWEST_CANDIDATES, Math.max(...candidates)),
       })

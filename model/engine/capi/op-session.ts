@@ -8,6 +8,7 @@ import { hostMemory } from './memory.js'
 import { loadOrt } from './ort.js'
 import { createScope } from './scope.js'
 import { createEnv, createSessions } from './sessions.js'
+import { ELEMENT } from './tensor.js'
 
 /** A graph of one function call. */
 export type OpGraph = {
@@ -16,14 +17,15 @@ export type OpGraph = {
   /** In the function's order; those with `constant` are initializers. */
   readonly inputs: readonly {
     readonly name: string
-    readonly type: 'float32' | 'int64'
+    readonly type: 'float32' | 'bfloat16' | 'int64'
     readonly dims: readonly Dim[]
     readonly constant?: Float32Array
   }[]
   readonly outputDims: readonly Dim[]
 }
 export type OpTensor = {
-  readonly data: Float32Array | BigInt64Array
+  /** bfloat16 as its bits. */
+  readonly data: Float32Array | Uint16Array | BigInt64Array
   readonly dims: readonly number[]
 }
 export type OpInputs = { readonly [name: string]: OpTensor }
@@ -110,7 +112,12 @@ export async function openOp(
       const runOptions = ort.CreateRunOptions()
       const out = new Float32Array(outDims.reduce((product, dim) => product * dim, 1))
       const given = Object.fromEntries(
-        Object.entries(inputs).map(([name, { data, dims }]) => [name, tensors.tensor(data, dims)]),
+        Object.entries(inputs).map(([name, { data, dims }]) => [
+          name,
+          data instanceof Uint16Array
+            ? tensors.tensorOf(new Uint8Array(data.buffer), dims, ELEMENT.bfloat16)
+            : tensors.tensor(data, dims),
+        ]),
       )
       const results = { out: tensors.tensor(out, outDims) }
       return {

@@ -1,7 +1,10 @@
+import { readFileSync } from 'node:fs'
 import { type Bundle, hasRetrieval } from '../../manifest.js'
+import type { KvPrecision } from '../codec/graphs.js'
 import type { KvPages } from '../engine.js'
 import { KV_ELEMENT_BYTES } from '../kv-shape.js'
 import { type Background, startBackground } from './background.js'
+import { canTakeBf16Kv } from './bf16-kv.js'
 import { type Blocks, type BlocksOptions, createBlocks } from './blocks.js'
 import { type Cuda, openCuda } from './cuda.js'
 import { createKvDecoder, type KvDecoder } from './decoder.js'
@@ -46,6 +49,7 @@ export type Opened = {
   readonly source: SessionSource
   /** A library that fits, and why it may not be used, if so. */
   readonly kernels: { readonly found: Kernels; readonly refusal: string | undefined } | undefined
+  readonly kvPrecision: KvPrecision
   readonly background: Background | undefined
   readonly cuda: Cuda | undefined
   /** Where runs need their tensors: the GPU's memory or the process's own. */
@@ -100,8 +104,10 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const weights = shareWeights(ort, cuda ?? host, bundle, cuda?.upload)
     cleanups.push(weights.release)
     const kernels = kernelsFor(options, cuda)
-    const registered = kernels?.refusal === undefined ? kernels?.found.library : undefined
-    const source = { ort, env, bundle, weights, kernels: registered }
+    const registered = kernels?.refusal === undefined ? kernels?.found : undefined
+    const kvPrecision = kvPrecisionOf(bundle, registered)
+    const kvIsBf16 = kvPrecision === 'bf16'
+    const source = { ort, env, bundle, weights, kernels: registered?.library, kvIsBf16 }
     const sessionOptions = {
       intraOpThreads,
       spin: workers === 1 && threadsPerWorker > 1,
@@ -128,12 +134,16 @@ export async function open(options: OpenOptions): Promise<Opened> {
     }
     const blocks = createBlocks(kvOptions)
     cleanups.push(blocks.close)
-    const { config, precision } = manifest
-    const store = createKvStore({ ort, blocks, host, config, precision })
+    const { config } = manifest
+    const kvParts = { ort, host, config, precision: kvPrecision }
+    const store = createKvStore({ ...kvParts, blocks })
     const pinned = cuda?.pinned
-    const decoder = createKvDecoder({ ort, env, store, host, pinned, config, precision })
+    const decoder = createKvDecoder({
+      ...{ ...kvParts, env, store, pinned },
+      kernels: kvIsBf16 ? registered?.library : undefined,
+    })
     cleanups.push(decoder.close)
-    const none = await store.import(noTokens(bundle), unencoded)
+    const none = await store.import(noTokens(bundle, kvPrecision), unencoded)
     cleanups.push(() => store.release(none))
     const prefillChunkTokens = PREFILL_CHUNK_TOKENS[provider]
     const runner = createRunner({
@@ -149,8 +159,8 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const scheduler = createScheduler(ort, slotsFor(options))
     cleanups.push(scheduler.close)
     return {
-      ...{ ort, library, source, kernels, background, cuda, memory, blocks, store, decoder },
-      ...{ runner, scheduler, none, cleanups, close },
+      ...{ ort, library, source, kernels, kvPrecision, background, cuda, memory, blocks, store },
+      ...{ decoder, runner, scheduler, none, cleanups, close },
     }
   } catch (error) {
     await close()
@@ -169,6 +179,17 @@ function kernelsFor({ kernels, provider, bundle }: OpenOptions, cuda: Cuda | und
   return found && { found, refusal: refusalOf(found) }
 }
 
+/** bf16 where the registered kernels, if any, take K/V so and nothing else reads it. */
+function kvPrecisionOf(
+  { folder, manifest }: Bundle,
+  registered: Pick<Kernels, 'kv'> | undefined,
+): KvPrecision {
+  const takesIt =
+    registered?.kv === 'bf16' &&
+    canTakeBf16Kv(readFileSync(`${folder}/${manifest.graphs.score.file}`))
+  return takesIt ? 'bf16' : manifest.precision
+}
+
 /**
  * Runs at a time. On a CPU with a thread per run one more is on its way, so that no core waits for the
  * event loop to begin the next: 401 for 325 runs a second of the demo model on two cores.
@@ -179,12 +200,12 @@ function slotsFor({ workers, threadsPerWorker, provider }: OpenOptions): number 
 }
 
 async function unencoded(): Promise<never> {
-  throw new Error("rows in the bundle's precision need no decoder")
+  throw new Error("rows in the engine's precision need no decoder")
 }
 
-function noTokens({ manifest }: Bundle): KvPages {
+function noTokens({ manifest }: Bundle, precision: KvPrecision): KvPages {
   const { layers, heads, dqk, dv } = manifest.config
-  const width = KV_ELEMENT_BYTES[manifest.precision]
+  const width = KV_ELEMENT_BYTES[precision]
   const layer = {
     k: new Uint8Array(heads * dqk * width),
     v: new Uint8Array(heads * dv * width),

@@ -2,6 +2,9 @@ import koffi from 'koffi'
 import { RankError } from '../../errors.js'
 import { callAsync, loadLibrary } from './native.js'
 
+/** Where a model lies: the path of its file, or its bytes. */
+export type Graph = string | Uint8Array
+
 /** An address in this process; 0n is null. */
 export type Pointer = bigint
 /** Memory that C reads or writes: an address, or an array's own. The caller keeps the array alive. */
@@ -35,9 +38,6 @@ const SIZE = 'size_t'
 /** The entries in use. Arguments are C's own, without the result that `gives` adds. */
 const ENTRIES = {
   CreateEnv: gives<[severity: number, logId: string]>(3, 'int', TEXT),
-  CreateSessionWithPrepackedWeightsContainer: gives<
-    [env: Pointer, path: string, options: Pointer, container: Pointer]
-  >(168, P, TEXT, P, P),
   CreateSessionOptions: gives<[]>(10),
   CreateRunOptions: gives<[]>(39),
   CreateMemoryInfo: gives<[name: string, allocator: number, device: number, type: number]>(
@@ -139,12 +139,13 @@ export type Ort = Calls & {
   run(args: RunArguments): Promise<void>
   /** The same on the calling thread, which it blocks. */
   runNow(args: RunArguments): void
-  /** As CreateSessionWithPrepackedWeightsContainer, off the calling thread: it takes up to seconds. */
-  createSession(env: Pointer, path: string, options: Pointer, container: Pointer): Promise<Pointer>
-  /** A session of a graph in memory, which has no weights outside of it; off the calling thread. */
-  createSessionFromBytes(env: Pointer, graph: Uint8Array, options: Pointer): Promise<Pointer>
+  /**
+   * A session of a file or of a graph in memory, with a container of packed weights or 0n, off the
+   * calling thread: it takes up to seconds.
+   */
+  createSession(env: Pointer, graph: Graph, options: Pointer, container: Pointer): Promise<Pointer>
   /** The same on the calling thread, for another one, which adopts it. */
-  createSessionNow(env: Pointer, path: string, options: Pointer, container: Pointer): Pointer
+  createSessionNow(env: Pointer, graph: Graph, options: Pointer, container: Pointer): Pointer
   /** Counts an object that another thread made: this one will release it. */
   adopt(): void
   /** Objects created and not released, of all kinds: what a leak test watches. */
@@ -232,8 +233,13 @@ function bind(path: string): Ort {
     ]
   })
   const run = native(9, P, [P, P, P, P, SIZE, P, SIZE, P])
-  const create = native(168, P, [P, TEXT, P, P, P])
-  const createFromArray = native(8, P, [P, P, SIZE, P, P])
+  // CreateSessionWithPrepackedWeightsContainer, and the same FromArray.
+  const createFromPath = native(168, P, [P, TEXT, P, P, P])
+  const createFromBytes = native(169, P, [P, P, SIZE, P, P, P])
+  const creation = (graph: Graph) =>
+    typeof graph === 'string'
+      ? { create: createFromPath, model: [graph] }
+      : { create: createFromBytes, model: [graph, graph.byteLength] }
   // The mapped type above is what the table says; this is the one place that takes it on trust.
   const typed = Object.fromEntries(calls) as Calls
   return {
@@ -243,16 +249,10 @@ function bind(path: string): Ort {
       const values = [inputNames, inputs, inputs.length, outputNames, outputs.length, outputs]
       check(await callAsync(run, session, options, ...values))
     },
-    async createSession(env, path, options, container) {
+    async createSession(env, graph, options, container) {
       const session = new BigUint64Array(1)
-      check(await callAsync(create, env, path, options, container, session))
-      live++
-      return session[0] ?? 0n
-    },
-    async createSessionFromBytes(env, graph, options) {
-      const session = new BigUint64Array(1)
-      const size = graph.byteLength
-      check(await callAsync(createFromArray, env, graph, size, options, session))
+      const { create, model } = creation(graph)
+      check(await callAsync(create, env, ...model, options, container, session))
       live++
       return session[0] ?? 0n
     },
@@ -260,9 +260,10 @@ function bind(path: string): Ort {
       const values = [inputNames, inputs, inputs.length, outputNames, outputs.length, outputs]
       check(run(session, options, ...values))
     },
-    createSessionNow(env, path, options, container) {
+    createSessionNow(env, graph, options, container) {
       const session = new BigUint64Array(1)
-      check(create(env, path, options, container, session))
+      const { create, model } = creation(graph)
+      check(create(env, ...model, options, container, session))
       return session[0] ?? 0n
     },
     adopt() {

@@ -1,12 +1,15 @@
+import { readFileSync } from 'node:fs'
 import koffi from 'koffi'
 import { RankError } from '../../errors.js'
 import type { Bundle, GraphName, RetrievalGraphName } from '../../manifest.js'
 import { checkContract, type FoundValue, type GraphSignature } from '../contract.js'
+import { bf16Contract, withBf16Kv } from './bf16-kv.js'
 import { type Ort, OrtError, type Pointer, type RunArguments } from './ort.js'
 import { checkOnGpu, type Placement } from './placement.js'
 import { ELEMENT } from './tensor.js'
 import type { SharedWeights } from './weights.js'
 
+const WEIGHTS_FOLDER = 'session.model_external_initializers_file_folder_path'
 /** Fatal ones only: what fails is thrown as well, and a terminated run is no error. */
 const LOG_LEVEL = 4
 const ELEMENT_NAMES = new Map<number, string>(
@@ -40,6 +43,8 @@ export type SessionSource = {
   readonly weights: SharedWeights
   /** A library of custom ops that replaces the graphs' functions of the same names. */
   readonly kernels: string | undefined
+  /** The graphs take and give K/V in bfloat16, which those kernels read. */
+  readonly kvIsBf16?: boolean
 }
 
 /** ONNX Runtime's environment: needed before anything else of it. The caller releases it last. */
@@ -54,7 +59,7 @@ export function createEnv(ort: Ort): Pointer {
  *   ENGINE_UNAVAILABLE when the provider does not
  */
 export async function createSessions<Name extends GraphName | RetrievalGraphName>(
-  { ort, env, bundle, weights, kernels }: SessionSource,
+  { ort, env, bundle, weights, kernels, kvIsBf16 = false }: SessionSource,
   names: readonly Name[],
   options: SessionOptions,
 ): Promise<{ readonly sessions: Readonly<Record<Name, Session>>; release(): void }> {
@@ -74,7 +79,10 @@ export async function createSessions<Name extends GraphName | RetrievalGraphName
       setOptions(ort, sessionOptions, options)
       for (const [name, value] of weights.values) ort.AddInitializer(sessionOptions, name, value)
       if (kernels !== undefined) ort.RegisterCustomOpsLibrary_V2(sessionOptions, kernels)
-      pointer = await ort.createSession(env, file, sessionOptions, packed)
+      // Of weights that are not shared: a graph in memory has no folder.
+      if (kvIsBf16) ort.AddSessionConfigEntry(sessionOptions, WEIGHTS_FOLDER, bundle.folder)
+      const graph = kvIsBf16 ? withBf16Kv(readFileSync(file)) : file
+      pointer = await ort.createSession(env, graph, sessionOptions, packed)
     } catch (cause) {
       if (cause instanceof RankError) throw cause
       const why = cause instanceof Error ? cause.message : String(cause)
@@ -84,7 +92,7 @@ export async function createSessions<Name extends GraphName | RetrievalGraphName
     }
     const session = openSession(ort, pointer)
     made.push(session)
-    checkContract(file, session, contract)
+    checkContract(file, session, kvIsBf16 ? bf16Contract(contract) : contract)
     if (options.addProvider !== undefined) checkOnGpu(file, session.placement)
   }
   try {
@@ -99,11 +107,17 @@ export async function createSessions<Name extends GraphName | RetrievalGraphName
 }
 
 /** A graph in memory, without weights, on one thread of the CPU. The caller releases it. */
-export async function openGraph(ort: Ort, env: Pointer, graph: Uint8Array): Promise<Session> {
+export async function openGraph(
+  ort: Ort,
+  env: Pointer,
+  graph: Uint8Array,
+  kernels: string | undefined,
+): Promise<Session> {
   const options = ort.CreateSessionOptions()
   try {
     setOptions(ort, options, { intraOpThreads: 1, spin: false })
-    return openSession(ort, await ort.createSessionFromBytes(env, graph, options))
+    if (kernels !== undefined) ort.RegisterCustomOpsLibrary_V2(options, kernels)
+    return openSession(ort, await ort.createSession(env, graph, options, 0n))
   } finally {
     ort.ReleaseSessionOptions(options)
   }

@@ -1,8 +1,15 @@
-import type { Precision } from '../../manifest.js'
+import type { KvPrecision } from '../codec/graphs.js'
 import type { Memory, Ort, Pointer } from './ort.js'
 
 /** Of ONNX's TensorProto.DataType. */
-export const ELEMENT = { float32: 1, int8: 3, int32: 6, int64: 7, float16: 10 } as const
+export const ELEMENT = {
+  float32: 1,
+  int8: 3,
+  int32: 6,
+  int64: 7,
+  float16: 10,
+  bfloat16: 16,
+} as const
 
 const ELEMENT_BYTES: ReadonlyMap<number, number> = new Map([
   [ELEMENT.float32, 4],
@@ -10,11 +17,13 @@ const ELEMENT_BYTES: ReadonlyMap<number, number> = new Map([
   [ELEMENT.int32, 4],
   [ELEMENT.int64, 8],
   [ELEMENT.float16, 2],
+  [ELEMENT.bfloat16, 2],
 ])
 
-export const KV_ELEMENT: Readonly<Record<Precision, number>> = {
+export const KV_ELEMENT: Readonly<Record<KvPrecision, number>> = {
   fp32: ELEMENT.float32,
   fp16: ELEMENT.float16,
+  bf16: ELEMENT.bfloat16,
 }
 
 /** Tensors that share memory begin at multiples of it: what cudaMalloc gives, more than a CPU kernel wants. */

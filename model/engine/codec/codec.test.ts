@@ -69,6 +69,27 @@ describe('K/V codec', () => {
     }
   })
 
+  test('bf16 is off by half a unit in the last of 8 bits at most', async () => {
+    const rows = someRows(40)
+    const back = await roundTrip(createKvCodec('bf16', 'fp32', [WIDTH]), rows)
+    rows.forEach((value, i) => {
+      const unit = 2 ** (Math.floor(Math.log2(Math.abs(value))) - 7)
+      assert.ok(Math.abs((back[i] ?? 0) - value) <= unit / 2, `${value} became ${back[i]}`)
+    })
+  })
+
+  test('an engine of bf16 keeps its bits in bf16, in fp32, and in fp16 within that range', async () => {
+    // From 2^-14 to 2^15, both signs.
+    const bits = Uint16Array.from({ length: 8 * WIDTH }, (_, i) => {
+      return ((i & 1) << 15) | ((113 + (i % 30)) << 7) | ((i * 37) & 127)
+    })
+    for (const name of ['bf16', 'fp32', 'fp16'] as const) {
+      const codec = createKvCodec(name, 'bf16', [WIDTH])
+      const back = await decode(codec, await encode(codec, bytes(bits)))
+      assert.deepEqual(new Uint16Array(back.slice().buffer), bits, name)
+    }
+  })
+
   test('an fp16 bundle keeps its bits in fp16 and in fp32', async () => {
     const bits = Uint16Array.from({ length: 8 * WIDTH }, (_, i) => (i * 1311) % 0x7c00)
     for (const name of ['fp16', 'fp32'] as const) {
@@ -124,6 +145,11 @@ describe('K/V codec', () => {
       ['int8', 'fp32'],
       ['fp16', 'fp16'],
       ['int8', 'fp16'],
+      ['bf16', 'fp32'],
+      ['bf16', 'fp16'],
+      ['bf16', 'bf16'],
+      ['fp16', 'bf16'],
+      ['int8', 'bf16'],
     ] as const) {
       const own = bytes(precision === 'fp32' ? rows : half)
       // 3 rows of WIDTH, and the same bytes as 9 rows of a third of it.

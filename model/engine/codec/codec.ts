@@ -1,15 +1,16 @@
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import type { TensorType } from '../../export/nodes.js'
-import type { Precision } from '../../manifest.js'
 import { float16Tensor } from '../float16.js'
+import { fromBf16, toBf16 } from './bf16.js'
 import {
   bytesOf,
   decoderGraph,
   encoderGraph,
   type KvCodecName,
+  type KvPrecision,
   planeBytes,
   planesOf,
-  tensorType,
+  TENSOR_TYPE,
 } from './graphs.js'
 
 /** Codec of arrays that belong together, as K and V of every layer do: each of (rows, its own width). */
@@ -17,14 +18,14 @@ export type KvCodec = {
   readonly name: KvCodecName
   /** An array is its own only plane: there is nothing to encode or decode. */
   readonly isPlain: boolean
-  /** Per array, bytes of one row in the bundle's precision. */
+  /** Per array, bytes of one row in the engine's precision. */
   readonly rowBytes: readonly number[]
   /** Per plane, the first array's before the second's, bytes of one row. */
   readonly planeBytes: readonly number[]
   /** Planes of the arrays; a plane may be an array itself. */
   encode(arrays: readonly Uint8Array[]): Promise<readonly Uint8Array[]>
   /**
-   * The way back, into `arrays`, which begin where an element may; exact for a codec of the bundle's
+   * The way back, into `arrays`, which begin where an element may; exact for a codec of the engine's
    * own precision.
    */
   decode(planes: readonly Uint8Array[], arrays: readonly Uint8Array[]): Promise<void>
@@ -37,15 +38,14 @@ export type KvCodec = {
  */
 export function createKvCodec(
   name: KvCodecName,
-  precision: Precision,
+  precision: KvPrecision,
   widths: readonly number[],
 ): KvCodec {
-  const own = tensorType(precision)
   const planes = widths.flatMap((width) => planesOf(name, width))
   const isPlain = name === precision
   const sizes = {
     ...{ name, isPlain },
-    rowBytes: widths.map((width) => width * bytesOf(own)),
+    rowBytes: widths.map((width) => width * bytesOf(TENSOR_TYPE[precision])),
     planeBytes: planeBytes(name, widths),
   }
   if (isPlain) {
@@ -58,6 +58,27 @@ export function createKvCodec(
       close: async () => {},
     }
   }
+  if (name === 'bf16' || precision === 'bf16') {
+    // onnxruntime-node has no bfloat16 tensors: by way of float32, whose upper half that is.
+    const between = createKvCodec(wider(name), wider(precision), widths)
+    return {
+      ...sizes,
+      async encode(arrays) {
+        const wide = precision === 'bf16' ? arrays.map(fromBf16) : arrays
+        const encoded = await between.encode(wide)
+        return name === 'bf16' ? encoded.map(toBf16) : encoded
+      },
+      async decode(encoded, arrays) {
+        const wide = name === 'bf16' ? encoded.map(fromBf16) : encoded
+        if (precision !== 'bf16') return between.decode(wide, arrays)
+        const rows = arrays.map(({ byteLength }) => new Uint8Array(2 * byteLength))
+        await between.decode(wide, rows)
+        for (const [i, array] of arrays.entries()) array.set(toBf16(rows[i] ?? NO_BYTES))
+      },
+      close: between.close,
+    }
+  }
+  const own = TENSOR_TYPE[precision]
   const encoder = lazily(() => openSession(encoderGraph(name, precision)))
   const decoder = lazily(() => openSession(decoderGraph(name, precision, widths.length)))
   return {
@@ -97,6 +118,10 @@ export function createKvCodec(
 }
 
 const NO_BYTES = new Uint8Array(0)
+
+function wider<T extends KvCodecName>(name: T): Exclude<T, 'bf16'> | 'fp32' {
+  return name === 'bf16' ? 'fp32' : (name as Exclude<T, 'bf16'>)
+}
 
 function openSession(graph: Uint8Array): Promise<InferenceSession> {
   return InferenceSession.create(graph, {

@@ -143,6 +143,7 @@ export async function createNodeEngine(
 
   return {
     name: `node/${device}`,
+    kvPrecision: bundle.manifest.precision,
     async prefill(history, past, signal) {
       signal?.throwIfAborted()
       const holder = past === undefined ? undefined : holderOf(past.handle)

@@ -1,5 +1,6 @@
-// HstuAttention and HstuCausalAttention: float32 in and out, bf16 products, float32 sums. What they
-// compute is what the functions of the same names in a bundle's graphs compute.
+// HstuAttention and HstuCausalAttention: float32 in and out, bf16 products, float32 sums; K and V of a
+// history may be bf16 already. What they compute is what the functions of the same names in a bundle's
+// graphs compute.
 #include "attend.h"
 #include "ops.h"
 #include "relative-bias.h"
@@ -56,11 +57,21 @@ class Attention : public Kernel {
 
   /** (n, [users,] width) with as many users as `x`; n. */
   int64_t rowsOf(const Tensor& t, int64_t width, const Projected& x, const char* what) const {
-    expect(t.present && t.type == FLOAT && t.last() == width &&
+    expect(t.present && (t.type == FLOAT || t.type == BFLOAT16) && t.last() == width &&
                t.rank() == (x.users == 1 && t.rank() == 2 ? 2 : 3) &&
                (t.rank() == 2 || t.dims[1] == x.users),
            name_, std::string(what) + " of (n, [users,] " + std::to_string(width) + ")");
     return t.dims[0];
+  }
+
+  /** One head's columns of (n, [users,] heads · width). */
+  Rows headOf(const Tensor& t, int64_t width, int64_t n, int64_t users, int64_t user,
+              int64_t head) const {
+    const int64_t all = heads_ * width, at = user * all + head * width;
+    const bool isBf16 = t.type == BFLOAT16;
+    Rows rows{static_cast<const char*>(t.data) + at * (isBf16 ? 2 : 4), users * all, n};
+    rows.firstIsBf16 = isBf16;
+    return rows;
   }
 
   /** Room for the keys of all users' heads, and where those of one lie. */
@@ -120,9 +131,8 @@ class CandidateAttention : public Attention {
     Scratch scratch(context);
     const KeyStore store = takeKeys(scratch, n, x.users);
     const auto rows = [&](const Tensor& t, int64_t width) {
-      return [&t, &x, n, width](int64_t user, int64_t head) {
-        const int64_t all = x.heads * width;
-        return Rows{t.floats() + user * all + head * width, x.users * all, n};
+      return [this, &t, &x, n, width](int64_t user, int64_t head) {
+        return headOf(t, width, n, x.users, user, head);
       };
     };
     pack(context, store, n, x.users, rows(k, dqk_), rows(v, dv_));
@@ -158,8 +168,8 @@ class CausalAttention : public Attention {
     Tensor pastK, pastV, next = context.input(1);
     size_t input = 1;
     int64_t past = 0;
-    // Which of the function's forms this is: K and V are float32, times are int64.
-    if (next.type == FLOAT) {
+    // Which of the function's forms this is: K and V are float32 or bf16, times are int64.
+    if (next.type != INT64) {
       pastK = next;
       pastV = context.input(2);
       input = 3;
@@ -183,9 +193,10 @@ class CausalAttention : public Attention {
     const KeyStore store = takeKeys(scratch, n, x.users);
     const auto rows = [&](const Tensor& before, int64_t width, auto own) {
       return [&, width, own](int64_t user, int64_t head) {
-        const int64_t all = heads_ * width;
-        return Rows{past == 0 ? nullptr : before.floats() + user * all + head * width,
-                    x.users * all, past, own(user, head), x.stride()};
+        Rows all = past == 0 ? Rows{nullptr, 0, 0} : headOf(before, width, past, x.users, user, head);
+        all.second = own(user, head);
+        all.secondStride = x.stride();
+        return all;
       };
     };
     pack(context, store, n, x.users,
@@ -222,8 +233,9 @@ class CausalAttention : public Attention {
 
 }  // namespace
 
+// K and V are float32 or bf16.
 const Op HSTU_ATTENTION("HstuAttention", CPU,
-                        {{FLOAT, REQUIRED}, {FLOAT, REQUIRED}, {FLOAT, REQUIRED}, {FLOAT, OPTIONAL}},
+                        {{FLOAT, REQUIRED}, {ANY, REQUIRED}, {ANY, REQUIRED}, {FLOAT, OPTIONAL}},
                         [](const NodeInfo& info, const Op&) -> Kernel* {
                           return new CandidateAttention(info);
                         });

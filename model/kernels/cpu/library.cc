@@ -21,7 +21,8 @@ EXPORTED peregrine::Status* RegisterCustomOps(peregrine::Options* options,
                                               const peregrine::ApiBase* base) {
   using namespace peregrine;
   static Domain* domain = nullptr;
-  std::vector<const Op*> ops = {&HSTU_ATTENTION, &HSTU_CAUSAL_ATTENTION, &HSTU_GATE};
+  std::vector<const Op*> ops = {&HSTU_ATTENTION, &HSTU_CAUSAL_ATTENTION, &HSTU_GATE,
+                                &HSTU_BF16};
   for (const Op& op : HSTU_LINEAR) ops.push_back(&op);
   return addOps(options, base, &domain, ops);
 }

@@ -7,6 +7,7 @@ namespace peregrine {
 extern const Op HSTU_ATTENTION;
 extern const Op HSTU_CAUSAL_ATTENTION;
 extern const Op HSTU_GATE;
+extern const Op HSTU_BF16;
 /** One per form: see linear.cc. */
 extern const std::vector<Op> HSTU_LINEAR;
 

@@ -1,4 +1,4 @@
-// float32 rows to bf16 tiles: A row by row, B in pairs of rows.
+// Rows to bf16 tiles: A row by row, B in pairs of rows.
 #pragma once
 #include <algorithm>
 
@@ -6,16 +6,23 @@
 
 namespace peregrine {
 
-/** Rows of one width somewhere in memory: `count` at `first`, then the others at `second`. */
+/** Rows of one width somewhere in memory: `count` at `first`, then the others at `second`; strides in values. */
 struct Rows {
-  const float* first;
+  /** float32, or bf16. */
+  const void* first;
   int64_t firstStride;
   int64_t count;
   const float* second = nullptr;
   int64_t secondStride = 0;
+  bool firstIsBf16 = false;
 
-  const float* operator[](int64_t i) const {
-    return i < count ? first + i * firstStride : second + (i - count) * secondStride;
+  /** 32 values of row i from `column` on, as bf16; those from `width` on are 0. */
+  __m512i load(int64_t i, int64_t column, int64_t width) const {
+    const int64_t left = width - column;
+    if (i >= count) return loadBf16(second + (i - count) * secondStride + column, left);
+    const int64_t at = i * firstStride + column;
+    return firstIsBf16 ? loadBf16(static_cast<const uint16_t*>(first) + at, left)
+                       : loadBf16(static_cast<const float*>(first) + at, left);
   }
 };
 
@@ -56,7 +63,7 @@ inline void packA(const Rows& rows, int64_t start, int64_t count, int64_t depth,
     uint32_t* row = to + i / TILE * TILE_WORDS + i % TILE * TILE;
     for (int64_t x = 0; x < depth; x += DEPTH) {
       const __m512i packed =
-          i < count ? loadBf16(rows[start + i] + x, depth - x) : _mm512_setzero_si512();
+          i < count ? rows.load(start + i, x, depth) : _mm512_setzero_si512();
       _mm512_store_si512(row + x / DEPTH * 2 * TILE_WORDS, packed);
     }
   }
@@ -73,7 +80,7 @@ inline void packColumns(const Rows& rows, int64_t start, int64_t end, int64_t de
       __m512i words[16];
       for (int i = 0; i < TILE; i++) {
         words[i] =
-            first + i < end ? loadBf16(rows[first + i] + x, depth - x) : _mm512_setzero_si512();
+            first + i < end ? rows.load(first + i, x, depth) : _mm512_setzero_si512();
       }
       transpose(words);
       uint32_t* tile = to + x / DEPTH * 2 * TILE_WORDS + half * TILE_WORDS;
@@ -88,21 +95,20 @@ inline void packColumns(const Rows& rows, int64_t start, int64_t end, int64_t de
  */
 inline void packRows(const Rows& rows, int64_t start, int64_t end, int64_t column, int64_t width,
                      uint32_t* to) {
-  alignas(64) static const uint16_t INTERLEAVE[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                      21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                      11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i interleave = _mm512_load_si512(INTERLEAVE);
+  // Values of the even row and, from 32 on, of the odd one: columns 0-15, and 16 behind them.
+  alignas(64) static const uint16_t INTERLEAVE[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
+                                                      37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+                                                      11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i left = _mm512_load_si512(INTERLEAVE);
+  const __m512i right = _mm512_add_epi16(left, _mm512_set1_epi16(TILE));
+  const auto load = [&](int64_t row) {
+    return row < end ? rows.load(row, column, width) : _mm512_setzero_si512();
+  };
   for (int pair = 0; pair < TILE; pair++) {
-    for (int half = 0; half < 2; half++) {
-      const int64_t c = column + half * TILE;
-      const auto load = [&](int64_t row) {
-        return row < end ? _mm512_maskz_loadu_ps(lanes(width - c), rows[row] + c)
-                         : _mm512_setzero_ps();
-      };
-      const __m512i both = toBf16(load(start + 2 * pair), load(start + 2 * pair + 1));
-      _mm512_store_si512(to + half * TILE_WORDS + pair * TILE,
-                         _mm512_permutexvar_epi16(interleave, both));
-    }
+    const __m512i even = load(start + 2 * pair), odd = load(start + 2 * pair + 1);
+    uint32_t* tile = to + pair * TILE;
+    _mm512_store_si512(tile, _mm512_permutex2var_epi16(even, left, odd));
+    _mm512_store_si512(tile + TILE_WORDS, _mm512_permutex2var_epi16(even, right, odd));
   }
 }
 

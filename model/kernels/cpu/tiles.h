@@ -96,6 +96,12 @@ inline __m512i loadBf16(const float* from, int64_t count) {
                 _mm512_maskz_loadu_ps(lanes(count - 16), from + 16));
 }
 
+/** The same of values that are bf16 already. */
+inline __m512i loadBf16(const uint16_t* from, int64_t count) {
+  const __mmask32 first = count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1;
+  return _mm512_maskz_loadu_epi16(first, from);
+}
+
 /**
  * 2^f on [0, 1) by a polynomial of degree 3, largest relative error 8e-5; of degree 5, 8e-8.
  */
