@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { describe, mock, test } from 'node:test'
 import { createRandom } from '../model/random.js'
 import { type AdmissionOptions, type Caller, createAdmission, type Job } from './admission.js'
-import type { Claim, Priority } from './fair-queue.js'
+import type { Priority } from './fair-queue.js'
 
 const ONE: Caller = { name: 'k', share: 1 }
 
@@ -285,20 +285,47 @@ describe('fairness', () => {
   })
 
   test('a body beyond the limit is taken for no more than one at it, whatever its header says', () => {
-    const asked: number[] = []
-    const loop = {
-      refuses({ workMs }: Claim) {
-        asked.push(workMs)
-        return false
-      },
-      passed() {},
-      read() {},
-      isBehind: () => false,
-    }
-    const { admission } = simulation({ loop, maxBodyBytes: 1000 })
+    const sim = simulation({ maxBodyBytes: 1000 })
     const job = { caller: ONE, priority: 'normal', startMs: 0 } as const
-    admission.check({ ...job, bytes: 100, workMs: 5 }, true)
-    for (const bytes of [100, 1000, 1e15]) admission.check({ ...job, bytes }, false)
-    assert.deepEqual(asked, [5, 50, 50])
+    sim.admission.check({ ...job, bytes: 100, workMs: 50 }, true)
+    for (let i = 0; i < 20; i++) {
+      void sim.admission.run({ ...job, workMs: 20 }, () => new Promise(() => {}))
+    }
+    const other = { ...job, caller: { name: 'other', share: 1 } }
+    const [small, limit, huge] = [100, 1000, 1e15].map(
+      (bytes) => sim.admission.refusal({ ...other, bytes }, false)?.retryAfterMs ?? 0,
+    )
+    assert.equal(small, 0)
+    assert.ok(limit !== undefined && limit > 0)
+    assert.equal(huge, limit)
+  })
+
+  test('what waits for the event loop counts beside what waits for the engine', () => {
+    let loopMs = 0
+    const asked: (number | undefined)[] = []
+    const loop = {
+      waitMs(_: unknown, bytes: number | undefined) {
+        asked.push(bytes)
+        return loopMs
+      },
+    }
+    const { admission } = simulation({ loop })
+    const job = { caller: ONE, priority: 'normal', startMs: 0, bytes: 7 } as const
+    const reasons = [90, 110].map((ms) => {
+      loopMs = ms
+      return admission.refusal(job, false)?.reason
+    })
+    assert.deepEqual(reasons, [undefined, 'loop'])
+    assert.equal(admission.refusal({ ...job, deadlineMs: 100 }, false)?.reason, 'loop')
+    loopMs = 90
+    assert.equal(admission.refusal({ ...job, deadlineMs: 80 }, false)?.reason, 'deadline')
+    assert.equal(admission.refusal({ ...job, workMs: 1 }, true), undefined, 'it has waited')
+    for (let i = 0; i < 9; i++) {
+      void admission.run({ ...job, workMs: 20 }, () => new Promise(() => {}))
+    }
+    assert.equal(admission.refusal(job, false)?.reason, 'loop')
+    loopMs = 40
+    assert.equal(admission.refusal(job, false)?.reason, 'queue', 'neither alone would be too much')
+    assert.deepEqual(new Set(asked), new Set([7]))
   })
 })

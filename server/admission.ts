@@ -1,7 +1,7 @@
 import { RankError } from '../model/errors.js'
 import { createBodyWork } from './body-work.js'
 import { type Claim, createFairQueue, type Priority } from './fair-queue.js'
-import { BEHIND_MS, createLoopGuard, type LoopGuard, TURN_MS } from './loop-guard.js'
+import type { LoopQueue } from './loop-queue.js'
 import { createLateness, createPace } from './pace.js'
 import { createQuotas } from './quota.js'
 
@@ -56,7 +56,8 @@ export type AdmissionOptions = {
   readonly depth: () => { readonly runs: number; readonly requests: number }
   /** What is longer is refused unread; no limit when absent. */
   readonly maxBodyBytes?: number
-  readonly loop?: LoopGuard
+  /** Where bodies wait to be parsed; they do not when absent. */
+  readonly loop?: Pick<LoopQueue, 'waitMs'>
   readonly on?: AdmissionEvents
   /** Milliseconds, monotonic. */
   readonly now?: () => number
@@ -86,7 +87,7 @@ type Waiting = Claim & {
  */
 export function createAdmission(options: AdmissionOptions) {
   const { maxQueueMs, depth, on = SILENT, now = () => performance.now() } = options
-  const { loop = createLoopGuard({ now }), maxBodyBytes = Number.POSITIVE_INFINITY } = options
+  const { loop, maxBodyBytes = Number.POSITIVE_INFINITY } = options
   const queue = createFairQueue<Waiting>()
   const quotas = createQuotas(now)
   let running = 0
@@ -114,15 +115,16 @@ export function createAdmission(options: AdmissionOptions) {
   const predicted = (bytes: number | undefined) =>
     (bytes === undefined ? undefined : bodyWork.of(bytes)) ?? meanMs ?? 0
   /** What work takes beside the rest that is under way when the engine is full. */
-  const computeMs = (workMs: number) => (workMs * depth().requests) / workPerMs()
+  const computeMs = (workMs: number, { requests } = depth()) => (workMs * requests) / workPerMs()
   /** Milliseconds until a new job has its turn, the work before it only, and until it is done. */
   const expect = (priority: Priority, claim: Claim) => {
-    if (!isFull()) return { waitMs: 0, aheadMs: 0, doneMs: claim.workMs }
+    const room = depth()
+    if (running < room.requests) return { waitMs: 0, aheadMs: 0, doneMs: claim.workMs }
     const rate = workPerMs()
     const aheadMs = queue.aheadMs(claim) / rate
     // One of those under way ends first, after half of what passes between two ends.
     const waitMs = aheadMs * lateness[priority].ratio() + (meanMs ?? 0) / 2 / rate
-    return { waitMs, aheadMs, doneMs: waitMs + computeMs(claim.workMs) }
+    return { waitMs, aheadMs, doneMs: waitMs + computeMs(claim.workMs, room) }
   }
 
   const refused = (reason: Refusal, message: string, retryAfterMs: number): Refused => ({
@@ -136,7 +138,7 @@ export function createAdmission(options: AdmissionOptions) {
 
   /**
    * Refuses what would wait too long. Before the body is read (`isRead`) a job's work is not known for
-   * certain: then only its wait is looked at, and whether the event loop gets to it. Counts nothing: who
+   * certain: then only its wait is looked at, for the event loop and for the engine. Counts nothing: who
    * asks may have another reason.
    */
   function refusal(job: Job, isRead: boolean): Refused | undefined {
@@ -148,14 +150,12 @@ export function createAdmission(options: AdmissionOptions) {
       return refused('quota', message, overdrawnMs)
     }
     const claim = claimOf(job)
-    if (!isRead && loop.refuses(claim)) {
-      const message = `requests may keep the event loop for ${TURN_MS} ms in a row, got more of them`
-      return refused('loop', message, BEHIND_MS)
-    }
-    const { waitMs, aheadMs, doneMs } = expect(job.priority, claim)
-    if (aheadMs > 0 && waitMs > maxQueueMs) {
+    const engine = expect(job.priority, claim)
+    const loopMs = isRead ? 0 : (loop?.waitMs(claim, bytes) ?? 0)
+    const [waitMs, doneMs] = [loopMs + engine.waitMs, loopMs + engine.doneMs]
+    if (engine.aheadMs + loopMs > 0 && waitMs > maxQueueMs) {
       const message = `the queue holds at most ${maxQueueMs} ms of work before a ${job.priority} request, got ${waitMs.toFixed(0)}`
-      return refused('queue', message, waitMs)
+      return refused(loopMs > engine.waitMs ? 'loop' : 'queue', message, waitMs)
     }
     if (deadlineMs !== undefined && waitMs > 0) {
       const leftMs = deadlineMs - (now() - job.startMs)
@@ -165,8 +165,6 @@ export function createAdmission(options: AdmissionOptions) {
         return refused('deadline', message, Math.min(neededMs - leftMs, waitMs))
       }
     }
-    if (isRead) loop.read(claim)
-    else loop.passed()
     return undefined
   }
 

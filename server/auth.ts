@@ -41,6 +41,8 @@ export type Auth = {
   addTo(app: FastifyInstance): void
   /** Who may rank; undefined for all others, who are told why on the long way. */
   rankingKeyOf(request: IncomingMessage): ApiKey | undefined
+  /** The request goes the long way with the key that `rankingKeyOf` told: it is not looked for again. */
+  remember(request: IncomingMessage, key: ApiKey): void
   /** Takes one of a key's requests per second. 0 when there was one, else the seconds until there is. */
   waitSec(key: ApiKey): number
   /** What a key is told that has to wait for that. */
@@ -50,6 +52,7 @@ export type Auth = {
 /** Who may call what, by API keys and certificates. */
 export function createAuth({ keys, nowMs, needsCertificate }: AuthOptions): Auth {
   const rates = createRateLimits(nowMs)
+  const remembered = new WeakMap<IncomingMessage, ApiKey>()
   const auth: Auth = {
     addTo(app) {
       app.decorateRequest('apiKey')
@@ -64,7 +67,7 @@ export function createAuth({ keys, nowMs, needsCertificate }: AuthOptions): Auth
         if (access === 'probe') return
         if (needsCertificate) checkCertificate(request)
         if (keys === undefined || access === 'open') return
-        const key = authenticate(request, reply, keys())
+        const key = remembered.get(request.raw) ?? authenticate(request, reply, keys())
         request.apiKey = key
         request.outcome.key = key.name
         if (access !== undefined && !key.scopes.includes(access)) {
@@ -84,6 +87,9 @@ export function createAuth({ keys, nowMs, needsCertificate }: AuthOptions): Auth
       const given = givenBy(request)
       const key = given === undefined ? undefined : find(keys(), given)
       return key?.scopes.includes('rank') ? key : undefined
+    },
+    remember(request, key) {
+      if (keys !== undefined) remembered.set(request, key)
     },
     waitSec: ({ name, requestsPerSec }) =>
       requestsPerSec === undefined ? 0 : rates.take(name, requestsPerSec),

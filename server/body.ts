@@ -1,28 +1,33 @@
 import { isUtf8 } from 'node:buffer'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { RankError } from '../model/errors.js'
+
+/** Does `task` when it is the turn of a request's body, which has come. */
+export type InBodyTurn = (request: FastifyRequest, bytes: number, task: () => void) => void
 
 /**
  * Takes bodies of type application/json and no other; Fastify answers the rest with 415. Its own
  * parser also refuses `__proto__` keys. This adds the reason to its bare "not valid JSON", and notes
  * the time that parsing took.
  */
-export function addJsonParser(app: FastifyInstance): void {
+export function addJsonParser(app: FastifyInstance, inBodyTurn: InBodyTurn): void {
   const parse = app.getDefaultJsonParser('error', 'error')
   app.removeAllContentTypeParsers()
   app.addContentTypeParser<Buffer>(
     'application/json',
     { parseAs: 'buffer' },
     (request, bytes, done) => {
-      const startMs = performance.now()
       request.outcome.bodyBytes = bytes.length
-      // A replacement character would make two different ids the same one.
-      if (!isUtf8(bytes)) return done(invalid('body must be UTF-8'))
-      const text = bytes.toString('utf8')
-      void parse(request, text, (error, body) => {
-        request.outcome.parseMs = performance.now() - startMs
-        if (error) done(invalid(faultOf(text)))
-        else done(null, body)
+      inBodyTurn(request, bytes.length, () => {
+        const startMs = performance.now()
+        // A replacement character would make two different ids the same one.
+        if (!isUtf8(bytes)) return done(invalid('body must be UTF-8'))
+        const text = bytes.toString('utf8')
+        void parse(request, text, (error, body) => {
+          request.outcome.parseMs = performance.now() - startMs
+          if (error) done(invalid(faultOf(text)))
+          else done(null, body)
+        })
       })
     },
   )

@@ -9,6 +9,7 @@ import type { OnStep } from '../model/step.js'
 import type { Admission, Caller, Job } from './admission.js'
 import type { BodyBudget } from './body-budget.js'
 import { PRIORITIES, type Priority } from './fair-queue.js'
+import type { Owner } from './loop-queue.js'
 import { MAX_DEADLINE_MS } from './schema.js'
 
 const PRIORITY_HEADER = 'x-priority'
@@ -48,6 +49,8 @@ export type Door = {
    * @throws {RankError} OVERLOADED
    */
   admit(request: FastifyRequest, asks: readonly Ask[]): Admitted
+  /** Whose body it is that comes with a request, opened or not. */
+  ownerOf(request: FastifyRequest): Owner
 }
 
 /** Both hold for all rankings of a batch. */
@@ -112,6 +115,10 @@ export function createDoor(options: DoorOptions): Door {
       const room = bodies.reserve(request, reply)
       if (room !== undefined) throw admission.noRoom(job, room.message, room.retryAfterMs)
       asked.set(request, job)
+    },
+    ownerOf(request) {
+      const { caller, priority = 'normal' } = asked.get(request) ?? { caller: callerOf(request) }
+      return { key: caller.name, share: caller.share, priority }
     },
     admit(request, asks) {
       bodies.settle(request)

@@ -14,7 +14,7 @@ export type GateOptions = {
   readonly routes: ReadonlyMap<string, Priority | undefined>
   /** False while requests are to go all the way, to be told that nothing is ready or all is closing. */
   readonly isOpen: () => boolean
-  readonly auth: Pick<Auth, 'rankingKeyOf' | 'waitSec' | 'rateLimited'>
+  readonly auth: Pick<Auth, 'rankingKeyOf' | 'remember' | 'waitSec' | 'rateLimited'>
   readonly admission: Pick<Admission, 'refusal' | 'counted'>
   readonly metrics: Pick<Metrics, 'error' | 'request'>
   /** Of every answer. */
@@ -87,6 +87,7 @@ export function createGate(options: GateOptions): Gate {
       const found = admission.refusal(job, false)
       if (found === undefined) {
         passed.add(request)
+        auth.remember(request, key)
         return false
       }
       // A refused request counts against the rate of its key, as on the long way.

@@ -1,6 +1,7 @@
 import { DecodeError, decode, encode } from '@msgpack/msgpack'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { RankError } from '../model/errors.js'
+import type { InBodyTurn } from './body.js'
 import { isRecord } from './fault.js'
 import { scanMsgpack } from './msgpack-scan.js'
 
@@ -20,24 +21,30 @@ declare module 'fastify' {
  * Takes bodies of MessagePack too. Its `candidates`, also in a batch, may be binary: item ids as
  * little-endian unsigned 64-bit integers, whose decimal digits are the ids.
  */
-export function addMsgpackParser(app: FastifyInstance, maxIds: number): void {
+export function addMsgpackParser(
+  app: FastifyInstance,
+  maxIds: number,
+  inBodyTurn: InBodyTurn,
+): void {
   const limits = { maxBinLength: maxIds * ID_BYTES, maxExtLength: 0 }
   app.decorateRequest('isPacked', false)
   app.addContentTypeParser<Buffer>(NAMES, { parseAs: 'buffer' }, (request, bytes, done) => {
-    const startMs = performance.now()
-    let body: unknown
-    try {
-      scanMsgpack(bytes)
-      body = decode(bytes, limits)
-      const requests = isRecord(body) && Array.isArray(body.requests) ? body.requests : [body]
-      // Every one, whatever the first says.
-      request.isPacked = requests.map(unpack).some(Boolean)
-    } catch (error) {
-      return done(faultOf(error, bytes))
-    } finally {
-      request.outcome.parseMs = performance.now() - startMs
-    }
-    done(null, body)
+    inBodyTurn(request, bytes.length, () => {
+      const startMs = performance.now()
+      let body: unknown
+      try {
+        scanMsgpack(bytes)
+        body = decode(bytes, limits)
+        const requests = isRecord(body) && Array.isArray(body.requests) ? body.requests : [body]
+        // Every one, whatever the first says.
+        request.isPacked = requests.map(unpack).some(Boolean)
+      } catch (error) {
+        return done(faultOf(error, bytes))
+      } finally {
+        request.outcome.parseMs = performance.now() - startMs
+      }
+      done(null, body)
+    })
   })
 }
 

@@ -14,6 +14,8 @@ export type FuzzAnswer = {
   readonly status: number
   readonly headers: { readonly [name: string]: unknown }
   readonly body: string
+  /** Nothing of it but its status, which it must have had. */
+  readonly isLost?: boolean
 }
 
 export type FuzzFault = {
@@ -137,11 +139,12 @@ function oddHeaders(random: Random): { readonly [name: string]: string } {
 /** Why an answer breaks what the document says; undefined = it does not. */
 function faultOf(
   { answers }: Operation,
-  { status, headers, body }: FuzzAnswer,
+  { status, headers, body, isLost = false }: FuzzAnswer,
 ): string | undefined {
   if (NEVER.has(status)) return `must never be ${status}`
   const check = answers.get(status)
   if (check === undefined) return `status ${status} is not documented`
+  if (isLost) return undefined
   if (headers['x-request-id'] === undefined) return 'has no x-request-id'
   if (status >= 400 && body.length > MAX_PROBLEM_CHARS)
     return `an error of ${body.length} characters`

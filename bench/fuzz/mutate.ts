@@ -53,11 +53,20 @@ function hostile(value: unknown, random: Random): unknown {
     () => [value, value, value],
     () => [value],
     () => ({ value }),
-    () => `${value}`,
+    () => spelt(value),
     () => without(value, random),
     () => withName(value, random),
   ])
   return make()
+}
+
+/** What `toString` makes of it, where that is not one of NAMES that an earlier change put there. */
+function spelt(value: unknown): string {
+  try {
+    return `${value}`
+  } catch {
+    return '[object Object]'
+  }
 }
 
 /** That many arrays or objects inside each other. */

@@ -25,11 +25,7 @@ const CLOSED = new Set(['EPIPE', 'ECONNRESET'])
  * Stands for an answer that was lost: what is beyond the limit is refused unread and its connection closed, while
  * the body is still on its way. A server that died of it does not answer what comes next.
  */
-const UNREAD: FuzzAnswer = {
-  status: 413,
-  headers: { 'content-type': 'application/json; charset=utf-8' },
-  body: JSON.stringify({ code: 'LIMIT_EXCEEDED', message: 'the connection was closed' }),
-}
+const UNREAD: FuzzAnswer = { status: 413, headers: {}, body: '', isLost: true }
 
 /** Sends over one connection to a server that listens at `origin`. */
 export function socketSender(origin: string): { readonly send: Send; close(): void } {

@@ -1,22 +1,21 @@
 // Three times what the server can do, open loop. Called by bench/run-overload.ts.
-import { fork } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
-import { eventLoopP99Ms, onCpus, scrape, startServer } from '../load.js'
+import { eventLoopP99Ms, scrape, startServer } from '../load.js'
 import { figure } from '../markdown.js'
 import { watchRss } from '../rss.js'
 import { median, quantile } from '../stats.js'
-import type { Order, Phase, Report, Sample } from './generate.js'
+import type { Phase, Report, Sample } from './generate.js'
+import { generateLoad } from './load-generators.js'
 import type { Shape } from './shapes.js'
 
 export const OVERLOAD = 3
 /** The load before and behind the overload, of the capacity. */
 export const CALM = 0.5
 const CALM_SECONDS = 10
-/** What the server can do is the best of these, closed loop. */
-const CONNECTIONS = [2, 4, 8, 16, 32]
 /** Of a closed loop: with more of them it would be the capacity for what is cheap enough not to be refused. */
 const MOST_REFUSED = 0.02
-const CAPACITY_SECONDS = 6
+/** So much less than the best: with yet more of them it would not get more again. */
+const LESS = 0.9
+const CAPACITY_SECONDS = 8
 /** Answers are looked at by windows of this length to see when all is well again. */
 const WINDOW_SEC = 0.25
 /** Well: nothing refused, and the median at most so many times that of before. */
@@ -36,11 +35,20 @@ export type OverloadResult = Measured & {
   readonly refusals: { readonly [reason: string]: number }
   readonly what: string
   readonly deadlineMs: number
-  readonly cpus: Cpus
-}
+} & Omit<Setup, 'connections'>
 
 /** As taskset has them: `0-3`; all where not given. */
 export type Cpus = { readonly server?: string | undefined; readonly load?: string | undefined }
+
+/** How it is served, and by how many processes it is asked for. */
+export type Setup = {
+  readonly cpus: Cpus
+  readonly generators: number
+  /** What the server can do is the best of these, closed loop. */
+  readonly connections: readonly number[]
+  /** Of `peregrine serve`, beside the bundle. */
+  readonly flags: readonly string[]
+}
 
 type Measured = {
   /** Connections at which the closed loop did most. */
@@ -62,7 +70,7 @@ type Measured = {
   /** From the request's last byte. */
   readonly refusal: { readonly p50: number; readonly p99: number }
   /** How late the generator itself was with its requests. */
-  readonly lagP99: number
+  readonly lag: { readonly p50: number; readonly p99: number; readonly most: number }
   readonly before: { readonly p50: number; readonly p99: number }
   readonly after: { readonly p50: number; readonly p99: number }
   /** From the end of the overload until all is well and stays so. */
@@ -78,36 +86,41 @@ type Measured = {
 }
 
 export async function benchOverload(
-  { what, bundle, files, deadlineMs }: Shape,
-  cpus: Cpus,
+  { what, bundle, files, deadlineMs, prepare }: Shape,
+  setup: Setup,
   seconds: number,
   log: (line: string) => void,
 ): Promise<OverloadResult> {
   // Without the page, whose files lie outside of dist.
-  const server = await startServer(['--bundle', bundle, '--no-playground'], undefined, cpus.server)
+  const { cpus, generators, connections, flags } = setup
+  const all = ['--bundle', bundle, '--no-playground', ...flags]
+  const server = await startServer(all, undefined, cpus.server)
   try {
+    await prepare?.(server.port)
     const run = (...phases: readonly Phase[]) => {
       const polls = cpus.load !== undefined
-      return generate({ port: server.port, files, deadlineMs, polls, phases }, cpus.load)
+      const order = { port: server.port, files, deadlineMs, polls, phases }
+      return generateLoad(order, generators, cpus.load)
     }
     const isGood = goodBy(deadlineMs)
-    const capacity = async (connections: number) => {
-      const closed = { kind: 'closed', connections, seconds: CAPACITY_SECONDS } as const
-      const [samples = []] = (await run(closed)).phases
+    const capacity = async (callers: number) => {
+      const closed = await run({ kind: 'closed', connections: callers, seconds: CAPACITY_SECONDS })
+      const [samples = []] = closed.phases
       const perSecond = samples.filter(isGood).length / CAPACITY_SECONDS
       const refused = samples.filter(([, status]) => status !== 200).length / samples.length
       const [rate, percent] = [figure(perSecond), figure(100 * refused)]
       log(
-        `${connections} connections: ${rate}/s, p99 ${p99(samples).toFixed(1)} ms, ${percent} % not answered`,
+        `${callers} connections: ${rate}/s, p99 ${p99(samples).toFixed(1)} ms, ${percent} % not answered`,
       )
-      return { connections, perSecond, refused }
+      return { connections: callers, perSecond, refused }
     }
-    await capacity(CONNECTIONS[0] ?? 1) // warms up
+    await capacity(connections[0] ?? 1) // warms up
     let best = { connections: 0, perSecond: 0 }
-    for (const connections of CONNECTIONS) {
-      const next = await capacity(connections)
+    for (const some of connections) {
+      const next = await capacity(some)
       if (next.refused > MOST_REFUSED && best.perSecond > 0) break
       if (next.perSecond > best.perSecond) best = next
+      else if (next.perSecond < LESS * best.perSecond) break
     }
     const first = best.perSecond
     const calm = { kind: 'open', perSecond: CALM * first, seconds: CALM_SECONDS } as const
@@ -124,7 +137,7 @@ export async function benchOverload(
     const after = await capacity(best.connections)
     return {
       ...resultOf(report, deadlineMs, [first, after.perSecond], seconds, rss),
-      ...{ what, deadlineMs, cpus, connections: best.connections },
+      ...{ what, deadlineMs, cpus, generators, flags, connections: best.connections },
       eventLoopP99Ms: eventLoopP99Ms(metrics),
       refusals: Object.fromEntries(refusals),
     }
@@ -182,10 +195,7 @@ function resultOf(
         0.99,
       ),
     },
-    lagP99: quantile(
-      during.map(([, , dueMs, sentMs]) => dueMs - sentMs),
-      0.99,
-    ),
+    lag: lagOf(during),
     before: { p50: p50(before), p99: p99(before) },
     after: { p50: p50(after), p99: p99(after) },
     recoverySec: recovery(after, isGood, WELL * p50(before)),
@@ -228,24 +238,19 @@ function goodBy(deadlineMs: number): (sample: Sample) => boolean {
 }
 
 function p50(samples: readonly Sample[]): number {
-  return median(samples.map(([, , ms]) => ms))
+  return median(answerTimes(samples))
 }
 
 function p99(samples: readonly Sample[]): number {
-  return quantile(
-    samples.map(([, , ms]) => ms),
-    0.99,
-  )
+  return quantile(answerTimes(samples), 0.99)
 }
 
-function generate(order: Order, cpus: string | undefined): Promise<Report> {
-  const file = fileURLToPath(new URL('./generate.js', import.meta.url))
-  const [execPath, ...execArgv] = onCpus(cpus)
-  return new Promise((resolve, reject) => {
-    const child = fork(file, { serialization: 'advanced', execPath, execArgv })
-    child.once('message', (report: Report) => resolve(report))
-    child.once('error', reject)
-    child.once('exit', (code) => reject(new Error(`the load generator exited with ${code}`)))
-    child.send(order)
-  })
+function answerTimes(samples: readonly Sample[]): number[] {
+  return samples.map(([, , dueMs]) => dueMs).filter(Number.isFinite)
+}
+
+function lagOf(samples: readonly Sample[]): Measured['lag'] {
+  // A request without an answer says nothing of when it was sent.
+  const lags = samples.map(([, , dueMs, sentMs]) => dueMs - sentMs).filter(Number.isFinite)
+  return { p50: median(lags), p99: quantile(lags, 0.99), most: quantile(lags, 1) }
 }

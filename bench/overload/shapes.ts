@@ -1,7 +1,9 @@
-import { writeFileSync } from 'node:fs'
+import { statSync, writeFileSync } from 'node:fs'
+import { openBundle } from '../../model/manifest.js'
 import type { RankInput } from '../../model/request.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from '../../server/commands/demo.js'
 import { requestFiles } from '../http.js'
+import { count } from '../markdown.js'
 import { exportPaperShape, randomRequest, rankBody } from '../workload.js'
 
 /** What is served under overload, and asked for. */
@@ -13,15 +15,20 @@ export type Shape = {
   readonly files: readonly string[]
   /** Of every request. */
   readonly deadlineMs: number
+  /** Before anything is measured. */
+  readonly prepare?: (port: number) => Promise<void>
 }
 
 const USERS = 60
 const EVENTS = { least: 100, most: 600 }
 const CANDIDATES = { least: 128, most: 512 }
 
-/** The demo model, where HTTP costs as much as the model, or the paper's, where nothing else counts. */
+/** What fills the paper's shape: as much history as it takes, and what HSTU's paper ranks at once. */
+const FULL = { users: 32, events: 1023, candidates: 1024, deadlineMs: 250 }
+
+/** The demo model, where HTTP costs as much as the model, or the paper's, where nothing else counts. `full` and `stored` are for GPUs. */
 export const SHAPES = {
-  demo(): Shape {
+  demo(_folder: string, _bundle?: string): Shape {
     ensureDemoBundle(DEMO_BUNDLE)
     return {
       what: 'Demo model and its 200 requests',
@@ -30,8 +37,8 @@ export const SHAPES = {
       deadlineMs: 250,
     }
   },
-  paper(folder: string): Shape {
-    const bundle = exportPaperShape(`${folder}/bundle`).folder
+  paper(folder: string, given?: string): Shape {
+    const bundle = given ?? exportPaperShape(`${folder}/bundle`).folder
     const between = ({ least, most }: typeof EVENTS, i: number) =>
       least + Math.round(((most - least) * ((i * 7) % USERS)) / USERS)
     const files = Array.from({ length: USERS }, (_, i) => {
@@ -47,4 +54,45 @@ export const SHAPES = {
       ...{ bundle, files, deadlineMs: 500 },
     }
   },
+  full(folder: string, given?: string): Shape {
+    return fullShape(folder, given, 'in the request', (input) => input)
+  },
+  stored(folder: string, given?: string): Shape {
+    const inputs: RankInput[] = []
+    const shape = fullShape(folder, given, 'stored beforehand', (input) => {
+      inputs.push(input)
+      return { ...input, histories: [] }
+    })
+    return { ...shape, prepare: (port) => store(port, inputs) }
+  },
+}
+
+function fullShape(
+  folder: string,
+  given: string | undefined,
+  where: string,
+  asked: (input: RankInput) => RankInput,
+): Shape {
+  const { users, events, candidates, deadlineMs } = FULL
+  const bundle = given ?? exportPaperShape(`${folder}/bundle`).folder
+  const files = Array.from({ length: users }, (_, i) => {
+    const file = `${folder}/request-${i}.json`
+    writeFileSync(file, rankBody(asked(randomRequest(`user-${i}`, events, candidates, i))))
+    return file
+  })
+  const bytes = Math.max(...files.map((file) => statSync(file).size))
+  return {
+    what: `The paper's shape with random weights (${openBundle(bundle).manifest.precision}): ${users} users with ${events} events, ${where}, ${candidates} candidates each; bodies of up to ${count(bytes)} bytes`,
+    ...{ bundle, files, deadlineMs },
+  }
+}
+
+async function store(port: number, inputs: readonly RankInput[]): Promise<void> {
+  for (const { user, histories } of inputs) {
+    const url = `http://127.0.0.1:${port}/v1/users/${user.id}/events`
+    const headers = { 'content-type': 'application/json' }
+    const body = JSON.stringify({ events: histories[0] })
+    const { status } = await fetch(url, { method: 'POST', headers, body })
+    if (status !== 200) throw new Error(`expected 200 for the events of ${user.id}, got ${status}`)
+  }
 }

@@ -135,6 +135,45 @@ describe('a folder of models', () => {
     assert.equal(await modelOf(served), idOf(two), 'the old one serves on')
   })
 
+  test('going back to a version that is still on its way out loads it again when that is gone', async (t) => {
+    const served = await serveFolder(t, ['a', one])
+    const place = `${served.modelsDir}/a`
+    const put = (model: Model) => {
+      renameSync(place, `${served.modelsDir}/.former-${versionOf(model)}`)
+      putBundle(model, place)
+    }
+    const lease = served.models.lease(undefined, 'u')
+    put(two)
+    await lookUntil(served, () => stateOf(served)[versionOf(one)] === 'draining')
+    put(one)
+    for (let i = 0; i < 5; i++) await served.watched.look()
+    assert.equal(stateOf(served)[versionOf(one)], 'draining')
+    assert.equal(await modelOf(served), idOf(two))
+    lease.done()
+    await lookUntil(served, () => isReady(served, one) && isGone(served, two))
+    assert.equal(await modelOf(served), idOf(one))
+  })
+
+  test('what comes into the folder while it waits for a version to go is what it gets', async (t) => {
+    const served = await serveFolder(t, ['a', one], ['b', three])
+    const place = `${served.modelsDir}/a`
+    const lease = served.models.lease(undefined, 'u')
+    for (const model of [two, one]) {
+      rmSync(place, { recursive: true })
+      putBundle(model, place)
+      await lookUntil(served, () => isReady(served, two))
+      for (let i = 0; i < 5; i++) await served.watched.look()
+    }
+    assert.equal(stateOf(served)[versionOf(one)], 'draining')
+    rmSync(place, { recursive: true })
+    for (let i = 0; i < 5; i++) await served.watched.look()
+    lease.done()
+    await lookUntil(served, () => isGone(served, one))
+    for (let i = 0; i < 5; i++) await served.watched.look()
+    assert.ok(isGone(served, one))
+    assert.deepEqual(served.models.unreadable(), [])
+  })
+
   test('the default model’s stable version outlives its folder until another is promoted', async (t) => {
     const served = await serveFolder(t, ['a', one])
     rmSync(`${served.modelsDir}/a`, { recursive: true })

@@ -25,8 +25,11 @@ export function createModelsFolder({ folder, models, onFault }: ModelsFolderOpti
   /** Of the labels file, as it was read or written last. */
   let text: string | undefined
   let onLoad: ((loading: Promise<void>) => void) | undefined
+  /** Folders that went back to a version which is on its way out. */
+  const waiting = new Set<string>()
 
   const load = async (bundle: string, isReplacement: boolean): Promise<void> => {
+    waiting.delete(bundle)
     try {
       const { version, ready } = models.load(bundle)
       await ready
@@ -34,13 +37,23 @@ export function createModelsFolder({ folder, models, onFault }: ModelsFolderOpti
       apply()
     } catch (error) {
       // Others are in the list of models, with their reason.
-      if (error instanceof RankError && error.code === 'CONFLICT') take(bundle, error.message)
+      if (!(error instanceof RankError) || error.code !== 'CONFLICT') return
+      const { state, gone } = sameAs(bundle) ?? {}
+      if (state !== 'draining') return take(bundle, error.message)
+      waiting.add(bundle)
+      await gone
+      // What came into the folder meanwhile is what it wants now.
+      if (waiting.has(bundle)) await load(bundle, isReplacement)
     }
+  }
+  /** The version of what stands in the folder. */
+  const sameAs = (bundle: string) => {
+    const id = idOf(tryPeek(bundle))
+    return models.versions().find((each) => idOf(each) === id)
   }
   /** What is loaded already may have been moved here. */
   const take = (bundle: string, why: string) => {
-    const id = idOf(tryPeek(bundle))
-    const same = models.versions().find((each) => idOf(each) === id)
+    const same = sameAs(bundle)
     if (same === undefined) onFault(`${bundle} is not loaded: ${why}`)
     else models.move(same, bundle)
   }
@@ -60,7 +73,10 @@ export function createModelsFolder({ folder, models, onFault }: ModelsFolderOpti
       }
       return [...bundles.filter(isWanted), ...bundles.filter((bundle) => !isWanted(bundle))]
     },
-    onGone: models.orphan,
+    onGone(bundle) {
+      waiting.delete(bundle)
+      models.orphan(bundle)
+    },
     onFault: (fault) => fault !== undefined && onFault(fault),
   })
 

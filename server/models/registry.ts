@@ -106,6 +106,7 @@ export function createModels(options: ModelsOptions) {
     const removal = drain(version)
     const settled = removal.catch(() => {}).finally(() => removals.delete(settled))
     removals.add(settled)
+    version.gone = settled
     return removal
   }
 

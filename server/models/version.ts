@@ -17,6 +17,8 @@ export type Version = {
   ranker?: Ranker
   /** Rankings, prefetches and shadow rankings that use it now. */
   inFlight: number
+  /** From `draining` on: resolves when nothing is left of it. */
+  gone?: Promise<void>
   /** Called when `inFlight` falls to 0. */
   onIdle?: () => void
   /** Its folder is gone, or holds another bundle: it serves while a label needs it. */

@@ -2,6 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import Type from 'typebox'
 import { show } from '../../model/check.js'
 import { RankError } from '../../model/errors.js'
+import type { InBodyTurn } from '../body.js'
 import { clientOf, HEADERS } from '../door.js'
 import { refuse } from '../errors.js'
 import { parseRank } from '../parse.js'
@@ -14,6 +15,7 @@ import { InferAnswer, InferRequest, ModelMetadata } from './schema.js'
 
 export type OipRoutes = RankRoutes & {
   readonly isReady: () => boolean
+  readonly inBodyTurn: InBodyTurn
 }
 
 const HEADER_LENGTH = 'inference-header-content-length'
@@ -33,10 +35,13 @@ const params = Type.Object({
  * request, with JSON and binary tensors.
  */
 export function addOipRoutes(app: FastifyInstance, parts: OipRoutes): void {
+  const { inBodyTurn } = parts
   void app.register(async (scope) => {
     scope.removeAllContentTypeParsers()
     // Triton's own client names no type, and calls JSON with tensors behind it octets.
-    scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_, bytes, done) => done(null, bytes))
+    scope.addContentTypeParser('*', { parseAs: 'buffer' }, (request, bytes, done) => {
+      inBodyTurn(request, bytes.length, () => done(null, bytes))
+    })
     // All that the protocol says of errors; the status is that of /v1/rank.
     scope.setErrorHandler((error, request, reply) => {
       const { code, message, path } = refuse(error, request, reply)
