@@ -6,11 +6,11 @@ import { requestBytes } from '../overload/client.js'
 const GENERATION_SEC = 30
 /** Users of so many generations ask at a time. */
 const GENERATIONS = 3
-/** Users with a stored history are forgotten after so many others. */
+/** Users with a stored history; where there are more, the oldest is forgotten. */
 const KEPT_USERS = 200
 const EVENTS = 5
 /** Of 1000 requests; all others are rankings with a posted history. */
-const SHARES = { events: 15, stored: 15, forget: 14, prefetch: 10, batch: 2 }
+const SHARES = { events: 15, stored: 15, forget: 20, prefetch: 10, batch: 2 }
 
 export type Kind = keyof typeof SHARES | 'rank'
 export type SoakRequest = { readonly kind: Kind; readonly bytes: Buffer }
@@ -24,8 +24,9 @@ type Sample = { readonly user: { readonly id: string }; readonly history: readon
 export function createSoakTraffic(files: readonly string[], random: () => number) {
   const samples = files.map((file) => sampleIn(file))
   const posted = samples.filter(({ history }) => history.length >= EVENTS)
-  /** Users with a stored history, by number. */
+  /** Users whose history was ever stored, and those of them who were forgotten: numbers from 1. */
   let stored = 0
+  let forgotten = 0
   const pick = <T>(list: readonly T[]): T => {
     const found = list[Math.floor(random() * list.length)]
     if (found === undefined) throw new Error('no requests to choose from')
@@ -49,7 +50,9 @@ export function createSoakTraffic(files: readonly string[], random: () => number
       const sample = pick(samples)
       const named = { ...sample, user: { ...sample.user, id: `${sample.user.id}/${generation}` } }
       // Rankings by a stored history need one that was posted.
-      const kind = kindOf()
+      const drawn = kindOf()
+      // Else the histories that nobody forgets would look like a leak.
+      const kind = drawn === 'forget' && stored - forgotten <= KEPT_USERS ? 'rank' : drawn
       const path = (user: number) => `/v1/users/stored-${user}`
       switch (kind) {
         case 'events': {
@@ -57,12 +60,13 @@ export function createSoakTraffic(files: readonly string[], random: () => number
           return { kind, bytes: post(`${path(++stored)}/events`, { events }) }
         }
         case 'stored': {
-          const user = { id: `stored-${stored - Math.floor(random() * KEPT_USERS)}` }
+          const kept = Math.max(1, stored - forgotten)
+          const user = { id: `stored-${stored - Math.floor(random() * kept)}` }
           const { history: _, ...rest } = { ...sample, user }
           return { kind, bytes: post('/v1/rank', rest) }
         }
         case 'forget':
-          return { kind, bytes: requestBytes('', {}, `DELETE ${path(stored - KEPT_USERS)}`) }
+          return { kind, bytes: requestBytes('', {}, `DELETE ${path(++forgotten)}`) }
         case 'prefetch': {
           const { user, history } = named
           return { kind, bytes: post('/v1/prefetch', { user, history }) }
