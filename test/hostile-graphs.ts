@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { openBundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
-import type { CreateEngine } from './engine-suite.js'
+import type { CreateEngine } from './engine-kv-suite.js'
 import { copyBundle, exportModel, type Json, randomTokens, reseal } from './fixtures.js'
 
 export function hostileGraphs(name: string, create: CreateEngine): void {
