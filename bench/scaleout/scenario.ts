@@ -2,7 +2,7 @@
 import type { Bundle } from '../../model/manifest.js'
 import type { Scope } from '../../test/fixtures.js'
 import { type Passed, startNginx } from '../../test/nginx.js'
-import { startCluster } from '../../test/redis.js'
+import { startCluster, until } from '../../test/redis.js'
 import { type Server, startServer } from '../load.js'
 import { merged, type Outcome, type Traffic } from '../traffic.js'
 
@@ -48,8 +48,12 @@ export async function scaleOut(scope: Scope, options: ScaleOutOptions): Promise<
   const replicas: Server[] = await Promise.all(Array.from({ length: REPLICAS }, () => start()))
   const ports = replicas.map(({ port }) => port)
   const nginx = await startNginx(scope, ports)
-  await traffic.visit([nginx.port])
-  const before = nginx.passed().length
+  /** nginx writes of a request when the answer has gone out, which may have arrived by then. */
+  const logged = (count: number) =>
+    until(`nginx to log ${count} requests`, () => nginx.passed().length >= count)
+  const visited = await traffic.visit([nginx.port])
+  const before = visited.samples.length
+  await logged(before)
 
   const moments: Moment[] = []
   let isOver = false
@@ -81,8 +85,10 @@ export async function scaleOut(scope: Scope, options: ScaleOutOptions): Promise<
       isOver = true
     }),
   ])
+  const outcome = merged(outcomes)
+  await logged(before + outcome.samples.length)
   return {
-    outcome: merged(outcomes),
+    outcome,
     moments,
     passed: nginx.passed().slice(before),
     ports,
