@@ -3,11 +3,10 @@ import { blockOf } from '../model/config.js'
 import { type OpGraph, type OpInputs, openOp } from '../model/engine/capi/op-session.js'
 import {
   attentionAttributes,
-  gateAttributes,
   hstuAttention,
   hstuCausalAttention,
-  hstuGate,
 } from '../model/export/functions.js'
+import { gateAttributes, hstuGate } from '../model/export/gate.js'
 import { hstuLinear } from '../model/export/linear.js'
 import { PAPER_SHAPE, randomConfig } from '../model/export/random.js'
 import { createRandom } from '../model/random.js'

@@ -4,14 +4,14 @@ import type { Block } from '../config-schema.js'
 import { candidateBias, causalBias, realTokens, tokenIndices } from './bias.js'
 import type { NodeBuilder, TensorType } from './nodes.js'
 import { onnxFunction } from './onnx.js'
-import { castTo, layerNorm, ones, sigmoidGate, silu } from './ops.js'
+import { castTo, sigmoidGate, silu } from './ops.js'
 import { biasColumns, pad, withBias } from './pad.js'
 
 /** What a call of one of the functions below carries. */
 export const FUNCTION = { domain: 'peregrine' } as const
 
 /**
- * The model-local functions of domain `peregrine`: attention, gate, linear layers. Stock ONNX Runtime
+ * The model-local functions of domain `peregrine`: attention here, gate and linear layers beside it. Stock ONNX Runtime
  * inlines these bodies; a registered kernel library with ops of the same names replaces them, so the
  * bodies are also the kernels' oracle. A body reads every input it declares: a function is emitted for exactly the
  * inputs its graph has.
@@ -189,56 +189,6 @@ function perHead(
   const row = f.op('Reshape', [x, f.ints([0, ...(batched ? [0] : []), -1])])
   const y = f.op(type, [row, plane])
   return f.op('Reshape', [y, f.op('Shape', [x])])
-}
-
-/**
- * How attention and gate meet: `gate` is u·LN(a); `concat` is [u, a, u·LN(a)].
- * (uvqk, a, [gamma, beta]) -> (tokens, [users,] H·dv or 3·H·dv). Attribute `act` says whether SiLU
- * is still to be applied to u, `concat` which of the two.
- */
-export function hstuGate(shape: FunctionShape): FunctionProto {
-  const inputs = ['uvqk', 'a', ...gateAffine(shape)]
-  return onnxFunction('HstuGate', inputs, GATE_ATTRIBUTES, (f) => gated(f, 'uvqk', 'a', shape))
-}
-
-/** The same of (history, its a, candidates, their a, [gamma, beta]), a result each; in float16 alone. */
-export function hstuGates(shape: FunctionShape): FunctionProto {
-  const parts = [
-    ['history', 'history_a'],
-    ['candidates', 'candidate_a'],
-  ] as const
-  const inputs = [...parts.flat(), ...gateAffine(shape)]
-  return onnxFunction('HstuGates', inputs, GATE_ATTRIBUTES, (f) =>
-    parts.map(([uvqk, a]) => gated(f, uvqk, a, shape)),
-  )
-}
-
-const GATE_ATTRIBUTES = ['act', 'concat', 'epsilon', 'num_heads', 'head_dim_v']
-
-function gateAffine({ block }: FunctionShape): string[] {
-  return block.normAttnAffine ? ['gamma', 'beta'] : []
-}
-
-function gated(f: NodeBuilder, uvqk: string, a: string, shape: FunctionShape): string {
-  const { config, block, type } = shape
-  const width = config.heads * config.dv
-  // The attention's own split: ONNX Runtime finds the two equal and keeps one.
-  let { u } = splitUvqk(f, uvqk, config)
-  if (block.silu === 'u') u = silu(f, u)
-  const affine = block.normAttnAffine ? gateAffine(shape) : [ones(f, width, type)]
-  const product = f.op('Mul', [u, layerNorm(f, a, width, affine, type)])
-  if (block.combine === 'gate') return product
-  return f.op('Concat', [u, a, product], { attributes: { axis: -1n } })
-}
-
-export function gateAttributes({ config, block }: FunctionShape) {
-  return {
-    act: block.silu === 'u' ? 1n : 0n,
-    concat: block.combine === 'concat' ? 1n : 0n,
-    epsilon: config.layerNormEps,
-    num_heads: BigInt(config.heads),
-    head_dim_v: BigInt(config.dv),
-  }
 }
 
 /** (tokens, [users,] heads·width) -> (tokens, [users,] heads, width) */

@@ -10,10 +10,10 @@ import {
   functionName,
   hstuAttention,
   hstuCausalAttention,
-  hstuGate,
   hstuPackedAttention,
   splitUvqk,
 } from './functions.js'
+import { hstuGate } from './gate.js'
 import {
   enterLayer,
   enterLayers,

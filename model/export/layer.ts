@@ -1,10 +1,5 @@
-import {
-  FUNCTION,
-  type FunctionShape,
-  gateAttributes,
-  headAttributes,
-  hstuGates,
-} from './functions.js'
+import { FUNCTION, type FunctionShape, headAttributes } from './functions.js'
+import { gateAttributes, hstuGates } from './gate.js'
 import { hstuLastLinears, hstuLinear, hstuLinears, kvColumns } from './linear.js'
 import type { GraphBuilder } from './onnx.js'
 import { ones } from './ops.js'

@@ -4,7 +4,8 @@ import { smallConfig } from '../../../test/fixtures.js'
 import { builtKernels } from '../../../test/kernel-library.js'
 import { openRuns } from '../../../test/op-runs.js'
 import { blockOf } from '../../config.js'
-import { type FunctionShape, gateAttributes, hstuGate } from '../../export/functions.js'
+import type { FunctionShape } from '../../export/functions.js'
+import { gateAttributes, hstuGate } from '../../export/gate.js'
 import { createRandom } from '../../random.js'
 
 const { folder, skip } = builtKernels()
