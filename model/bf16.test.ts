@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { createRandom } from '../../random.js'
 import { fromBf16, toBf16 } from './bf16.js'
+import { createRandom } from './random.js'
 
 const bytes = ({ buffer, byteOffset, byteLength }: NodeJS.ArrayBufferView) =>
   new Uint8Array(buffer, byteOffset, byteLength)

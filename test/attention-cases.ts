@@ -1,9 +1,9 @@
 // Random cases of the two attention ops, through the CPU's kernel and the function's body, with the
 // float64 answer beside them.
 import assert from 'node:assert/strict'
+import { fromBf16, toBf16 } from '../model/bf16.js'
 import { blockOf } from '../model/config.js'
 import type { OpGraph, OpTensor } from '../model/engine/capi/op-session.js'
-import { fromBf16, toBf16 } from '../model/engine/codec/bf16.js'
 import {
   attentionAttributes,
   type FunctionShape,

@@ -1,11 +1,12 @@
 // One op, its function's body or a library's kernel in its place, run into memory full of NaN.
+
+import { toBf16 } from '../model/bf16.js'
 import {
   type OpGraph,
   type OpInputs,
   type OpTensor,
   openOp,
 } from '../model/engine/capi/op-session.js'
-import { toBf16 } from '../model/engine/codec/bf16.js'
 import { type Scope, tempFolder } from './fixtures.js'
 
 /** `library`: custom ops that replace the function. Several runs may go at once. */

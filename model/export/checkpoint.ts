@@ -1,3 +1,4 @@
+import { fromBf16, toBf16 } from '../bf16.js'
 import { show } from '../check.js'
 import type { EmbeddingLayout } from '../embedding.js'
 import { RankError } from '../errors.js'
@@ -288,8 +289,9 @@ export function roundedToBf16(source: WeightSource): WeightSource {
   const rounded = (values: Float32Array, name: string) => {
     const [rows = 1, ...others] = source.dims(name)
     if (others.reduce((product, dim) => product * dim, rows) >= TABLE_VALUES) return values
-    const bits = new Uint32Array(values.slice().buffer)
-    return new Float32Array(bits.map((x) => (x + 0x7fff + ((x >>> 16) & 1)) & 0xffff0000).buffer)
+    return new Float32Array(
+      fromBf16(toBf16(new Uint8Array(values.buffer, values.byteOffset, values.byteLength))).buffer,
+    )
   }
   return {
     names: source.names,

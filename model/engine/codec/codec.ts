@@ -1,7 +1,7 @@
 import { InferenceSession, Tensor } from 'onnxruntime-node'
+import { fromBf16, toBf16 } from '../../bf16.js'
 import type { TensorType } from '../../export/nodes.js'
 import { float16Tensor } from '../float16.js'
-import { fromBf16, toBf16 } from './bf16.js'
 import {
   bytesOf,
   decoderGraph,
