@@ -21,6 +21,7 @@ const SPELLS = 6
 const RAMP_SEC = 10
 /** So small that it is full, and turns over, long before the half that counts. */
 const KV_BYTES = 64 * 2 ** 20
+const IDLE_WITHIN_SEC = 30
 
 /** What the server holds, every ten seconds, and what it did in them. */
 export type SoakSample = {
@@ -52,7 +53,12 @@ export type SoakResult = {
   /** Of resident memory in the second half, MiB per hour, with its 95 % confidence interval. */
   readonly slope: { readonly slope: number; readonly plusMinus: number }
   readonly samples: readonly SoakSample[]
+  /** Before the first request, and after the last once its connections were closed. */
+  readonly idle: { readonly before: Handles; readonly after: Handles }
 }
+
+/** What a process that leaks would have more and more of. */
+export type Handles = Pick<SoakSample, 'descriptors' | 'sockets' | 'threads' | 'activeResources'>
 
 export async function benchSoak(
   bundleFolder: string,
@@ -67,6 +73,7 @@ export async function benchSoak(
     ...['--kv-bytes', String(KV_BYTES), '--log-level', 'error'],
   ])
   const { port, pid } = server
+  const before = handlesOf(await held(port, pid))
   const client = createRawClient(port)
   const random = createRandom(SEED)
   const traffic = createSoakTraffic(requestFiles('demo/kuairand/requests'), random)
@@ -116,16 +123,33 @@ export async function benchSoak(
       await Promise.all(pending)
     }
     await Promise.all([load(), watch()])
+    client.close()
+    const after = await idle(port, pid, before.sockets)
+    log(`descriptors ${before.descriptors} before, ${after.descriptors} after`)
     const late = samples.slice(Math.floor(samples.length / 2))
     const slope = slopeOf(late.map(({ second, rssMiB: y }) => ({ x: second / 3600, y })))
     return {
       ...{ capacityPerSecond, perSecond, minutes, reloadSec, reloads },
-      ...{ answers, slope, samples },
+      ...{ answers, slope, samples, idle: { before, after } },
     }
   } finally {
     client.close()
     await server.stop()
   }
+}
+
+/** What is held once the server has noticed that nobody is connected any more, or did not in time. */
+async function idle(port: number, pid: number, sockets: number): Promise<Handles> {
+  const end = performance.now() + 1000 * IDLE_WITHIN_SEC
+  for (;;) {
+    const now = handlesOf(await held(port, pid))
+    if (now.sockets <= sockets || performance.now() > end) return now
+    await delay(250)
+  }
+}
+
+function handlesOf({ descriptors, sockets, threads, activeResources }: Handles): Handles {
+  return { descriptors, sockets, threads, activeResources }
 }
 
 /** Good answers per second when a few connections each wait for theirs. */
