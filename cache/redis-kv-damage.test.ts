@@ -3,23 +3,16 @@ import { describe, test } from 'node:test'
 import { RankError } from '../model/errors.js'
 import { createRandom } from '../model/random.js'
 import { plainTokens } from '../test/counting-engine.js'
-import { assertRows, find, openKv, rowsOf, save, USER } from '../test/kv-in-redis.js'
-import { NO_REDIS, startRedis, until } from '../test/redis.js'
+import { assertRows, connectReady, find, openKv, rowsOf, save, USER } from '../test/kv-in-redis.js'
+import { NO_REDIS, startRedis } from '../test/redis.js'
 import { digestChain } from './digest.js'
 import { kvKey, kvVariant, userHash } from './key.js'
-import { connectRedis } from './redis.js'
-import { parseRedisUrl } from './redis-url.js'
 
 describe('K/V in Redis that is not what was written', { skip: NO_REDIS }, () => {
   test('10,000 mutated entries are found as they were, or not at all', async (t) => {
     const server = await startRedis(t)
     const kv = await openKv(t, { url: server.url })
-    const client = connectRedis(parseRedisUrl(server.url), {
-      role: 'test',
-      commandTimeoutMs: 5_000,
-    })
-    t.after(() => client.disconnect())
-    await until('the test to connect', () => client.status === 'ready')
+    const client = await connectReady(t, server.url)
     const random = createRandom(17)
     const below = (n: number) => Math.floor(random() * n)
     const tokens = plainTokens(150)

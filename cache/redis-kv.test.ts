@@ -5,6 +5,7 @@ import { sliceTokens } from '../model/tokens.js'
 import { edited, plainTokens } from '../test/counting-engine.js'
 import {
   assertRows,
+  connectReady,
   countCommands,
   fieldsOf,
   find,
@@ -14,11 +15,9 @@ import {
   TTL_MS,
   USER,
 } from '../test/kv-in-redis.js'
-import { NO_REDIS, startRedis, until } from '../test/redis.js'
+import { NO_REDIS, startRedis } from '../test/redis.js'
 import { digestChain } from './digest.js'
 import { kvKey, userHash, versionsKey } from './key.js'
-import { connectRedis } from './redis.js'
-import { parseRedisUrl } from './redis-url.js'
 
 describe('K/V in Redis', { skip: NO_REDIS }, () => {
   test('what was written is found bit for bit, at every length around a page', async (t) => {
@@ -161,12 +160,7 @@ describe('K/V in Redis', { skip: NO_REDIS }, () => {
   test('a head that is too long to be one is deleted, and never sent', async (t) => {
     const server = await startRedis(t)
     const kv = await openKv(t, { url: server.url })
-    const client = connectRedis(parseRedisUrl(server.url), {
-      role: 'test',
-      commandTimeoutMs: 5_000,
-    })
-    t.after(() => client.disconnect())
-    await until('the test to connect', () => client.status === 'ready')
+    const client = await connectReady(t, server.url)
     const tokens = plainTokens(70)
     await save(kv, USER, tokens)
     const key = kvKey('v1:fp32', USER)

@@ -23,12 +23,17 @@ export type CreateEngine = (bundle: Bundle) => Promise<Engine>
 /** Largest difference of a logit or K/V value to the float64 oracle in float32. */
 export const TOLERANCE = 1e-4
 
-export function engineKvSuite(name: string, create: CreateEngine): void {
-  const open = async (scope: Scope, fixture: ModelFixture) => {
+/** Opens engines that close when the test, or the suite, is over. */
+export function openerOf(create: CreateEngine) {
+  return async (scope: Scope, fixture: ModelFixture): Promise<Engine> => {
     const opened = await create(fixture.bundle)
     scope.after(() => opened.close())
     return opened
   }
+}
+
+export function engineKvSuite(name: string, create: CreateEngine): void {
+  const open = openerOf(create)
 
   describe(`K/V of engine ${name}`, () => {
     const model = exportModel({ after })

@@ -5,23 +5,19 @@ import { largestDifference } from '../falcon/verify.js'
 import type { Engine, KvHandle } from '../model/engine/engine.js'
 import { createRandom } from '../model/random.js'
 import { sliceTokens } from '../model/tokens.js'
-import { type CreateEngine, engineKvSuite, kvBytes, TOLERANCE } from './engine-kv-suite.js'
 import {
-  exportModel,
-  type ModelFixture,
-  randomTokens,
-  type Scope,
-  smallConfig,
-} from './fixtures.js'
+  type CreateEngine,
+  engineKvSuite,
+  kvBytes,
+  openerOf,
+  TOLERANCE,
+} from './engine-kv-suite.js'
+import { exportModel, randomTokens, smallConfig } from './fixtures.js'
 
 export function engineSuite(name: string, create: CreateEngine): void {
   engineKvSuite(name, create)
 
-  const open = async (scope: Scope, fixture: ModelFixture) => {
-    const opened = await create(fixture.bundle)
-    scope.after(() => opened.close())
-    return opened
-  }
+  const open = openerOf(create)
 
   describe(`engine ${name}`, () => {
     const model = exportModel({ after })

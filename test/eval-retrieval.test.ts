@@ -82,8 +82,9 @@ describe('eval-retrieval', () => {
 
   test('says of a server with API keys what it says of this process', async (t) => {
     const secret = 'of-a-retriever'
-    const [keys, keyFile, asked] = ['keys.json', 'key', 'asked'].map((name) => `${folder}/${name}`)
-    assert.ok(keys && keyFile && asked)
+    const keys = `${folder}/keys.json`
+    const keyFile = `${folder}/key`
+    const asked = `${folder}/asked`
     const entry = { name: 'one', sha256: digestOf(secret).toString('hex'), scopes: ['rank'] }
     writeFileSync(keys, JSON.stringify({ keys: [entry] }))
     writeFileSync(keyFile, `${secret}\n`)

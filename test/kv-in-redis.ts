@@ -61,27 +61,36 @@ type Options = {
   readonly memory?: SpareMemory
 }
 
+/** A client that is connected, as long as the test lasts. */
+export async function connectReady(
+  t: TestContext,
+  url: string,
+  role = 'test',
+  longStrings?: LongStrings,
+): Promise<RedisClient> {
+  const client = connectRedis(parseRedisUrl(url), {
+    ...{ role, commandTimeoutMs: 5_000 },
+    ...(longStrings !== undefined && { longStrings }),
+  })
+  t.after(() => client.disconnect())
+  await until(`${role} to connect`, () => client.status === 'ready')
+  return client
+}
+
 const NARROW = { kWidth: K_WIDTH, vWidth: V_WIDTH }
 
 export async function openKv(t: TestContext, options: Options) {
   const { url, version = 'v1', codec = 'fp32', appendIsExact = true } = options
-  const clients: RedisClient[] = []
-  const connect = async (role: string, longStrings?: LongStrings) => {
-    const client = connectRedis(parseRedisUrl(url), {
-      ...{ role, commandTimeoutMs: 5_000 },
-      ...(longStrings !== undefined && { longStrings }),
-    })
-    clients.push(client)
-    await until(`${role} to connect`, () => client.status === 'ready')
-    return client
-  }
   const { kWidth = K_WIDTH, vWidth = V_WIDTH } = options
   const shape: PageShape = { codec, layers: LAYERS, kWidth, vWidth, maxTokens: 40_000 }
   const kvCodec = createKvCodec(codec, 'fp32', arrayWidths(shape))
   const pages = pageStrings(kvCodec.planeBytes)
   const kv = createRedisKv({
-    readers: [await connect('read-0', pages), await connect('read-1', pages)],
-    writer: await connect('write'),
+    readers: [
+      await connectReady(t, url, 'read-0', pages),
+      await connectReady(t, url, 'read-1', pages),
+    ],
+    writer: await connectReady(t, url, 'write'),
     codec: kvCodec,
     ...{ version, shape, appendIsExact, ttlMs: TTL_MS },
     memory: options.memory ?? createSpareMemory(2 ** 26),
