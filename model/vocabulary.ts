@@ -128,7 +128,7 @@ export function createVocabulary(
       const rows = config.itemFeatures[idSlot]?.rows ?? 1
       const places = spread(rows - 1, MOST_KNOWN)
       const known = places.flatMap((place) => id?.valueAt(place + 1) ?? [])
-      // Hashed ids: any will do.
+      // Hashed ids have no values to list; every text has a row.
       return known.length > 0 ? known : places.map((place) => String(place + 1))
     },
   }

@@ -28,7 +28,10 @@ const FULL = { users: 32, events: 1023, candidates: 1024, deadlineMs: 250 }
 
 /** The demo model, where HTTP costs as much as the model, or the paper's, where nothing else counts. `full` and `stored` are for GPUs. */
 export const SHAPES = {
-  demo(_folder: string, _bundle?: string): Shape {
+  demo(_folder: string, given?: string): Shape {
+    if (given !== undefined) {
+      throw new Error(`--bundle ${given} goes with another --shape: demo serves the demo model`)
+    }
     ensureDemoBundle(DEMO_BUNDLE)
     return {
       what: 'Demo model and its 200 requests',

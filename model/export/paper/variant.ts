@@ -34,8 +34,8 @@ export function paperVariant(config: ConfigOf<'paper'>): ExportVariant {
           return [ofHistory, embedCandidates(g, candidates, slots, shape)]
         }
         const inputs = [g.weight(TABLE), rows, g.weight('action'), actions, candidates]
-        const [x, y] = embedded(g, hstuEmbedRequest(slots, shape), inputs, shape)
-        return [x ?? { x: '' }, y ?? { x: '' }]
+        const [x, y = { x: '' }] = embedded(g, hstuEmbedRequest(slots, shape), inputs, shape)
+        return [x, y]
       },
       head: (g, y, _inputs, shape) => taskHead(g, y, shape),
     },
