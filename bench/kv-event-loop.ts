@@ -1,6 +1,5 @@
 // How long tier-2 hits keep the calling thread's event loop, with tier 2 in a thread of its own and
 // without. Called by bench/run-kv.ts.
-import { readFileSync } from 'node:fs'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { RedisKv } from '../cache/redis-kv.js'
@@ -11,6 +10,7 @@ import type { Engine } from '../model/engine/engine.js'
 import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { openInThread, openThread, type StoredUser, storeUser } from './kv-user.js'
+import { mainThreadMs } from './main-thread.js'
 import type { BenchRedis } from './redis.js'
 import { median } from './stats.js'
 
@@ -77,29 +77,19 @@ export async function benchEventLoop(
 
 async function measure(run: () => Promise<void>) {
   const histogram = monitorEventLoopDelay({ resolution: RESOLUTION_MS })
-  const before = cpuMs()
+  const before = mainThreadMs(process.pid)
   histogram.enable()
   for (let i = 0; i < HITS; i++) {
     await run()
     await delay(PAUSE_MS)
   }
   histogram.disable()
-  const after = cpuMs()
+  const after = mainThreadMs(process.pid)
   return {
     p50Ms: histogram.percentile(50) / NS_PER_MS,
     p99Ms: histogram.percentile(99) / NS_PER_MS,
     maxMs: histogram.max / NS_PER_MS,
     cpuMsPerHit: (after - before) / HITS,
-  }
-}
-
-/** Processor time of the main thread, which this one is, as Linux tells it to the nanosecond. */
-function cpuMs(): number {
-  try {
-    const [ns] = readFileSync(`/proc/self/task/${process.pid}/schedstat`, 'utf8').split(' ')
-    return Number(ns) / NS_PER_MS
-  } catch {
-    return Number.NaN
   }
 }
 

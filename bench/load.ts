@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { Agent, request } from 'node:http'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { createRandom } from '../model/random.js'
 import { freePort } from '../test/redis.js'
@@ -146,13 +147,15 @@ export function postRank(
 /**
  * Starts `peregrine serve` with these flags, on a free port when none is given, and waits until it is ready.
  * @param cpus - that it may use, as taskset has them: `0-3`
+ * @param dist - folder of the build that serves; this one when absent
  */
 export async function startServer(
   flags: readonly string[],
   givenPort?: number,
   cpus?: string,
+  dist = fileURLToPath(new URL('..', import.meta.url)),
 ): Promise<Server> {
-  const cli = fileURLToPath(new URL('../server/cli.js', import.meta.url))
+  const cli = join(dist, 'server/cli.js')
   const port = givenPort ?? (await freePort())
   const args = [cli, 'serve', '--port', String(port), '--log-level', 'warn', ...flags]
   const [program, ...first] = onCpus(cpus)
