@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { predict, taskWeights, topK, valueScores } from './heads.js'
+import { createRandom } from './random.js'
 
 const TASKS = [
   { name: 'click', type: 'binary' },
@@ -87,6 +88,15 @@ describe('topK', () => {
           assert.deepEqual(topK(scores, k), order.slice(0, k), `scores ${scores}, k=${k}`)
         }
       }
+    }
+  })
+
+  test('gives what sorting gives for 1,000 random scores, half of them there twice, and any k', () => {
+    const random = createRandom(8)
+    const scores = Float64Array.from({ length: 1000 }, () => Math.floor(1000 * random()) / 1000)
+    const sorted = [...scores.keys()].sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b)
+    for (const k of [0, 1, 2, 3, 10, 99, 100, 511, 998, 999, 1000, 1001]) {
+      assert.deepEqual(topK(scores, k), sorted.slice(0, k), `k=${k}`)
     }
   })
 

@@ -60,12 +60,40 @@ export function valueScores(
 
 /** Indices of the `k` highest scores, best first; equal scores keep the request's order. */
 export function topK(scores: Float64Array, k: number): number[] {
-  // Sorting plain numbers costs a tenth of sorting with a comparator, which only the best get.
-  const least = scores.toSorted()[Math.max(0, scores.length - k)] ?? 0
+  const least = k < scores.length ? kthHighest(scores, k) : Number.NEGATIVE_INFINITY
+  // Sorting with a comparator costs ten times as much as this: only the best get it.
   const order: number[] = []
   for (let i = 0; i < scores.length; i++) {
     if ((scores[i] ?? 0) >= least) order.push(i)
   }
   order.sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b)
   return order.slice(0, k)
+}
+
+/** The lowest of the `k` highest scores, 0 <= k <= m; 0 for none. By a heap of `k` scores, the lowest first. */
+function kthHighest(scores: Float64Array, k: number): number {
+  const heap = scores.slice(0, k)
+  for (let i = (k >> 1) - 1; i >= 0; i--) sink(heap, heap[i] ?? 0, i)
+  let lowest = heap[0] ?? 0
+  for (let i = k; i < scores.length; i++) {
+    const score = scores[i] ?? 0
+    if (score <= lowest) continue
+    sink(heap, score, 0)
+    lowest = heap[0] ?? 0
+  }
+  return lowest
+}
+
+/** Puts a score into a heap at `hole`, or below where lower ones are, which rise. */
+function sink(heap: Float64Array, score: number, hole: number): void {
+  let at = hole
+  for (let child = 2 * at + 1; child < heap.length; child = 2 * at + 1) {
+    const right = child + 1
+    if (right < heap.length && (heap[right] ?? 0) < (heap[child] ?? 0)) child = right
+    const lower = heap[child] ?? 0
+    if (lower >= score) break
+    heap[at] = lower
+    at = child
+  }
+  heap[at] = score
 }
