@@ -27,20 +27,21 @@ export const STORED = -1
 /** Bits of the named action types; those of `unobservedAction` when none are given. */
 export function actionMask(
   { event, h, e }: Entry & { readonly kind: 'main' },
-  { config, actionBits }: Vocabulary,
+  { config, actionBits, unobservedMask }: Vocabulary,
   notes: Notes,
 ): number {
-  const unobserved = config.unobservedAction === undefined ? [] : [config.unobservedAction]
+  const { actions } = event
+  if (actions === undefined) return unobservedMask
   let mask = 0
-  const names = event.actions ?? unobserved
-  names.forEach((name, a) => {
+  for (let a = 0; a < actions.length; a++) {
+    const name = actions[a] ?? ''
     const bit = actionBits.get(name)
     if (bit !== undefined) mask |= 1 << bit
     // Stored under another version of the model: nobody's fault, least of all this request's.
     else if (h === STORED) {
       notes.add('UNKNOWN_ACTION', `stored events: the model has no action ${show(name)}`, 1)
     } else throw unknownAction(name, config.actions, `/histories/${h}/${e}/actions/${a}`)
-  })
+  }
   return mask
 }
 

@@ -1,7 +1,7 @@
 import { show } from './check.js'
 import { type Entry, own, STORED } from './events.js'
 import { Notes, noteUnknownFeatures } from './notes.js'
-import type { HistoryInput, RankInput, SeriesEntry, Warning } from './request.js'
+import type { HistoryEvent, HistoryInput, RankInput, SeriesEntry, Warning } from './request.js'
 import type { BuiltTokens } from './scheme.js'
 import type { UnknownItems } from './unknown-items.js'
 import type { Vocabulary } from './vocabulary.js'
@@ -42,7 +42,7 @@ export function buildHistory(
   const notes = new Notes()
   const entries = mainEntries(input)
   for (const entry of auxiliaryEntries(input, vocabulary, notes)) entries.push(entry)
-  entries.sort((a, b) => a.time - b.time)
+  if (!isInOrder(entries)) entries.sort((a, b) => a.time - b.time)
   const room = roomOf(config)
   const older = input.stored?.older ?? 0
   const offset = (input.historyOffset ?? 0) + older
@@ -57,8 +57,9 @@ export function buildHistory(
     )
   }
   // Only what is kept is encoded: of 100,000 events, a few hundred.
-  const kept = entries.slice(dropped)
-  const late = kept.filter(({ time }) => time > input.time).length
+  const kept = dropped === 0 ? entries : entries.slice(dropped)
+  let late = 0
+  while (late < kept.length && (kept[kept.length - 1 - late]?.time ?? 0) > input.time) late++
   if (late > 0) {
     const { lateEvents } = scheme
     notes.add('EVENT_AFTER_QUERY', `events later than the query time ${lateEvents}`, late)
@@ -96,15 +97,24 @@ export function buildCandidates(
 
 function mainEntries({ stored, histories }: HistoryInput): Entry[] {
   const entries: Entry[] = []
-  stored?.events.forEach((event, e) => {
-    entries.push({ kind: 'main', time: event.time, event, h: STORED, e })
-  })
-  histories.forEach((history, h) => {
-    history.forEach((event, e) => {
-      entries.push({ kind: 'main', time: event.time, event, h, e })
-    })
-  })
+  const add = (events: readonly HistoryEvent[], h: number) => {
+    for (let e = 0; e < events.length; e++) {
+      const event = events[e]
+      if (event !== undefined) entries.push({ kind: 'main', time: event.time, event, h, e })
+    }
+  }
+  if (stored !== undefined) add(stored.events, STORED)
+  for (const [h, history] of histories.entries()) add(history, h)
   return entries
+}
+
+function isInOrder(entries: readonly Entry[]): boolean {
+  let last = Number.NEGATIVE_INFINITY
+  for (const { time } of entries) {
+    if (time < last) return false
+    last = time
+  }
+  return true
 }
 
 function auxiliaryEntries(input: HistoryInput, vocabulary: Vocabulary, notes: Notes): Entry[] {

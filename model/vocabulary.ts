@@ -25,6 +25,8 @@ export type Vocabulary = {
   })[]
   /** Bit of each action type. */
   readonly actionBits: ReadonlyMap<string, number>
+  /** Action mask of an event that gives no actions; 0 where the model has none for it. */
+  readonly unobservedMask: number
   /**
    * Writes the rows of an item's features into `out` from `at` on. A feature that the request gives wins
    * over the catalogue's. `row` is what `idRows` gave for it. False when the item id itself is unknown.
@@ -78,12 +80,14 @@ export function createVocabulary(
   const slots = items.length
   const idSlot = items.findIndex(({ name }) => name === itemIdOf(config))
   const catalogue = readCatalogue(config, items, slots, read)
+  const hasCatalogue = catalogue.rowOf.size > 0
   const unknownItem = Int32Array.from(items, ({ offset }) => offset)
 
   const id = items[idSlot]
+  const { unobservedAction: unobserved } = config
 
   const writeItem: Vocabulary['writeItem'] = (item, features, out, at, known) => {
-    const base = catalogue.rowOf.get(item)
+    const base = hasCatalogue ? catalogue.rowOf.get(item) : undefined
     for (let s = 0; s < slots; s++) {
       out[at + s] =
         base === undefined ? (unknownItem[s] ?? 0) : (catalogue.rows[base * slots + s] ?? 0)
@@ -120,6 +124,7 @@ export function createVocabulary(
       actionBit: config.actions.indexOf(action),
     })),
     actionBits: new Map(config.actions.map((name, bit) => [name, bit])),
+    unobservedMask: unobserved === undefined ? 0 : 1 << config.actions.indexOf(unobserved),
     writeItem,
     idRows: id?.encodeAll,
     hasItemFeature: (name) => itemNames.has(name),
