@@ -20,8 +20,8 @@ import {
 
 export type { Fault }
 
-type Checker = {
-  Check(value: unknown): boolean
+export type Checker<T = unknown> = {
+  Check(value: unknown): value is T
   Errors(value: unknown): TLocalizedValidationError[]
 }
 

@@ -3,6 +3,7 @@ import { RankError } from '../model/errors.js'
 import type { HistoryEvent, HistoryInput, RankInput, RetrieveInput } from '../model/request.js'
 import {
   bodyFault,
+  type Checker,
   crowdFault,
   envelope,
   envelopeFault,
@@ -13,6 +14,7 @@ import {
   request,
   retrieve,
 } from './fault.js'
+import { withoutPlain } from './plain.js'
 import {
   DEFAULT_TOP_K,
   MAX_ID_CHARS,
@@ -66,8 +68,7 @@ export type ParsedEvents = {
  * @throws {RankError} INVALID_REQUEST, LIMIT_EXCEEDED with the JSON pointer of the fault
  */
 export function parseRank(body: unknown, limits: Limits, nowSec: number): Parsed {
-  checkSize(body, limits)
-  if (!request.Check(body)) throw invalid(bodyFault(request, body))
+  check(request, body, limits)
   return toParsed(body, nowSec)
 }
 
@@ -76,8 +77,7 @@ export function parseRetrieve(body: unknown, limits: Limits, nowSec: number): Pa
   if (isRecord(body)) {
     checkLength('/exclude', 'excluded items', lengthOf(body.exclude), limits.maxHistoryEvents)
   }
-  checkSize(body, limits)
-  if (!retrieve.Check(body)) throw invalid(bodyFault(retrieve, body))
+  check(retrieve, body, limits)
   const { topK = DEFAULT_TOP_K, exclude = [], excludeHistory = true, deadlineMs, rank } = body
   if (rank !== undefined) checkLength('/topK', 'items to rank', topK, limits.maxCandidates)
   const { input, useStored, mainHistories } = toHistory(body, nowSec)
@@ -97,8 +97,7 @@ export function parseRetrieve(body: unknown, limits: Limits, nowSec: number): Pa
 
 /** @throws {RankError} INVALID_REQUEST, LIMIT_EXCEEDED with the JSON pointer of the fault */
 export function parsePrefetch(body: unknown, limits: Limits, nowSec: number): ParsedPrefetch {
-  checkSize(body, limits)
-  if (!prefetch.Check(body)) throw invalid(bodyFault(prefetch, body))
+  check(prefetch, body, limits)
   const { wait = false, model } = body
   return { ...toHistory(body, nowSec), wait, model }
 }
@@ -111,8 +110,7 @@ export function parseEvents(body: unknown, header: unknown, limits: Limits): Par
   if (isRecord(body)) {
     checkLength('/events', 'events', lengthOf(body.events), limits.maxHistoryEvents)
   }
-  checkSize(body, limits)
-  if (!events.Check(body)) throw invalid(bodyFault(events, body))
+  check(events, body, limits)
   const { idempotencyKey = header } = body
   if (idempotencyKey === undefined) return { events: body.events, idempotencyKey }
   if (
@@ -186,12 +184,16 @@ function toHistory(body: RankRequest | RetrieveRequest | PrefetchRequest, nowSec
   } as const
 }
 
-/** What is far too large is refused before the schema walks it. */
-function checkSize(body: unknown, limits: Limits): void {
-  if (!isRecord(body)) return
-  checkLengths(body, limits)
-  const crowd = crowdFault(body)
-  if (crowd !== undefined) throw invalid(crowd)
+/** What is far too large is refused before the schema walks it, and the schema walks only what it must. */
+function check<T>(checker: Checker<T>, body: unknown, limits: Limits): asserts body is T {
+  if (isRecord(body)) {
+    checkLengths(body, limits)
+    const rest = withoutPlain(body)
+    const crowd = crowdFault(rest)
+    if (crowd !== undefined) throw invalid(crowd)
+    if (checker.Check(rest)) return
+  }
+  throw invalid(bodyFault(checker, body))
 }
 
 /** Lengths come before the schema: reading them costs nothing, the schema walks every element. */
