@@ -1,5 +1,5 @@
 import { LRUCache } from 'lru-cache'
-import type { HistoryEvent } from '../model/request.js'
+import type { HistoryEvent, StoredHistory } from '../model/request.js'
 import {
   type Appended,
   checkSameAppend,
@@ -21,6 +21,8 @@ export type MemoryEventsOptions = EventLimits & {
 }
 
 type Kept = StoredEvent & { readonly event: HistoryEvent }
+const NONE: readonly Kept[] = []
+
 type Answer = Appended & { readonly digest: string }
 
 /** Of a user and of an event beside its text, as V8 keeps them: an order of magnitude. */
@@ -52,6 +54,9 @@ export function createMemoryEvents(options: MemoryEventsOptions): EventStore {
     perf,
   })
 
+  /** What was read last of each list: it is given again until another takes its place. */
+  const reads = new WeakMap<readonly Kept[], { newest: number; stored: StoredHistory }>()
+
   const append = (user: UserHash, posted: readonly HistoryEvent[]): Answer => {
     const { events, duplicates, trimmed, digest } = toBatch(posted, options)
     const before = users.get(user) ?? []
@@ -78,9 +83,13 @@ export function createMemoryEvents(options: MemoryEventsOptions): EventStore {
       return answer
     },
     async get(user, newest = Number.POSITIVE_INFINITY) {
-      const kept = users.get(user) ?? []
+      const kept = users.get(user) ?? NONE
+      const known = reads.get(kept)
+      if (known?.newest === newest) return known.stored
       const older = Math.max(0, kept.length - newest)
-      return { events: kept.slice(older).map(({ event }) => event), older }
+      const stored = { events: kept.slice(older).map(({ event }) => event), older }
+      reads.set(kept, { newest, stored })
+      return stored
     },
     async forget(user) {
       users.delete(user)

@@ -40,7 +40,8 @@ export type EventStore = {
     idempotencyKey?: string,
   ): Promise<Appended>
   /**
-   * The `newest` events, or all; none for a user that nobody knows.
+   * The `newest` events, or all; none for a user that nobody knows. Nobody changes what this gives: it may be the same
+   * object again, by which readers know that nothing is new.
    * @throws {RankError} STORE_UNAVAILABLE
    */
   get(user: UserHash, newest?: number): Promise<StoredHistory>

@@ -63,7 +63,17 @@ type Past = { readonly handle: KvHandle; readonly tokens: number; readonly tier:
 export function createKvCache(options: KvCacheOptions): KvCache {
   const { engine, memory, appendIsExact, remote, writes } = options
   const flights = new Map<string, Promise<void>>()
+  /** Of tokens that come again, as those of a stored history do. */
+  const chains = new WeakMap<HistoryTokens, DigestChain>()
   const epochs = createEpochs()
+
+  const chainOf = (tokens: HistoryTokens): DigestChain => {
+    const known = chains.get(tokens)
+    if (known !== undefined) return known
+    const chain = digestChain(tokens)
+    chains.set(tokens, chain)
+    return chain
+  }
 
   /** A lease that goes on to the writer where the request lets go of it. */
   const writtenAfterUse = (user: UserHash, lease: Lease): Lease => {
@@ -146,7 +156,7 @@ export function createKvCache(options: KvCacheOptions): KvCache {
     epoch: Epoch,
     onStep: OnStep | undefined,
   ): Promise<KvResult> => {
-    const chain = digestChain(tokens)
+    const chain = chainOf(tokens)
     const flight = `${user} ${chain.whole}`
     // Whoever comes second waits, then finds the entry (or, if the first failed or was cancelled, builds it).
     for (let other = flights.get(flight); other !== undefined; other = flights.get(flight)) {

@@ -1,9 +1,10 @@
 import type { UserHash } from '../cache/key.js'
 import type { HistoryInput, StoredHistory } from '../model/request.js'
-import { buildHistory, type History } from '../model/sequence.js'
+import type { History } from '../model/sequence.js'
 import { timed } from '../model/step.js'
 import type { Vocabulary } from '../model/vocabulary.js'
 import type { Deadline } from './deadline.js'
+import { createHistories } from './histories.js'
 import type { RankOptions } from './types.js'
 import type { ReadHistory, Users } from './users.js'
 
@@ -37,6 +38,7 @@ const eventsRead = ({ stored }: ReadHistory) => ({ events: stored.events.length 
 /** Reads the stored history, where it is asked for, and makes all histories tokens. */
 export function createSequence(options: SequenceOptions): Sequence {
   const { users, vocabulary, slackEvents, onStored, now } = options
+  const historyOf = createHistories(vocabulary, slackEvents)
   return async (input, user, { useStored = false, onStep }, { signal, within }) => {
     const reading = () => users.read(user, signal)
     const read = useStored
@@ -44,10 +46,10 @@ export function createSequence(options: SequenceOptions): Sequence {
       : undefined
     const startMs = now()
     if (read === undefined) {
-      return { history: buildHistory(input, vocabulary, slackEvents), startMs }
+      return { history: historyOf(input), startMs }
     }
     const { stored } = read
-    const history = buildHistory({ ...input, stored }, vocabulary, slackEvents)
+    const history = historyOf({ ...input, stored })
     onStored(history.tokens.length)
     const warnings = [...read.warnings, ...history.warnings]
     return { stored, startMs, history: { ...history, warnings } }

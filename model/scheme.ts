@@ -12,6 +12,8 @@ export type TokenScheme = {
   readonly slotRows: readonly number[]
   /** Old K/V stays valid when events follow. */
   readonly appendIsExact: boolean
+  /** A history that has events is the same tokens at any query time from its last event on. */
+  readonly isTimeless: boolean
   /** Test vectors give features too, not items alone. */
   readonly samplesFeatures: boolean
   /** What events later than the query do. */

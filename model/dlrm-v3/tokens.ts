@@ -36,6 +36,7 @@ export function dlrmScheme(config: ConfigOf<'dlrm-v3'>): TokenScheme {
     layout,
     slotRows: [...ofFeatures, ...limits],
     appendIsExact: false,
+    isTimeless: false,
     samplesFeatures: true,
     lateEvents: 'count as simultaneous',
     candidateSlot: 0,

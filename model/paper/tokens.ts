@@ -15,6 +15,7 @@ export function paperScheme(config: ConfigOf<'paper'>): TokenScheme {
     slotRows: new Array<number>(layout.slots).fill(layout.rows),
     // Positions count from the start and times are the events' own: old rows never change.
     appendIsExact: true,
+    isTimeless: true,
     samplesFeatures: false,
     lateEvents: 'count as simultaneous',
     candidateSlot: 0,

@@ -27,6 +27,7 @@ export function researchScheme(config: ConfigOf<'research'>): TokenScheme {
     layout,
     slotRows: [layout.rows, layout.rows, MOST_SECONDS, layout.rows],
     appendIsExact: true,
+    isTimeless: false,
     samplesFeatures: false,
     lateEvents: 'count as that much earlier',
     candidateSlot: SLOT.candidate,
