@@ -90,12 +90,7 @@ export const KNOBS = {
     2 ** 44,
   ),
   engine: choice('What runs the model; auto = capi where it runs, else node', 'auto', ENGINES),
-  workers: integer(
-    'Runs at a time; capi on CPUs has at most UV_THREADPOOL_SIZE - 1; 0 = from the cores',
-    0,
-    0,
-    1024,
-  ),
+  workers: integer('Runs at a time; 0 = from the cores', 0, 0, 1024),
   threadsPerWorker: integer('Threads of each run; 0 = from the cores', 0, 0, 1024),
   provider: choice('Where inference runs', 'cpu', ['cpu', 'cuda']),
   deviceId: integer('CUDA device', 0, 0, 1023),

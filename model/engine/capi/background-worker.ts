@@ -3,7 +3,8 @@
 import { parentPort, workerData } from 'node:worker_threads'
 import { LOWEST, lowerPriority } from '../priority.js'
 import { loadLibrary } from './native.js'
-import { type Graph, loadOrt, OrtError, type Pointer, type RunArguments } from './ort.js'
+import { type Graph, loadOrt, type Pointer, type RunArguments } from './ort.js'
+import { type PlainError, plainError } from './ort-error.js'
 
 export type BackgroundOptions = { readonly library: string }
 
@@ -23,7 +24,7 @@ export type FromBackground = {
   /** Processor time of this thread since it began. */
   readonly spentMs: number
   readonly session?: Pointer
-  readonly error?: { readonly code: number; readonly message: string }
+  readonly error?: PlainError
 }
 
 const CLOCK_THREAD_CPUTIME_ID = 3
@@ -53,8 +54,7 @@ parentPort?.on('message', (call: ToBackground) => {
     const session = perform(call)
     answer = session === undefined ? {} : { session }
   } catch (error) {
-    const code = error instanceof OrtError ? error.code : 0
-    answer = { error: { code, message: error instanceof Error ? error.message : String(error) } }
+    answer = { error: plainError(error) }
   }
   parentPort?.postMessage({ id: call.id, spentMs: spentMs(), ...answer } satisfies FromBackground)
 })

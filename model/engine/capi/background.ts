@@ -1,11 +1,12 @@
 import { Worker } from 'node:worker_threads'
 import { RankError } from '../../errors.js'
 import type { BackgroundCall, FromBackground, ToBackground } from './background-worker.js'
-import { type Ort, OrtError } from './ort.js'
+import type { Ort } from './ort.js'
+import { fromPlain } from './ort-error.js'
 
 /** ONNX Runtime on a thread of the lowest priority, one call at a time. */
 export type Background = {
-  /** Its sessions are made and run there until `end`; then, as ever, by libuv's pool. */
+  /** Its sessions are made and run there until `end`; then, as ever, by the threads that `ort` has for it. */
   readonly ort: Ort
   /** Processor time of the calls so far, in milliseconds. */
   spentMs(): number
@@ -38,7 +39,7 @@ export function startBackground(ort: Ort, library: string, makesSessions: boolea
     const call = pending.get(answer.id)
     pending.delete(answer.id)
     if (error === undefined) call?.resolve(answer)
-    else call?.reject(new OrtError(error.code, error.message))
+    else call?.reject(fromPlain(error))
     if (pending.size === 0) idle()
   })
   const fail = (why: string) => {

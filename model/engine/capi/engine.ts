@@ -14,7 +14,7 @@ import { burst, fillArenas, runShapes } from './warm-up.js'
 
 export type CapiEngineOptions = {
   readonly bundle: Bundle
-  /** Runs at a time; each takes one thread of libuv's pool. 1 when absent. */
+  /** Runs at a time. 1 when absent. */
   readonly workers?: number
   /** Threads per run, on average: all runs share one pool of them. 1 when absent. */
   readonly threadsPerWorker?: number
@@ -252,7 +252,11 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
         pendingJobs: scheduler.pending() + (lanes?.pending() ?? 0),
         restarts: 0,
         // Where users share runs, the next run gathers while one is under way.
-        depth: scheduler.slots + 1 + (batchLimit > 1 ? 2 * batchLimit : 0) + laneCount,
+        depth:
+          Math.min(scheduler.slots, workers + 1) +
+          1 +
+          (batchLimit > 1 ? 2 * batchLimit : 0) +
+          laneCount,
         ...(provider === 'cuda' ? { kv } : {}),
         batches,
         ...(found !== undefined && refusal === undefined ? { kernels: found } : {}),

@@ -5,7 +5,7 @@ import type { Blocks } from './blocks.js'
 import type { KvEntry, KvStore } from './kv-store.js'
 import type { Replay } from './lane-device.js'
 import { createShapes, type Shape, type ShapesOptions } from './lane-shapes.js'
-import { OrtError } from './ort.js'
+import { OrtError } from './ort-error.js'
 
 export type LaneParts = ShapesOptions & {
   readonly store: KvStore

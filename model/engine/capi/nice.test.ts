@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { exportModel } from '../../../test/fixtures.js'
+import { until } from '../../../test/redis.js'
 import { createCapiEngine } from './engine.js'
-import { niceThreads } from './nice.js'
+import { niceThreads, poolThreadsOf } from './nice.js'
 
 /** Niceness of each of this process's threads, by id. */
 function nicenesses(): Map<number, number> {
@@ -42,5 +43,24 @@ describe('niceThreads', () => {
     for (const [id, niceness] of started) assert.equal(niceness, 5, `thread ${id}`)
     for (const id of lowered) assert.equal(all.get(id), 5)
     assert.equal(all.get(process.pid), main)
+    await until('the threads that make runs to be lowered', () => {
+      const others = [...nicenesses()].filter(([id]) => !lowered.includes(id))
+      return others.filter(([, niceness]) => niceness === 5).length === 2
+    })
+  })
+})
+
+describe('poolThreadsOf', () => {
+  test('reads the size of the pool as libuv does', () => {
+    for (const [text, threads] of [
+      [undefined, 4],
+      ['', 1],
+      ['0', 1],
+      ['much', 1],
+      ['8', 8],
+      ['9999', 1024],
+    ] as const) {
+      assert.equal(poolThreadsOf(text), threads, String(text))
+    }
   })
 })

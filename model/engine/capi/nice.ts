@@ -1,13 +1,12 @@
 import { lowerPriority } from '../priority.js'
-import { poolThreadsOf } from '../threads.js'
 import { callAsync, loadLibrary } from './native.js'
 
 /** They all start with the first job. */
-export const POOL_THREADS = poolThreadsOf(process.env.UV_THREADPOOL_SIZE)
+const POOL_THREADS = poolThreadsOf(process.env.UV_THREADPOOL_SIZE)
 const MAX_ROUNDS = 100
 
 /**
- * Gives the threads of libuv's pool, where runs take place, a lower priority, and so the threads that
+ * Gives the threads of libuv's pool, where sessions are made, a lower priority, and so the threads that
  * ONNX Runtime starts from them. They are found by asking each for its id until all have answered.
  */
 export function niceThreads(): Promise<void> {
@@ -27,4 +26,11 @@ async function nice(): Promise<void> {
   }
   // On Linux a thread's id names that thread alone.
   for (const id of ids) lowerPriority(id)
+}
+
+/** As libuv reads UV_THREADPOOL_SIZE: 4 when absent, 1 to 1,024, and 1 for what is no number. */
+export function poolThreadsOf(text: string | undefined): number {
+  if (text === undefined) return 4
+  const size = Number.parseInt(text, 10)
+  return Math.min(1024, Math.max(1, Number.isNaN(size) ? 1 : size))
 }

@@ -5,7 +5,8 @@ import { tempFolder } from '../../../test/fixtures.js'
 import { collectGarbage } from '../../../test/gc.js'
 import { findLibrary } from './library.js'
 import { hostMemory } from './memory.js'
-import { loadOrt, OrtError } from './ort.js'
+import { loadOrt } from './ort.js'
+import { OrtError } from './ort-error.js'
 import { ELEMENT } from './tensor.js'
 
 const FAILURES = 100_000

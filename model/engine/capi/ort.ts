@@ -1,6 +1,7 @@
 import koffi from 'koffi'
 import { RankError } from '../../errors.js'
 import { callAsync, loadLibrary } from './native.js'
+import { OrtError } from './ort-error.js'
 
 /** Where a model lies: the path of its file, or its bytes. */
 export type Graph = string | Uint8Array
@@ -121,21 +122,26 @@ type Call<E> =
       : (pointer: Pointer) => void
 type Calls = { readonly [Name in keyof Entries]: Call<Entries[Name]> }
 
-/** A session's arguments of one run: addresses of names and of OrtValues, as arrays of pointers. */
+/** A session's arguments of one run: names and OrtValues as arrays of pointers. */
 export type RunArguments = {
   readonly session: Pointer
   readonly options: Pointer
-  readonly inputNames: BigUint64Array
-  readonly inputs: BigUint64Array
-  readonly outputNames: BigUint64Array
+  readonly inputNames: Memory
+  readonly inputs: Memory
+  readonly inputCount: number
+  readonly outputNames: Memory
   /** All set: results are written into the values' own memory. */
-  readonly outputs: BigUint64Array
+  readonly outputs: Memory
+  readonly outputCount: number
 }
 
 /** ONNX Runtime's C API, one function per entry; a failed one throws OrtError. */
 export type Ort = Calls & {
   readonly version: string
-  /** Runs on a thread of libuv's pool; resolves when the outputs are written. */
+  /**
+   * Runs on a thread of libuv's pool, or of run-threads.ts; resolves when the outputs are written. What the
+   * arguments point to stays until then.
+   */
   run(args: RunArguments): Promise<void>
   /** The same on the calling thread, which it blocks. */
   runNow(args: RunArguments): void
@@ -150,16 +156,6 @@ export type Ort = Calls & {
   adopt(): void
   /** Objects created and not released, of all kinds: what a leak test watches. */
   live(): number
-}
-
-/** What ONNX Runtime says went wrong; its codes are OrtErrorCode's. */
-export class OrtError extends Error {
-  override readonly name = 'OrtError'
-  readonly code: number
-  constructor(code: number, message: string) {
-    super(message)
-    this.code = code
-  }
 }
 
 /** Of onnxruntime_c_api.h: the newest entry in use came with it. */
@@ -245,9 +241,8 @@ function bind(path: string): Ort {
   return {
     ...typed,
     version,
-    async run({ session, options, inputNames, inputs, outputNames, outputs }) {
-      const values = [inputNames, inputs, inputs.length, outputNames, outputs.length, outputs]
-      check(await callAsync(run, session, options, ...values))
+    async run(args) {
+      check(await callAsync(run, ...runArguments(args)))
     },
     async createSession(env, graph, options, container) {
       const session = new BigUint64Array(1)
@@ -256,9 +251,8 @@ function bind(path: string): Ort {
       live++
       return session[0] ?? 0n
     },
-    runNow({ session, options, inputNames, inputs, outputNames, outputs }) {
-      const values = [inputNames, inputs, inputs.length, outputNames, outputs.length, outputs]
-      check(run(session, options, ...values))
+    runNow(args) {
+      check(run(...runArguments(args)))
     },
     createSessionNow(env, graph, options, container) {
       const session = new BigUint64Array(1)
@@ -271,6 +265,13 @@ function bind(path: string): Ort {
     },
     live: () => live,
   }
+}
+
+/** In the order of OrtApi's Run. */
+function runArguments(args: RunArguments): unknown[] {
+  const { session, options, inputNames, inputs, inputCount } = args
+  const { outputNames, outputs, outputCount } = args
+  return [session, options, inputNames, inputs, inputCount, outputNames, outputCount, outputs]
 }
 
 function openTable(path: string): { table: readonly bigint[]; version: string } {

@@ -4,7 +4,8 @@ import { RankError } from '../../errors.js'
 import type { Bundle, GraphName, RetrievalGraphName } from '../../manifest.js'
 import { checkContract, type FoundValue, type GraphSignature } from '../contract.js'
 import { bf16Contract, withBf16Kv } from './bf16-kv.js'
-import { type Ort, OrtError, type Pointer, type RunArguments } from './ort.js'
+import type { Ort, Pointer, RunArguments } from './ort.js'
+import { OrtError } from './ort-error.js'
 import { checkOnGpu, type Placement } from './placement.js'
 import { ELEMENT } from './tensor.js'
 import type { SharedWeights } from './weights.js'
@@ -151,10 +152,12 @@ function openSession(ort: Ort, session: Pointer): Session & GraphSignature {
   const bind = (given: Values, results: Values, options: Pointer): RunArguments => ({
     session,
     options,
-    inputNames: inputNames.pointers,
+    inputNames: inputNames.address,
     inputs: pick(given, inputs),
-    outputNames: outputNames.pointers,
+    inputCount: inputs.length,
+    outputNames: outputNames.address,
     outputs: pick(results, outputs),
+    outputCount: outputs.length,
   })
   return {
     inputs,
@@ -202,10 +205,11 @@ function signature(ort: Ort, session: Pointer, side: 'Input' | 'Output'): FoundV
   })
 }
 
-/** Zero-terminated strings and the array of their addresses; both live as long as the result. */
+/** Zero-terminated strings and the array of their addresses, with its own; they live as long as the result. */
 function cStrings(texts: readonly string[]) {
   const buffers = texts.map((text) => Buffer.from(`${text}\0`))
-  return { buffers, pointers: BigUint64Array.from(buffers, (buffer) => koffi.address(buffer)) }
+  const pointers = BigUint64Array.from(buffers, (buffer) => koffi.address(buffer))
+  return { buffers, pointers, address: koffi.address(pointers) }
 }
 
 function placementOf(ort: Ort, session: Pointer): Placement {
