@@ -10,11 +10,11 @@ import { createNodeEngine } from '../model/engine/node/pool.js'
 import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { sliceTokens } from '../model/tokens.js'
-import { callsPerSecond, median } from './stats.js'
+import { callsPerSecond, median, type Spread, spreadOf, spreadText } from './stats.js'
 import { QUERY_TIME } from './workload.js'
 
 /** Of several callers. */
-const ROUNDS = 15
+const ROUNDS = 31
 /** Of one call: as many rounds as take so long, between these; the medians of 15 calls of 5 ms tell nothing. */
 const MS_PER_TASK = 8000
 const LEAST_ROUNDS = 15
@@ -32,6 +32,8 @@ export type EngineComparison = {
   readonly node: number
   readonly capi: number
   readonly isRate: boolean
+  /** capi / node, of rounds that followed each other. */
+  readonly ratio: Spread
 }
 
 export type EngineMemory = {
@@ -47,6 +49,8 @@ export type EnginesResult = {
 }
 
 type Both = Readonly<Record<'node' | 'capi', Engine>>
+/** Of one round each. */
+type Samples = Readonly<Record<'node' | 'capi', number[]>>
 
 export async function benchEngines(
   bundles: readonly Bundle[],
@@ -102,14 +106,12 @@ async function latencies(bundle: Bundle, log: (line: string) => void) {
   )
   const results: EngineComparison[] = []
   for (const [what, run] of tasks) {
-    const times = { node: [] as number[], capi: [] as number[] }
+    const times: Samples = { node: [], capi: [] }
     const began = performance.now()
     const isOver = (round: number) =>
       round >= MOST_ROUNDS || (round >= LEAST_ROUNDS && performance.now() - began > MS_PER_TASK)
     for (let round = -1; !isOver(round); round++) {
-      // Who comes second finds the other's memory in the caches: by turns.
-      const names = round % 2 === 0 ? (['node', 'capi'] as const) : (['capi', 'node'] as const)
-      for (const name of names) {
+      for (const name of inTurn(round)) {
         // The other engine's threads still look out for work: a while, then they sleep.
         await setTimeout(PAUSE_MS)
         const start = performance.now()
@@ -117,11 +119,9 @@ async function latencies(bundle: Bundle, log: (line: string) => void) {
         if (round >= 0) times[name].push(performance.now() - start)
       }
     }
-    const result = { node: median(times.node), capi: median(times.capi) }
-    results.push({ model: manifest.name, what, ...result, isRate: false })
-    log(
-      `${manifest.name} ${what}: node ${result.node.toFixed(2)}, capi ${result.capi.toFixed(2)} ms`,
-    )
+    const result = comparisonOf(manifest.name, what, times, false)
+    results.push(result)
+    log(lineOf(result))
   }
   await closeBoth(both)
   return results
@@ -143,15 +143,43 @@ async function rates(bundle: Bundle, log: (line: string) => void) {
     for (const handle of handles) engine.release(handle)
     return perSecond
   }
-  const found = { node: [] as number[], capi: [] as number[] }
-  for (let round = 0; round < ROUNDS; round++) {
-    for (const name of ['node', 'capi'] as const) found[name].push(await rate(both[name]))
+  const found: Samples = { node: [], capi: [] }
+  for (let round = -1; round < ROUNDS; round++) {
+    for (const name of inTurn(round)) {
+      await setTimeout(PAUSE_MS)
+      const perSecond = await rate(both[name])
+      if (round >= 0) found[name].push(perSecond)
+    }
   }
   await closeBoth(both)
-  const result = { node: median(found.node), capi: median(found.capi) }
   const what = `score, m = 256, ${IN_FLIGHT} callers`
-  log(`${manifest.name} ${what}: node ${result.node.toFixed(0)}, capi ${result.capi.toFixed(0)} /s`)
-  return [{ model: manifest.name, what, ...result, isRate: true }]
+  const result = comparisonOf(manifest.name, what, found, true)
+  log(lineOf(result))
+  return [result]
+}
+
+/** Who comes second finds the other's memory in the caches: by turns. */
+function inTurn(round: number): readonly ('node' | 'capi')[] {
+  return round % 2 === 0 ? ['node', 'capi'] : ['capi', 'node']
+}
+
+function comparisonOf(
+  model: string,
+  what: string,
+  { node, capi }: Samples,
+  isRate: boolean,
+): EngineComparison {
+  const ratios = capi.map((value, round) => value / (node[round] ?? Number.NaN))
+  return {
+    ...{ model, what, node: median(node), capi: median(capi), isRate },
+    ratio: spreadOf(ratios),
+  }
+}
+
+function lineOf({ model, what, node, capi, isRate, ratio }: EngineComparison): string {
+  const unit = isRate ? '/s' : 'ms'
+  const each = `node ${node.toFixed(2)}, capi ${capi.toFixed(2)} ${unit}`
+  return `${model} ${what}: ${each}, ratio ${spreadText(ratio)}`
 }
 
 async function openBoth(

@@ -1,6 +1,7 @@
 import type { EnginesResult } from './engines.js'
 import type { Machine } from './machine.js'
 import { figure, table } from './markdown.js'
+import { spreadText } from './stats.js'
 
 /** The page engines.md. */
 export function enginesPage(machine: Machine, { comparisons, memory }: EnginesResult): string {
@@ -13,14 +14,14 @@ export function enginesPage(machine: Machine, { comparisons, memory }: EnginesRe
     `* Node ${machine.node}, ONNX Runtime ${machine.onnxruntime}, commit ${machine.commit}, ${machine.date}`,
     '* Models: the paper shape (3 layers, width 512, 8 heads, 2,048 tokens, random weights) and the demo, float32',
     '',
-    'The engine alone, `capi` and `node` by turns; medians. One call at a time with all cores, and requests per second of several callers with one thread each.',
+    'The engine alone, `capi` and `node` by turns, each of them first in every second round; medians, and of the rounds’ ratios the quartiles too. One call at a time with all cores, and requests per second of several callers with one thread each.',
     '',
     ...table(
       ['model', 'what', 'node', 'capi', 'capi / node'],
-      comparisons.map(({ model, what, node, capi, isRate }) => {
+      comparisons.map(({ model, what, node, capi, isRate, ratio }) => {
         const unit = isRate ? '/s' : ' ms'
-        const ratio = (capi / node).toFixed(2)
-        return [model, what, `${figure(node)}${unit}`, `${figure(capi)}${unit}`, ratio]
+        const medians = [`${figure(node)}${unit}`, `${figure(capi)}${unit}`]
+        return [model, what, ...medians, spreadText(ratio)]
       }),
     ),
     '',

@@ -8,6 +8,18 @@ export function median(samples: readonly number[]): number {
   return quantile(samples, 0.5)
 }
 
+/** Median and quartiles. */
+export type Spread = { readonly lower: number; readonly median: number; readonly upper: number }
+
+export function spreadOf(samples: readonly number[]): Spread {
+  const [lower = 0, middle = 0, upper = 0] = [0.25, 0.5, 0.75].map((q) => quantile(samples, q))
+  return { lower, median: middle, upper }
+}
+
+export function spreadText({ lower, median: middle, upper }: Spread): string {
+  return `${middle.toFixed(2)} (${lower.toFixed(2)} to ${upper.toFixed(2)})`
+}
+
 export type LinearFit = { readonly slope: number; readonly intercept: number; readonly r2: number }
 
 /** Least-squares line through (x, y), with its coefficient of determination. */
