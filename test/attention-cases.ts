@@ -12,6 +12,7 @@ import {
 } from '../model/export/functions.js'
 import { attentionOracle } from './attention-oracle.js'
 import { type Scope, smallConfig } from './fixtures.js'
+import { tiledKv, withTiles } from './kv-tiles.js'
 import { openRuns, roundedKv, withBf16Kv } from './op-runs.js'
 
 const POSITIONS = 20
@@ -27,6 +28,8 @@ export type Variant = {
   readonly users?: number
   /** The kernel gets the history's K and V in bfloat16; body and oracle the same numbers. */
   readonly bf16Kv?: boolean
+  /** … and as tiles. */
+  readonly tiles?: boolean
 }
 
 function shapeOf({ heads, dqk, dv, alpha, rab, users }: Variant): FunctionShape {
@@ -60,13 +63,17 @@ const kept = (random: Random, length: number, { bf16Kv }: Variant) => {
 }
 
 /** Both ways to run one op; the function's body where the lengths allow it. */
-async function openBoth(scope: Scope, graph: OpGraph, { library, bf16Kv }: Variant) {
-  const opened = await openRuns(scope, bf16Kv ? withBf16Kv(graph) : graph, { library })
+async function openBoth(scope: Scope, graph: OpGraph, variant: Variant) {
+  const { library, bf16Kv, tiles } = variant
+  const narrow = bf16Kv ? withBf16Kv(graph) : graph
+  const opened = await openRuns(scope, tiles ? withTiles(graph, variant) : narrow, { library })
   const body = await openRuns(scope, graph, {})
   assert.ok(opened.operators.includes(graph.function.name), 'the kernel is not in use')
   assert.ok(!body.operators.includes(graph.function.name), 'the body is not in use')
-  const run: typeof opened.run = (given, outDims) =>
-    opened.run(bf16Kv ? roundedKv(given) : given, outDims)
+  const run: typeof opened.run = async (given, outDims) => {
+    if (tiles) return opened.run(await tiledKv(given, variant, library), outDims)
+    return opened.run(bf16Kv ? roundedKv(given) : given, outDims)
+  }
   return { kernel: { ...opened, run }, body }
 }
 

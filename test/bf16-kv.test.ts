@@ -1,6 +1,7 @@
 // K/V that the CPU's kernels keep in bfloat16: beside the same kernels over K/V in float32, which they
 // round in each run.
 import assert from 'node:assert/strict'
+import { readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { describe, test } from 'node:test'
 import { digestChain } from '../cache/digest.js'
 import { userHash } from '../cache/key.js'
@@ -23,6 +24,7 @@ import {
   randomTokens,
   type Scope,
   smallConfig,
+  tempFolder,
 } from './fixtures.js'
 import { builtKernels, withFloat32Kv } from './kernel-library.js'
 import { NO_REDIS, startRedis, until } from './redis.js'
@@ -54,6 +56,9 @@ describe('K/V in bf16', { skip }, () => {
       smallConfig(),
       smallConfig({ layers: 1, heads: 1, dqk: 33, dv: 17 }),
       smallConfig({ maxTokens: 600, dqk: 40, dv: 24, context: [], block: { rab: false } }),
+      // As tiles.
+      smallConfig({ dqk: 32, dv: 32 }),
+      smallConfig({ maxTokens: 600, dqk: 64, dv: 32, context: [], block: { rab: false } }),
     ]
     for (const config of configs) {
       const model = exportModel(t, { config })
@@ -101,8 +106,73 @@ describe('K/V in bf16', { skip }, () => {
     assert.equal(2 * narrow.handle.bytes, wide.handle.bytes)
   })
 
+  test('as tiles stays what it was under appends and views of every length', async (t) => {
+    const model = exportModel(t, {
+      config: smallConfig({ maxTokens: 230, heads: 3, dqk: 32, dv: 64, context: [] }),
+    })
+    const { kept, rounding } = await openBoth(t, model)
+    const random = createRandom(6)
+    const tokens = randomTokens(model, random, { events: 100, candidates: 9 })
+    const { history, candidates, queryTime } = tokens
+    const below = (limit: number) => Math.floor(random() * limit)
+    let handles = await Promise.all(
+      [kept, rounding].map((engine) => engine.prefill(sliceTokens(history, 0, 0))),
+    )
+    const seen: { readonly handles: readonly KvHandle[]; readonly scores: Float32Array }[] = []
+    const play = async (start: number, end: number) => {
+      handles = await Promise.all(
+        [kept, rounding].map((engine, i) =>
+          engine.prefill(sliceTokens(history, start, end), {
+            handle: handles[i] ?? assert.fail(),
+            tokens: start,
+          }),
+        ),
+      )
+      const [got, expected] = await Promise.all(
+        [kept, rounding].map((engine, i) =>
+          engine.score(handles[i] ?? assert.fail(), candidates, queryTime),
+        ),
+      )
+      assert.deepEqual(got, expected, `${start} tokens, then ${end - start}`)
+      seen.push({ handles, scores: got ?? assert.fail() })
+    }
+    for (let end = 0; end < history.length; ) {
+      const start = random() < 0.2 ? Math.max(0, end - below(40)) : end
+      end = Math.min(history.length, start + 1 + below(5))
+      await play(start, end)
+    }
+    // Nobody who came later wrote where these look.
+    for (const { handles, scores } of seen) {
+      const handle = handles[0] ?? assert.fail()
+      assert.deepEqual(await kept.score(handle, candidates, queryTime), scores)
+    }
+  })
+
+  test('stays rows with libraries that have no tiles, to the same scores', async (t) => {
+    const model = exportModel(t, { config: smallConfig({ dqk: 32, dv: 32 }) })
+    const older = tempFolder(t)
+    const { libraries } = JSON.parse(readFileSync(`${folder}/kernels.json`, 'utf8'))
+    const [{ kvTiles, ...library }] = libraries.filter(
+      (each: { kvTiles?: boolean }) => each.kvTiles,
+    )
+    assert.equal(kvTiles, true)
+    writeFileSync(`${older}/kernels.json`, JSON.stringify({ libraries: [library] }))
+    symlinkSync(`${folder}/${library.file}`, `${older}/${library.file}`)
+    const engines = [await open(t, model, older), await open(t, model, folder)]
+    const tokens = randomTokens(model, createRandom(5), { events: 20, candidates: 7 })
+    const [rows, tiles] = await Promise.all(
+      engines.map(async (engine) => {
+        const handle = await engine.prefill(tokens.history)
+        const scores = await engine.score(handle, tokens.candidates, tokens.queryTime)
+        return { precision: engine.kvPrecision, scores, pages: await engine.exportKv(handle) }
+      }),
+    )
+    assert.deepEqual(rows, tiles)
+    assert.equal(rows?.precision, 'bf16')
+  })
+
   test('is kept by an engine that starts beside live traffic too', async (t) => {
-    const model = exportModel(t)
+    const model = exportModel(t, { config: smallConfig({ dqk: 64, dv: 32 }) })
     const one = { bundle: model.bundle, kernels: folder, workers: 1, threadsPerWorker: 1 }
     const engine = await createCapiEngine({ ...one, background: true })
     t.after(() => engine.close())
@@ -127,7 +197,13 @@ describe('K/V in bf16', { skip }, () => {
     skip: NO_REDIS,
   }, async (t) => {
     const redis = await startRedis(t)
-    const model = exportModel(t)
+    // As rows, and as tiles.
+    for (const heads of [{}, { dqk: 32, dv: 64 }]) {
+      await throughRedis(t, redis.url, exportModel(t, { config: smallConfig(heads) }))
+    }
+  })
+
+  async function throughRedis(t: Scope, url: string, model: ModelFixture) {
     const { manifest } = model.bundle
     const { kept, rounding } = await openBoth(t, model)
     const node = await createEngine({ bundle: model.bundle, engine: 'node', workers: 1 })
@@ -145,7 +221,7 @@ describe('K/V in bf16', { skip }, () => {
     for (const codec of KV_CODECS) {
       const openRedis = async (engine: Engine) => {
         let ready = 0
-        const options = { target: parseRedisUrl(redis.url), connections: 1, codec, ttlMs: 60_000 }
+        const options = { target: parseRedisUrl(url), connections: 1, codec, ttlMs: 60_000 }
         const tier2 = await openTier2(options, manifest, engine, ({ kind }) => {
           if (kind === 'redisReady') ready++
         })
@@ -204,5 +280,5 @@ describe('K/V in bf16', { skip }, () => {
       await reading.close()
       return rows
     }
-  })
+  }
 })

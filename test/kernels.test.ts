@@ -67,50 +67,54 @@ describe('models through the AMX kernels', { skip }, () => {
     }
   })
 
-  test('no score depends on the micro-batch, the cache, an append or other users, bit for bit', async (t) => {
-    const model = exportModel(t, { config: smallConfig({ maxTokens: 700, dqk: 40, dv: 24 }) })
-    const engine = await openWithKernels(t, model)
-    const { slots } = model.bundle.manifest.embedding
-    const random = createRandom(3)
-    const user = randomTokens(model, random, { events: 330, candidates: 70, series: 4 })
-    const other = randomTokens(model, random, { events: 12, candidates: 9, series: 1 })
-    const { history, candidates, queryTime } = user
-    const whole = await engine.prefill(history)
-    const scores = await engine.score(whole, candidates, queryTime)
-    const tasks = scores.length / 70
+  for (const [kv, heads] of [
+    ['rows', { dqk: 40, dv: 24 }],
+    ['tiles', { dqk: 32, dv: 64 }],
+  ] as const)
+    test(`no score depends on the micro-batch, the cache, an append or other users, bit for bit: K/V as ${kv}`, async (t) => {
+      const model = exportModel(t, { config: smallConfig({ maxTokens: 700, ...heads }) })
+      const engine = await openWithKernels(t, model)
+      const { slots } = model.bundle.manifest.embedding
+      const random = createRandom(3)
+      const user = randomTokens(model, random, { events: 330, candidates: 70, series: 4 })
+      const other = randomTokens(model, random, { events: 12, candidates: 9, series: 1 })
+      const { history, candidates, queryTime } = user
+      const whole = await engine.prefill(history)
+      const scores = await engine.score(whole, candidates, queryTime)
+      const tasks = scores.length / 70
 
-    for (const b of [1, 16, 33]) {
-      for (let start = 0; start < 70; start += b) {
-        const end = Math.min(70, start + b)
-        const rows = pickRows(
-          candidates,
-          slots,
-          [...Array(end - start).keys()].map((i) => start + i),
-        )
-        const part = await engine.score(whole, rows, queryTime)
-        assert.deepEqual(part, scores.slice(start * tasks, end * tasks), `b = ${b} from ${start}`)
+      for (const b of [1, 16, 33]) {
+        for (let start = 0; start < 70; start += b) {
+          const end = Math.min(70, start + b)
+          const rows = pickRows(
+            candidates,
+            slots,
+            [...Array(end - start).keys()].map((i) => start + i),
+          )
+          const part = await engine.score(whole, rows, queryTime)
+          assert.deepEqual(part, scores.slice(start * tasks, end * tasks), `b = ${b} from ${start}`)
+        }
       }
-    }
-    for (const split of [1, 255, 256, 500, history.length - 2]) {
-      const past = await engine.prefill(sliceTokens(history, 0, split))
-      const rest = sliceTokens(history, split, history.length)
-      const appended = await engine.prefill(rest, { handle: past, tokens: split })
-      assert.deepEqual(
-        await engine.score(appended, candidates, queryTime),
-        scores,
-        `split ${split}`,
+      for (const split of [1, 255, 256, 500, history.length - 2]) {
+        const past = await engine.prefill(sliceTokens(history, 0, split))
+        const rest = sliceTokens(history, split, history.length)
+        const appended = await engine.prefill(rest, { handle: past, tokens: split })
+        assert.deepEqual(
+          await engine.score(appended, candidates, queryTime),
+          scores,
+          `split ${split}`,
+        )
+        engine.release(past)
+        engine.release(appended)
+      }
+      const [ranked] = await engine.rank([user, other])
+      assert.deepEqual(ranked, scores)
+      const together = await Promise.all(
+        Array.from({ length: 8 }, () => engine.score(whole, candidates, queryTime)),
       )
-      engine.release(past)
-      engine.release(appended)
-    }
-    const [ranked] = await engine.rank([user, other])
-    assert.deepEqual(ranked, scores)
-    const together = await Promise.all(
-      Array.from({ length: 8 }, () => engine.score(whole, candidates, queryTime)),
-    )
-    for (const each of together) assert.deepEqual(each, scores)
-    engine.release(whole)
-  })
+      for (const each of together) assert.deepEqual(each, scores)
+      engine.release(whole)
+    })
 
   test('the test vectors of a bundle pass with the tolerance of bf16', async (t) => {
     const model = exportModel(t)
@@ -126,7 +130,8 @@ describe('models through the AMX kernels', { skip }, () => {
     await openWithKernels(t, exportModel(t), (event) => events.push(event))
     const library = `${folder}/libperegrine_kernels_cpu.so`
     const told = events.find(({ kind }) => kind === 'kernels')
-    assert.deepEqual(told, { kind: 'kernels', library, arithmetic: 'bf16', kv: 'bf16' })
+    const says = { arithmetic: 'bf16', kv: 'bf16', kvTiles: true }
+    assert.deepEqual(told, { kind: 'kernels', library, ...says })
     const { bundle } = exportModel(t, { precision: 'fp16' })
     const engine = await createEngine({ bundle, engine: 'capi', kernels: folder, workers: 1 })
     t.after(() => engine.close())

@@ -51,6 +51,7 @@ export function roundedKv(inputs: OpInputs): OpInputs {
   return Object.fromEntries(entries)
 }
 
-function isKv(name: string): boolean {
+/** Of a history. */
+export function isKv(name: string): boolean {
   return /^(past_)?[kv]$/.test(name)
 }

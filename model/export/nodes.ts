@@ -9,7 +9,15 @@ import {
   TensorProtoSchema,
 } from 'onnx-buf'
 
-export type TensorType = 'float32' | 'float16' | 'bfloat16' | 'float64' | 'int8' | 'int32' | 'int64'
+export type TensorType =
+  | 'float32'
+  | 'float16'
+  | 'bfloat16'
+  | 'float64'
+  | 'int8'
+  | 'uint16'
+  | 'int32'
+  | 'int64'
 
 /** ONNX's code of each type. */
 export const DATA_TYPE: Record<TensorType, DataType> = {
@@ -18,6 +26,7 @@ export const DATA_TYPE: Record<TensorType, DataType> = {
   bfloat16: DataType.BFLOAT16,
   float64: DataType.DOUBLE,
   int8: DataType.INT8,
+  uint16: DataType.UINT16,
   int32: DataType.INT32,
   int64: DataType.INT64,
 }
@@ -139,6 +148,7 @@ function scalarData(value: number, type: TensorType) {
       return { int64Data: [BigInt(value)] }
     case 'float16':
     case 'bfloat16':
+    case 'uint16':
     case 'int8':
       throw new Error(`a ${type} constant is a Cast of a wider one`)
   }

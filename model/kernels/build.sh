@@ -24,7 +24,7 @@ for source in "$here"/cpu/*.cc; do
 done
 for job in "${jobs[@]}"; do wait "$job"; done
 # The C++ library inside and hidden: nothing to install, nothing to clash with.
-printf '{ global: RegisterCustomOps; PeregrineKernelsRefusal; local: *; };' >"$work/exports"
+printf '{ global: RegisterCustomOps; PeregrineKernelsRefusal; PeregrineTiles*; local: *; };' >"$work/exports"
 "$cxx" -shared -static-libstdc++ -static-libgcc -Wl,--exclude-libs=ALL,--version-script="$work/exports" \
   -Wl,--gc-sections,--build-id=none,-s,-z,noexecstack "$work"/*.o -o "$out/libperegrine_kernels_cpu.so"
 

@@ -30,7 +30,7 @@ struct ApiBase {
   const char* (*GetVersionString)();
 };
 
-enum ElementType { ANY = 0, FLOAT = 1, INT32 = 6, INT64 = 7, FLOAT16 = 10, BFLOAT16 = 16 };
+enum ElementType { ANY = 0, FLOAT = 1, UINT16 = 4, INT32 = 6, INT64 = 7, FLOAT16 = 10, BFLOAT16 = 16 };
 enum Characteristic { REQUIRED = 0, OPTIONAL = 1 };
 enum ErrorCode { FAIL = 1, INVALID_ARGUMENT = 2 };
 

@@ -10,19 +10,21 @@ import { arrayWidths, kvShape } from '../kv-shape.js'
 import { createBlocks } from './blocks.js'
 import { createKvDecoder } from './decoder.js'
 import { createKvStore } from './kv-store.js'
+import { openKvTiles } from './kv-tiles.js'
 import { findLibrary } from './library.js'
 import { hostMemory, type TensorMemory } from './memory.js'
 import { loadOrt, type Pointer } from './ort.js'
 import { createEnv } from './sessions.js'
 
-const config = smallConfig({ maxTokens: 200 })
+const config = smallConfig({ maxTokens: 200, dqk: 32, dv: 64 })
 const widths = arrayWidths(kvShape(config))
 const ort = loadOrt(findLibrary())
 const { folder, skip } = builtKernels()
+const LIBRARY = `${folder}/libperegrine_kernels_cpu.so`
 const PRECISIONS = ['fp32', 'fp16', ...(skip ? [] : (['bf16'] as const))] as const
 
 /** Everything that a decoder needs; `isPinned`: it writes elsewhere first, as for a GPU. */
-function open(precision: KvPrecision, isPinned: boolean) {
+function open(precision: KvPrecision, isPinned: boolean, hasTiles = false) {
   const before = ort.live()
   const env = createEnv(ort)
   const host = hostMemory(ort)
@@ -40,10 +42,11 @@ function open(precision: KvPrecision, isPinned: boolean) {
     },
   }
   const blocks = createBlocks({ home: host })
-  const store = createKvStore({ ort, blocks, host, config, precision })
+  const tiles = hasTiles ? openKvTiles(LIBRARY) : undefined
+  const store = createKvStore({ ort, blocks, host, config, precision, tiles })
   const decoder = createKvDecoder({
     ...{ ort, env, store, host, config, precision },
-    kernels: precision === 'bf16' ? `${folder}/libperegrine_kernels_cpu.so` : undefined,
+    kernels: precision === 'bf16' ? LIBRARY : undefined,
     pinned: isPinned ? pinned : undefined,
   })
   const options = ort.CreateRunOptions()
@@ -86,11 +89,15 @@ async function coded(name: KvCodecName, precision: KvPrecision, tokens: number, 
 }
 
 describe('createKvDecoder', () => {
-  for (const isPinned of [false, true]) {
-    const how = isPinned ? 'by way of pinned memory' : 'straight into the rows'
-    test(`decodes every codec ${how}, several at once, and leaves nothing`, async () => {
-      for (const precision of PRECISIONS) {
-        const opened = open(precision, isPinned)
+  for (const [how, isPinned, hasTiles] of [
+    ['straight into the rows', false, false],
+    ['by way of pinned memory', true, false],
+    ['into tiles', false, true],
+  ] as const) {
+    const options = { skip: hasTiles && skip }
+    test(`decodes every codec ${how}, several at once, and leaves nothing`, options, async () => {
+      for (const precision of hasTiles ? (['bf16'] as const) : PRECISIONS) {
+        const opened = open(precision, isPinned, hasTiles)
         const cases = KV_CODECS.flatMap((name) => [0, 1, 63, 64, 150].map((n) => ({ name, n })))
         await Promise.all(
           cases.map(async ({ name, n }, seed) => {

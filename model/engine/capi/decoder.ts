@@ -1,13 +1,13 @@
 import type { HstuConfig } from '../../config.js'
 import { decoderGraph, type KvCodecName, type KvPrecision, planesOf } from '../codec/graphs.js'
 import type { EncodedKv } from '../engine.js'
-import { arrayWidths, kvShape } from '../kv-shape.js'
+import { arrayWidths, KV_ELEMENT_BYTES, kvShape } from '../kv-shape.js'
 import type { KvEntry, KvStore } from './kv-store.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
-import { createScope } from './scope.js'
-import { openGraph, type Session } from './sessions.js'
-import { ELEMENT } from './tensor.js'
+import { createScope, type Scope } from './scope.js'
+import { openGraph, type Session, type Values } from './sessions.js'
+import { ELEMENT, KV_ELEMENT } from './tensor.js'
 
 type Parts = {
   readonly ort: Ort
@@ -23,12 +23,14 @@ type Parts = {
   readonly kernels: string | undefined
 }
 
+type BlockRows = Parameters<KvStore['rows']>[0]['block']
+
 export type KvDecoder = ReturnType<typeof createKvDecoder>
 
 /**
  * Decodes K/V off the event loop, on the CPU, straight into a block's rows: no array of JavaScript's
  * lies between. For a GPU into pinned memory first, in one copy from there: far fewer bytes than a
- * prefill reads.
+ * prefill reads. Tiles have no address for a row: for them into arrays first.
  */
 export function createKvDecoder(parts: Parts) {
   const { ort, env, store, host, pinned, config, precision, kernels } = parts
@@ -45,16 +47,16 @@ export function createKvDecoder(parts: Parts) {
     return session
   }
 
-  /** Runs into rows of `block`, in the process's own memory. */
+  /** Runs into rows in the process's own memory. */
   const run = async (
     { tokens, codec, planes }: EncodedKv,
-    block: Parameters<KvStore['rows']>[0]['block'],
+    rowsIn: (scope: Scope) => Values,
     options: Pointer,
   ): Promise<void> => {
     const session = await sessionOf(codec)
     const scope = createScope(ort, host)
     try {
-      const rows = scope.own(store.rows({ block }, 0, tokens, 'k.', 'v.'))
+      const rows = rowsIn(scope)
       const outputs = Object.fromEntries(
         widths.map((_, i) => [`x.${i}`, rows[`${i % 2 === 0 ? 'k' : 'v'}.${i >> 1}`] ?? 0n]),
       )
@@ -73,11 +75,31 @@ export function createKvDecoder(parts: Parts) {
     /** Writes the entry's rows; its block is in a run. `options`: OrtRunOptions. */
     async decode(kv: EncodedKv, { block }: KvEntry, options: Pointer): Promise<void> {
       if (kv.tokens === 0) return
-      if (pinned === undefined) return run(kv, block, options)
+      if (store.hasTiles) {
+        const arrays = widths.map(
+          (width) => new Uint8Array(kv.tokens * width * KV_ELEMENT_BYTES[precision]),
+        )
+        const rows = (scope: Scope) =>
+          Object.fromEntries(
+            widths.map((width, i) => [
+              `${i % 2 === 0 ? 'k' : 'v'}.${i >> 1}`,
+              scope.tensorOf(
+                arrays[i] ?? new Uint8Array(0),
+                [kv.tokens, width],
+                KV_ELEMENT[precision],
+              ),
+            ]),
+          )
+        await run(kv, rows, options)
+        return store.writeRows(block, arrays)
+      }
+      const rowsOf = (block: BlockRows) => (scope: Scope) =>
+        scope.own(store.rows({ block }, 0, kv.tokens, 'k.', 'v.'))
+      if (pinned === undefined) return run(kv, rowsOf(block), options)
       const { capacity, bytes } = block
       const address = await pinned.allocate(bytes)
       try {
-        await run(kv, { memory: host, address, capacity }, options)
+        await run(kv, rowsOf({ memory: host, address, capacity }), options)
         await block.memory.copy(block.address, address, bytes)
       } finally {
         pinned.free(address)

@@ -29,6 +29,7 @@ describe('findKernels', () => {
     precision: 'fp32',
     arithmetic: 'bf16',
     kv: 'bf16',
+    kvTiles: true,
     cpuFlags: ['amx_tile', 'amx_bf16'],
   }
   const ARITHMETIC = { cuda: 'fp16', cpu: 'bf16' }
@@ -58,6 +59,7 @@ describe('findKernels', () => {
             )
             assert.equal(found?.arithmetic, expected ? ARITHMETIC[provider] : undefined)
             assert.equal(found?.kv, expected === 'amx.so' ? 'bf16' : undefined)
+            assert.equal(found?.kvTiles, expected === 'amx.so' ? true : undefined)
           }
         }
       }

@@ -20,6 +20,8 @@ const KernelsFile = Type.Object(
           arithmetic: Type.Optional(Type.Literal('bf16')),
           // What its attention takes K/V in beside the bundle's precision, and what it has an op to round to.
           kv: Type.Optional(Type.Literal('bf16')),
+          // Whether it has that as tiles, too: K/V that no run packs.
+          kvTiles: Type.Optional(Type.Boolean()),
           // GPUs, as "9.0"; any of them.
           computeCapability: Type.Optional(Type.Array(Type.String())),
           // Flags as /proc/cpuinfo has them; all of them.
@@ -59,6 +61,8 @@ export type Kernels = {
   readonly arithmetic: Arithmetic
   /** What they take K/V in beside the bundle's precision, losing nothing that they would not lose anyway. */
   readonly kv?: 'bf16'
+  /** And have it as tiles: see kv-tiles.ts. */
+  readonly kvTiles?: boolean
 }
 
 /** The widths of a model, of which kernels may want some to be even or small. */
@@ -81,8 +85,13 @@ export function findKernels(folder: string, chip: Chip, widths: Widths): Kernels
       existsSync(`${folder}/${library.file}`),
   )
   if (found === undefined) return undefined
-  const { file: name, arithmetic = found.precision, kv } = found
-  return { library: `${folder}/${name}`, arithmetic, ...(kv && { kv }) }
+  const { file: name, arithmetic = found.precision, kv, kvTiles } = found
+  return {
+    library: `${folder}/${name}`,
+    arithmetic,
+    ...(kv && { kv }),
+    ...(kvTiles && { kvTiles }),
+  }
 }
 
 /**

@@ -4,6 +4,7 @@ import type { KvPrecision } from '../codec/graphs.js'
 import type { EncodedKv, KvPages } from '../engine.js'
 import { arrayWidths, capacityFor, checkedKv, KV_ELEMENT_BYTES, kvShape } from '../kv-shape.js'
 import type { Block, Blocks } from './blocks.js'
+import { type KvTiles, TILE_TOKENS, type TileRegion } from './kv-tiles.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
 import type { Values } from './sessions.js'
@@ -37,20 +38,23 @@ type Parts = {
   readonly host: TensorMemory
   readonly config: HstuConfig
   readonly precision: KvPrecision
+  /** Blocks hold tiles instead of rows. */
+  readonly tiles?: KvTiles | undefined
 }
 
 export type KvStore = ReturnType<typeof createKvStore>
 
 /**
- * K/V, token-major per layer: a block holds K and V of every layer, one region after the other. An
- * append writes in place where the past ends at the block's end and there is room, and copies the
- * past otherwise, as slices do in Go.
+ * K/V, token-major per layer, or head by head as tiles: a block holds K and V of every layer, one
+ * region after the other. An append writes in place where the past ends at the block's end and there
+ * is room, and copies the past otherwise, as slices do in Go.
  */
-export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
-  const { layers, dqk, dv, maxTokens } = config
+export function createKvStore({ ort, blocks, host, config, precision, tiles }: Parts) {
+  const { layers, heads, dqk, dv, maxTokens } = config
   const widths = arrayWidths(kvShape(config))
   const elementBytes = KV_ELEMENT_BYTES[precision]
-  const elementType = KV_ELEMENT[precision]
+  const elementType = tiles === undefined ? KV_ELEMENT[precision] : ELEMENT.uint16
+  const toBlocks = (tokens: number) => Math.ceil(tokens / TILE_TOKENS) * TILE_TOKENS
 
   /** K and V of layer 0, then of layer 1, …; and their size together. */
   const layout = (capacity: number) => {
@@ -58,10 +62,20 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     let bytes = 0
     for (const width of widths) {
       regions.push({ offset: bytes, width })
-      bytes += align(capacity * width * elementBytes)
+      const rows = tiles === undefined ? capacity : toBlocks(capacity)
+      bytes += align(rows * width * elementBytes)
     }
     return { regions, bytes }
   }
+
+  const tileRegions = ({ address, capacity }: Pick<Block, 'address' | 'capacity'>): TileRegion[] =>
+    layout(capacity).regions.map(({ offset, width }, r) => ({
+      address: address + BigInt(offset),
+      isKey: r % 2 === 0,
+      heads,
+      capacity: toBlocks(capacity),
+      width: width / heads,
+    }))
 
   const enter = (block: Block, tokens: number): KvEntry => {
     const forget = () => {
@@ -79,8 +93,29 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     return blocks.allocate(capacity, layout(capacity).bytes)
   }
 
+  /** Blocks of tiles, whole: what lies behind the rows in the last one is nobody's yet. */
+  const copyTiles = (to: Block, from: Block, rows: number) => {
+    const target = tileRegions(to)
+    const copies = tileRegions(from).flatMap((region, r) => {
+      const { address: start = 0n, capacity: room = 0 } = target[r] ?? {}
+      const tokenBytes = region.width * elementBytes
+      // Of equal capacities all heads in one.
+      const parts = room === region.capacity ? 1 : heads
+      const bytes = (parts === 1 ? heads * room : toBlocks(rows)) * tokenBytes
+      return Array.from({ length: parts }, (_, head) =>
+        to.memory.copy(
+          start + BigInt(head * room * tokenBytes),
+          region.address + BigInt(head * region.capacity * tokenBytes),
+          bytes,
+        ),
+      )
+    })
+    return allDone(copies)
+  }
+
   const copyRows = async (to: Block, from: Block, rows: number) => {
     to.times.set(from.times.subarray(0, rows))
+    if (tiles !== undefined) return copyTiles(to, from, rows)
     const target = layout(to.capacity).regions
     const copies = layout(from.capacity).regions.map(({ offset, width }, r) =>
       to.memory.copy(
@@ -92,12 +127,20 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     await allDone(copies)
   }
 
-  /** Rows of every region, as they are. */
-  const writeRows = ({ memory, address, capacity }: Block, arrays: readonly Uint8Array[]) => {
-    const { regions } = layout(capacity)
-    return allDone(
-      arrays.map((rows, r) => memory.write(address + BigInt(regions[r]?.offset ?? 0), rows)),
-    )
+  /** Rows of every region from `start` on, in the engine's precision. */
+  const writeRows = (block: Block, arrays: readonly Uint8Array[], start = 0) => {
+    const { memory, address, capacity } = block
+    if (tiles !== undefined) {
+      const regions = tileRegions(block)
+      return allDone(
+        regions.map((region, r) => tiles.write(region, arrays[r] ?? new Uint8Array(0), start)),
+      )
+    }
+    const writes = layout(capacity).regions.map(({ offset, width }, r) => {
+      const at = address + BigInt(offset + start * width * elementBytes)
+      return memory.write(at, arrays[r] ?? new Uint8Array(0))
+    })
+    return allDone(writes)
   }
 
   const release = (entry: KvEntry) => {
@@ -108,9 +151,20 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     blocks.leave(entry.block)
   }
 
-  /** Rows [start, end) of every layer under `<k>i` and `<v>i`; the caller releases them. */
+  /**
+   * Rows [start, end) of every layer under `<k>i` and `<v>i`, or all tiles: they have no address for a row. The
+   * caller releases them.
+   */
   const rows = ({ block }: Rows, start: number, end: number, k: string, v: string): Values => {
     const values: { [name: string]: Pointer } = {}
+    if (tiles !== undefined) {
+      tileRegions(block).forEach(({ address, isKey, capacity, width }, r) => {
+        const shape = [heads, capacity, width]
+        const value = createTensor(ort, block.memory.info, address, shape, elementType)
+        values[`${isKey ? k : v}${r >> 1}`] = value
+      })
+      return values
+    }
     layout(block.capacity).regions.forEach(({ offset, width }, r) => {
       const at = block.address + BigInt(offset + start * width * elementBytes)
       const name = `${r % 2 === 0 ? k : v}${r >> 1}`
@@ -166,7 +220,10 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     },
 
     rows,
+    writeRows,
     times,
+    /** Whether `rows` gives tiles: rows from elsewhere then go through `writeRows`. */
+    hasTiles: tiles !== undefined,
 
     /**
      * Where an entry's rows lie, if all regions are alike: K and V of each layer from `address`, `pitch`
@@ -190,13 +247,15 @@ export function createKvStore({ ort, blocks, host, config, precision }: Parts) {
     /** Rows [start, tokens); the entry's block must be in a run. */
     async export({ block, tokens }: KvEntry, start: number): Promise<KvPages> {
       const rows = Math.max(0, tokens - start)
-      const parts = await Promise.all(
-        layout(block.capacity).regions.map(({ offset, width }) => {
-          const rowBytes = width * elementBytes
-          const from = block.address + BigInt(offset + start * rowBytes)
-          return block.memory.read(from, rows * rowBytes)
-        }),
-      )
+      const reads =
+        tiles === undefined
+          ? layout(block.capacity).regions.map(({ offset, width }) => {
+              const rowBytes = width * elementBytes
+              const from = block.address + BigInt(offset + start * rowBytes)
+              return block.memory.read(from, rows * rowBytes)
+            })
+          : tileRegions(block).map((region) => tiles.read(region, start, tokens))
+      const parts = await Promise.all(reads)
       const pages = Array.from({ length: layers }, (_, i) => ({
         k: parts[2 * i] ?? new Uint8Array(0),
         v: parts[2 * i + 1] ?? new Uint8Array(0),

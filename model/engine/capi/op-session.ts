@@ -17,14 +17,14 @@ export type OpGraph = {
   /** In the function's order; those with `constant` are initializers. */
   readonly inputs: readonly {
     readonly name: string
-    readonly type: 'float32' | 'bfloat16' | 'int64'
+    readonly type: 'float32' | 'bfloat16' | 'uint16' | 'int64'
     readonly dims: readonly Dim[]
     readonly constant?: Float32Array
   }[]
   readonly outputDims: readonly Dim[]
 }
 export type OpTensor = {
-  /** bfloat16 as its bits. */
+  /** bfloat16 as its bits; tiles of it are uint16. */
   readonly data: Float32Array | Uint16Array | BigInt64Array
   readonly dims: readonly number[]
 }
@@ -96,6 +96,7 @@ export async function openOp(
       constants.tensor(constant, dims.map(Number)),
     ]),
   )
+  const types = new Map(graph.inputs.map(({ name, type }) => [name, ELEMENT[type]]))
   const shared = { values, bytes: 0, release() {} }
   const { sessions, release } = await createSessions(
     { ort, env, bundle, weights: shared, kernels: options.library },
@@ -115,7 +116,11 @@ export async function openOp(
         Object.entries(inputs).map(([name, { data, dims }]) => [
           name,
           data instanceof Uint16Array
-            ? tensors.tensorOf(new Uint8Array(data.buffer), dims, ELEMENT.bfloat16)
+            ? tensors.tensorOf(
+                new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
+                dims,
+                types.get(name) ?? ELEMENT.bfloat16,
+              )
             : tensors.tensor(data, dims),
         ]),
       )

@@ -10,6 +10,7 @@ import { type Cuda, openCuda } from './cuda.js'
 import { createKvDecoder, type KvDecoder } from './decoder.js'
 import { cpuFlags, findKernels, type Kernels, refusalOf } from './kernels.js'
 import { createKvStore, type KvEntry, type KvStore } from './kv-store.js'
+import { fillsTiles, openKvTiles } from './kv-tiles.js'
 import { findLibrary } from './library.js'
 import { hostMemory, type TensorMemory, trimMemory } from './memory.js'
 import { niceThreads } from './nice.js'
@@ -108,8 +109,16 @@ export async function open(options: OpenOptions): Promise<Opened> {
     const kernels = kernelsFor(options, cuda)
     const registered = kernels?.refusal === undefined ? kernels?.found : undefined
     const kvPrecision = kvPrecisionOf(bundle, registered)
-    const kvIsBf16 = kvPrecision === 'bf16'
-    const source = { ort, env, bundle, weights, kernels: registered?.library, kvIsBf16 }
+    const { config } = manifest
+    const isBf16 = kvPrecision === 'bf16'
+    const tiles =
+      isBf16 && registered?.kvTiles && fillsTiles(config)
+        ? openKvTiles(registered.library)
+        : undefined
+    const source: SessionSource = {
+      ...{ ort, env, bundle, weights, kernels: registered?.library },
+      ...(isBf16 && { bf16Kv: tiles === undefined ? 'rows' : { heads: config.heads } }),
+    }
     const sessionOptions = {
       intraOpThreads,
       spin: workers === 1 && threadsPerWorker > 1,
@@ -136,13 +145,12 @@ export async function open(options: OpenOptions): Promise<Opened> {
     }
     const blocks = createBlocks(kvOptions)
     cleanups.push(blocks.close)
-    const { config } = manifest
     const kvParts = { ort, host, config, precision: kvPrecision }
-    const store = createKvStore({ ...kvParts, blocks })
+    const store = createKvStore({ ...kvParts, blocks, tiles })
     const pinned = cuda?.pinned
     const decoder = createKvDecoder({
       ...{ ...kvParts, env, store, pinned },
-      kernels: kvIsBf16 ? registered?.library : undefined,
+      kernels: isBf16 ? registered?.library : undefined,
     })
     cleanups.push(decoder.close)
     const none = await store.import(noTokens(bundle, kvPrecision), unencoded)

@@ -3,7 +3,7 @@ import koffi from 'koffi'
 import { RankError } from '../../errors.js'
 import type { Bundle, GraphName, RetrievalGraphName } from '../../manifest.js'
 import { checkContract, type FoundValue, type GraphSignature } from '../contract.js'
-import { bf16Contract, withBf16Kv } from './bf16-kv.js'
+import { type Bf16Kv, bf16Contract, withBf16Kv } from './bf16-kv.js'
 import type { Ort, Pointer, RunArguments } from './ort.js'
 import { OrtError } from './ort-error.js'
 import { checkOnGpu, type Placement } from './placement.js'
@@ -44,8 +44,8 @@ export type SessionSource = {
   readonly weights: SharedWeights
   /** A library of custom ops that replaces the graphs' functions of the same names. */
   readonly kernels: string | undefined
-  /** The graphs take and give K/V in bfloat16, which those kernels read. */
-  readonly kvIsBf16?: boolean
+  /** How the graphs take and give K/V for those kernels, where not as their files say. */
+  readonly bf16Kv?: Bf16Kv
 }
 
 /** ONNX Runtime's environment: needed before anything else of it. The caller releases it last. */
@@ -60,7 +60,7 @@ export function createEnv(ort: Ort): Pointer {
  *   ENGINE_UNAVAILABLE when the provider does not
  */
 export async function createSessions<Name extends GraphName | RetrievalGraphName>(
-  { ort, env, bundle, weights, kernels, kvIsBf16 = false }: SessionSource,
+  { ort, env, bundle, weights, kernels, bf16Kv }: SessionSource,
   names: readonly Name[],
   options: SessionOptions,
 ): Promise<{ readonly sessions: Readonly<Record<Name, Session>>; release(): void }> {
@@ -81,8 +81,8 @@ export async function createSessions<Name extends GraphName | RetrievalGraphName
       for (const [name, value] of weights.values) ort.AddInitializer(sessionOptions, name, value)
       if (kernels !== undefined) ort.RegisterCustomOpsLibrary_V2(sessionOptions, kernels)
       // Of weights that are not shared: a graph in memory has no folder.
-      if (kvIsBf16) ort.AddSessionConfigEntry(sessionOptions, WEIGHTS_FOLDER, bundle.folder)
-      const graph = kvIsBf16 ? withBf16Kv(readFileSync(file)) : file
+      if (bf16Kv) ort.AddSessionConfigEntry(sessionOptions, WEIGHTS_FOLDER, bundle.folder)
+      const graph = bf16Kv ? withBf16Kv(readFileSync(file), bf16Kv) : file
       pointer = await ort.createSession(env, graph, sessionOptions, packed)
     } catch (cause) {
       if (cause instanceof RankError) throw cause
@@ -93,7 +93,7 @@ export async function createSessions<Name extends GraphName | RetrievalGraphName
     }
     const session = openSession(ort, pointer)
     made.push(session)
-    checkContract(file, session, kvIsBf16 ? bf16Contract(contract) : contract)
+    checkContract(file, session, bf16Kv ? bf16Contract(contract, bf16Kv) : contract)
     if (options.addProvider !== undefined) checkOnGpu(file, session.placement)
   }
   try {

@@ -5,6 +5,7 @@ import type { Memory, Ort, Pointer } from './ort.js'
 export const ELEMENT = {
   float32: 1,
   int8: 3,
+  uint16: 4,
   int32: 6,
   int64: 7,
   float16: 10,
@@ -14,6 +15,7 @@ export const ELEMENT = {
 const ELEMENT_BYTES: ReadonlyMap<number, number> = new Map([
   [ELEMENT.float32, 4],
   [ELEMENT.int8, 1],
+  [ELEMENT.uint16, 2],
   [ELEMENT.int32, 4],
   [ELEMENT.int64, 8],
   [ELEMENT.float16, 2],

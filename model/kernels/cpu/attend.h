@@ -14,6 +14,9 @@ struct Packed {
   uint32_t* keys;
   uint32_t* values;
   int64_t dqk, dv;
+  /** The values of block `tailBlock`, where not all of those at `values` are this history's: the others are 0 here. */
+  const uint32_t* tail = nullptr;
+  int64_t tailBlock = -1;
 
   int64_t keyBlock() const { return roundUp<int64_t>(dqk, DEPTH) * BLOCK / 2; }
   int64_t valueBlock() const { return roundUp<int64_t>(dv, BLOCK) * BLOCK / 2; }
@@ -126,9 +129,13 @@ inline void attendRows(const Queries& x, const Packed& packed) {
       float* sum = sums + c / BLOCK * 4 * TILE_WORDS;
       if (start == 0) zeroSums();
       else loadSums<TWO_ROWS>(sum);
-      multiply<TWO_ROWS>(weights, 2 * TILE_WORDS,
-                         packed.values + start * packed.valueBlock() + c / BLOCK * 2 * TILE_WORDS,
-                         packed.valueBlock(), stop - start);
+      const int64_t column = c / BLOCK * 2 * TILE_WORDS;
+      const int64_t whole = stop - 1 == packed.tailBlock ? stop - 1 : stop;
+      multiply<TWO_ROWS>(weights, 2 * TILE_WORDS, packed.values + start * packed.valueBlock() + column,
+                         packed.valueBlock(), whole - start);
+      if (whole < stop) {
+        multiply<TWO_ROWS>(weights + (whole - start) * 2 * TILE_WORDS, 0, packed.tail + column, 0, 1);
+      }
       storeSums<TWO_ROWS>(sum);
     }
   }

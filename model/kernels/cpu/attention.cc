@@ -2,6 +2,7 @@
 // history may be bf16 already. What they compute is what the functions of the same names in a bundle's
 // graphs compute.
 #include "attend.h"
+#include "kv-tiles.h"
 #include "ops.h"
 #include "relative-bias.h"
 
@@ -77,11 +78,13 @@ class Attention : public Kernel {
   /** Room for the keys of all users' heads, and where those of one lie. */
   struct KeyStore {
     Packed first;
+    /** Blocks that a head has room for. */
     int64_t blocks;
     Packed at(int64_t i) const {
       Packed packed = first;
       packed.keys += i * blocks * first.keyBlock();
       packed.values += i * blocks * first.valueBlock();
+      if (packed.tail != nullptr) packed.tail += i * first.valueBlock();
       return packed;
     }
   };
@@ -106,12 +109,48 @@ class Attention : public Kernel {
     });
   }
 
+  static bool isTiles(const Tensor& t) { return t.type == UINT16; }
+
+  /** K and V of n tokens that lie in tiles already (heads, capacity, width), as the engine keeps them. */
+  KeyStore tilesOf(Scratch& scratch, const Tensor& k, const Tensor& v, int64_t n, int64_t users) const {
+    const auto fits = [&](const Tensor& t, int64_t width) {
+      return isTiles(t) && t.rank() == 3 && t.dims[0] == heads_ && t.dims[1] % BLOCK == 0 &&
+             t.dims[1] >= n && t.last() == width && width % BLOCK == 0;
+    };
+    expect(users == 1 && fits(k, dqk_) && fits(v, dv_) && k.dims[1] == v.dims[1], name_,
+           "tiles of one user's " + std::to_string(n) + " tokens");
+    const auto words = [](const Tensor& t) {
+      return static_cast<uint32_t*>(const_cast<void*>(t.data));
+    };
+    KeyStore store{{words(k), words(v), dqk_, dv_}, k.dims[1] / BLOCK};
+    if (n % BLOCK == 0) return store;
+    // Tokens behind the last may be another history's, or never written: a weight of 0 does not silence a NaN.
+    Packed& first = store.first;
+    first.tailBlock = n / BLOCK;
+    uint32_t* tail = scratch.take<uint32_t>(heads_ * first.valueBlock());
+    for (int64_t head = 0; head < heads_; head++) {
+      const uint32_t* from = store.at(head).values + first.tailBlock * first.valueBlock();
+      for (int64_t i = 0; i < first.valueBlock(); i += TILE) {
+        const int64_t left = n % BLOCK - i / TILE % TILE * 2;
+        const uint32_t mask = left >= 2 ? ~0u : left == 1 ? 0xffffu : 0u;
+        _mm512_store_si512(tail + head * first.valueBlock() + i,
+                           _mm512_and_si512(_mm512_loadu_si512(from + i),
+                                            _mm512_set1_epi32(static_cast<int>(mask))));
+      }
+    }
+    first.tail = tail;
+    return store;
+  }
+
   const char* name_;
   int64_t heads_, dqk_, dv_;
   float alpha_, scale_;
 };
 
-/** (uvqk, k, v, [bias]) -> (m, [users,] H·dv): every candidate sees all of K, V and itself. */
+/**
+ * (uvqk, k, v, [bias]) -> (m, [users,] H·dv): every candidate sees all of K, V and itself. Where K and V are tiles,
+ * a fifth input, times (n), says of how many tokens.
+ */
 class CandidateAttention : public Attention {
  public:
   explicit CandidateAttention(const NodeInfo& info) : Attention(info, "HstuAttention") {}
@@ -120,8 +159,8 @@ class CandidateAttention : public Attention {
     const Tensor uvqk = context.input(0), k = context.input(1), v = context.input(2);
     const Tensor bias = context.input(3);
     const Projected x = project(uvqk);
-    const int64_t n = rowsOf(k, heads_ * dqk_, x, "k");
-    expect(rowsOf(v, heads_ * dv_, x, "v") == n, name_, "k and v of one length");
+    const int64_t n = isTiles(k) ? context.input(4).last() : rowsOf(k, heads_ * dqk_, x, "k");
+    expect(isTiles(k) || rowsOf(v, heads_ * dv_, x, "v") == n, name_, "k and v of one length");
     if (bias.present) {
       expect(bias.last() == n + 1 && bias.size() == x.users * (n + 1), name_,
              "bias of ([users,] n + 1)");
@@ -129,13 +168,14 @@ class CandidateAttention : public Attention {
     float* out = context.output(outputDims(uvqk));
     if (x.tokens == 0 || x.users == 0) return;
     Scratch scratch(context);
-    const KeyStore store = takeKeys(scratch, n, x.users);
+    const KeyStore store =
+        isTiles(k) ? tilesOf(scratch, k, v, n, x.users) : takeKeys(scratch, n, x.users);
     const auto rows = [&](const Tensor& t, int64_t width) {
       return [this, &t, &x, n, width](int64_t user, int64_t head) {
         return headOf(t, width, n, x.users, user, head);
       };
     };
-    pack(context, store, n, x.users, rows(k, dqk_), rows(v, dv_));
+    if (!isTiles(k)) pack(context, store, n, x.users, rows(k, dqk_), rows(v, dv_));
     const int64_t blocks = roundUp<int64_t>(x.tokens, BLOCK) / BLOCK;
     const int64_t outStride = x.users * heads_ * dv_;
     // One head's row blocks one after the other: its keys stay in the second-level cache.
@@ -156,7 +196,7 @@ class CandidateAttention : public Attention {
 
 /**
  * (uvqk, [past_k, past_v], times, new_times, [pos_w, time_w]) -> (c, [users,] H·dv): the new tokens see
- * the past ones and each other, causally.
+ * the past ones and each other, causally. Tiles in the past's place hold the new tokens, too.
  */
 class CausalAttention : public Attention {
  public:
@@ -173,8 +213,9 @@ class CausalAttention : public Attention {
       pastK = next;
       pastV = context.input(2);
       input = 3;
-      past = rowsOf(pastK, heads_ * dqk_, x, "past_k");
-      expect(rowsOf(pastV, heads_ * dv_, x, "past_v") == past, name_, "past_k and past_v of one length");
+      past = isTiles(pastK) ? context.input(3).last() - x.tokens : rowsOf(pastK, heads_ * dqk_, x, "past_k");
+      expect(isTiles(pastK) ? past >= 0 : rowsOf(pastV, heads_ * dv_, x, "past_v") == past, name_,
+             "past_k and past_v of one length");
     }
     const Tensor times = context.input(input), positions = context.input(input + 2);
     const Tensor timeTable = context.input(input + 3);
@@ -190,7 +231,8 @@ class CausalAttention : public Attention {
     float* out = context.output(outputDims(uvqk));
     if (x.tokens == 0 || x.users == 0) return;
     Scratch scratch(context);
-    const KeyStore store = takeKeys(scratch, n, x.users);
+    const KeyStore store =
+        isTiles(pastK) ? tilesOf(scratch, pastK, pastV, n, x.users) : takeKeys(scratch, n, x.users);
     const auto rows = [&](const Tensor& before, int64_t width, auto own) {
       return [&, width, own](int64_t user, int64_t head) {
         Rows all = past == 0 ? Rows{nullptr, 0, 0} : headOf(before, width, past, x.users, user, head);
@@ -199,9 +241,11 @@ class CausalAttention : public Attention {
         return all;
       };
     };
-    pack(context, store, n, x.users,
-         rows(pastK, dqk_, [&](int64_t user, int64_t head) { return x.k(user, head); }),
-         rows(pastV, dv_, [&](int64_t user, int64_t head) { return x.v(user, head); }));
+    if (!isTiles(pastK)) {
+      pack(context, store, n, x.users,
+           rows(pastK, dqk_, [&](int64_t user, int64_t head) { return x.k(user, head); }),
+           rows(pastV, dv_, [&](int64_t user, int64_t head) { return x.v(user, head); }));
+    }
     float* matrix = hasBias ? scratch.take<float>(std::min(SLAB, x.tokens) * n) : nullptr;
     const RelativeBias bias(positions.floats(), positions.size(), timeTable.floats(),
                             hasBias ? n : 0, hasBias ? scratch.take<float>(n) : nullptr);
@@ -233,9 +277,13 @@ class CausalAttention : public Attention {
 
 }  // namespace
 
-// K and V are float32 or bf16.
+// K and V are float32 or bf16, as rows or as tiles.
 const Op HSTU_ATTENTION("HstuAttention", CPU,
-                        {{FLOAT, REQUIRED}, {ANY, REQUIRED}, {ANY, REQUIRED}, {FLOAT, OPTIONAL}},
+                        {{FLOAT, REQUIRED},
+                         {ANY, REQUIRED},
+                         {ANY, REQUIRED},
+                         {FLOAT, OPTIONAL},
+                         {INT64, OPTIONAL}},
                         [](const NodeInfo& info, const Op&) -> Kernel* {
                           return new CandidateAttention(info);
                         });

@@ -116,6 +116,27 @@ for (const [op, open] of Object.entries(OPS)) {
       }
     })
 
+    test('K and V as tiles give what rows give, bit for bit, whatever lies behind their last token', async (t) => {
+      for (const variant of [
+        { ...PLAIN, dqk: 32, dv: 64, alpha: 0.125, bf16Kv: true },
+        { ...PLAIN, heads: 3, dqk: 96, dv: 32, bf16Kv: true },
+      ]) {
+        const rows = await open(t, variant)
+        const tiles = await open(t, { ...variant, tiles: true })
+        for (const m of [1, 2, 31, 33, 70]) {
+          for (const n of [0, 1, 15, 16, 31, 32, 33, 63, 64, 511, 512, 513]) {
+            await compare(tiles, m, n, m * 1000 + n)
+            const { inputs, outDims } = rows.make(m, n, createRandom(m + n))
+            assert.deepEqual(
+              await tiles.kernel.run(inputs, outDims),
+              await rows.kernel.run(inputs, outDims),
+              `${m} queries, ${n} keys`,
+            )
+          }
+        }
+      }
+    })
+
     test('random lengths', async (t) => {
       const opened = await open(t, { ...PLAIN, heads: 1, dqk: 8, dv: 8 })
       const random = createRandom(17)

@@ -22,7 +22,7 @@ EXPORTED peregrine::Status* RegisterCustomOps(peregrine::Options* options,
   using namespace peregrine;
   static Domain* domain = nullptr;
   std::vector<const Op*> ops = {&HSTU_ATTENTION, &HSTU_CAUSAL_ATTENTION, &HSTU_GATE,
-                                &HSTU_BF16};
+                                &HSTU_BF16, &HSTU_KV_TILES};
   for (const Op& op : HSTU_LINEAR) ops.push_back(&op);
   return addOps(options, base, &domain, ops);
 }

@@ -8,6 +8,7 @@ extern const Op HSTU_ATTENTION;
 extern const Op HSTU_CAUSAL_ATTENTION;
 extern const Op HSTU_GATE;
 extern const Op HSTU_BF16;
+extern const Op HSTU_KV_TILES;
 /** One per form: see linear.cc. */
 extern const std::vector<Op> HSTU_LINEAR;
 

@@ -84,7 +84,7 @@ inline void packColumns(const Rows& rows, int64_t start, int64_t end, int64_t de
       }
       transpose(words);
       uint32_t* tile = to + x / DEPTH * 2 * TILE_WORDS + half * TILE_WORDS;
-      for (int i = 0; i < TILE; i++) _mm512_store_si512(tile + i * TILE, words[i]);
+      for (int i = 0; i < TILE; i++) _mm512_storeu_si512(tile + i * TILE, words[i]);
     }
   }
 }
@@ -107,8 +107,8 @@ inline void packRows(const Rows& rows, int64_t start, int64_t end, int64_t colum
   for (int pair = 0; pair < TILE; pair++) {
     const __m512i even = load(start + 2 * pair), odd = load(start + 2 * pair + 1);
     uint32_t* tile = to + pair * TILE;
-    _mm512_store_si512(tile, _mm512_permutex2var_epi16(even, left, odd));
-    _mm512_store_si512(tile + TILE_WORDS, _mm512_permutex2var_epi16(even, right, odd));
+    _mm512_storeu_si512(tile, _mm512_permutex2var_epi16(even, left, odd));
+    _mm512_storeu_si512(tile + TILE_WORDS, _mm512_permutex2var_epi16(even, right, odd));
   }
 }
 
