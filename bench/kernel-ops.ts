@@ -10,7 +10,8 @@ import { gateAttributes, hstuGate } from '../model/export/gate.js'
 import { hstuLinear } from '../model/export/linear.js'
 import { PAPER_SHAPE, randomConfig } from '../model/export/random.js'
 import { createRandom } from '../model/random.js'
-import { roundedKv, withBf16Kv } from '../test/op-runs.js'
+import { tiledKv, withTiles } from '../test/kv-tiles.js'
+import { isKv } from '../test/op-runs.js'
 
 const CANDIDATES = 1024
 
@@ -126,17 +127,19 @@ export function opCases(): OpCase[] {
   ]
 }
 
-/** A case ready to run on `threads` threads, a library's with K/V in bf16; `close` frees it. */
+/** A case ready to run on `threads` threads, a library's with K/V as tiles; `close` frees it. */
 export async function openCase(
   folder: string,
   { graph, inputs, outDims }: OpCase,
   library: string | undefined,
   threads: number,
 ) {
-  const isKernel = library !== undefined
+  const hasTiles = library !== undefined && graph.inputs.some(({ name }) => isKv(name))
+  const config = randomConfig(PAPER_SHAPE)
   const options = { library, threads, spin: threads > 1 }
-  const session = await openOp(folder, isKernel ? withBf16Kv(graph) : graph, options)
-  const { run, release } = session.bind(isKernel ? roundedKv(inputs) : inputs, outDims)
+  const session = await openOp(folder, hasTiles ? withTiles(graph, config) : graph, options)
+  const given = hasTiles ? await tiledKv(inputs, config, library) : inputs
+  const { run, release } = session.bind(given, outDims)
   return {
     run,
     close() {

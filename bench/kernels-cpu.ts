@@ -40,7 +40,7 @@ export type KernelTime = {
   readonly kernelsMs: number
   readonly functionsMs: number
 }
-/** `float32KvMs`: of kernels that round K/V in each run. */
+/** `float32KvMs`: of kernels that round K/V and pack it to tiles in each run. */
 export type CallTime = KernelTime & { readonly float32KvMs: number }
 export type KernelsResult = {
   readonly library: string
