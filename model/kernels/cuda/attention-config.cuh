@@ -23,32 +23,51 @@ struct AttentionMaps {
   CUtensorMap q, k, v, ownK, ownV;
 };
 
-/// For 16 rows and eight keys that fall into one bucket or two neighbours: half of the nearer one's weight, what the farther
-/// one has more, and where it begins.
-struct alignas(16) BiasStep {
-  float near, more;
-  int32_t edge, unused;
+/// What of the time weights no tile changes, for differences below 2^31 - 1; all weights halved, as SiLU takes them.
+struct alignas(16) BiasTables {
+  NearSegment segments[kNearSegments];
+  int32_t begins[kNearBuckets];
+  uint16_t weights[kNearBuckets];
+  uint8_t buckets[kNearSegments];  ///< of a segment's smallest number
 };
 
-/// What a tile of keys adds to the scores: written by the producer's warps, read by the consumers. Times count from the
-/// block's first row.
+/// Edges of buckets among a tile's keys that are prepared row by row.
+constexpr int kMostEdges = 8;
+
+/// What a tile of keys adds to the scores, halved: written by the producer's warps, read by the consumers. Pairs are two
+/// halves in a word, of a key and the next. The keys of a tile mostly lie in order of their times: an edge between two
+/// buckets then is, row by row, a number of keys.
 template <int Rows, int Keys>
 struct alignas(16) BiasTile {
-  BiasStep steps[Rows / 16][Keys / 8];  ///< of a warp's rows
-  int32_t times[Keys];
-  float position[Rows + Keys];  ///< half of pos_w, by row + Keys - 1 - key
-  /// Bits of eight keys each for a warp's rows: from bit 0 on those of more than one bucket, from bit 16 on of more than two.
-  uint32_t several[Rows / 16];
-  int32_t isFar;  ///< a time is not within kNear of the block's first row
+  static constexpr int Groups = Keys / 32;  ///< of keys
+  static_assert(Rows / 16 * Groups <= 32, "a lane per group and warp");
+  /// By warp of 16 rows and 32 keys: the one bucket's weight, twice; 0 where there are several.
+  uint32_t weight[Rows / 16 * Groups];
+  /// Where there are several buckets: which edges, kSearch or from the nearest, bits 0 … 7, to the farthest, bits 8 … 15.
+  uint32_t edges[Rows / 16 * Groups];
+  uint32_t beyond[kMostEdges + 1];    ///< weight beyond edge i, twice; behind it that of the nearer bucket. Edge 0 is the farthest.
+  uint32_t several;                   ///< bit i: weight[i] is not all
+  uint8_t keys[Rows][kMostEdges];     ///< by row and edge: how many of the tile's keys are beyond
+  uint32_t position[Rows + Keys];     ///< pairs of pos_w, by row + Keys - key
+  int32_t times[Keys];                ///< as rows' times are: see kNear
+  int32_t isFar;                      ///< a time is outside of what `times` can say
 };
 
-/// Times so close to each other differ by less than 2^31.
+/// Too many buckets, or keys in no order.
+constexpr uint32_t kSearch = ~0u;
+
+/// Times count from this long before the block's first row; from 0 to 2^31 - 2 they say all, and differ by less than 2^31 - 1.
 constexpr int64_t kNear = 1 << 30;
 
-/// Candidates share one row of the bias.
+/// Of a time that counts so: whether it says all, and itself or what is nearest to it.
+__device__ __forceinline__ bool isNearTime(int64_t since) { return since >= 0 && since < INT32_MAX; }
+__device__ __forceinline__ int32_t nearTime(int64_t since) { return int32_t(max(int64_t(0), min(int64_t(INT32_MAX - 1), since))); }
+
+/// Candidates share one row of the bias: pairs by the quad's thread that has them, eight keys further each.
 template <int Keys>
 struct alignas(16) BiasRow {
-  float half[Keys];
+  static constexpr int Stride = Keys / 8 + 4;
+  uint32_t pairs[4 * Stride];
 };
 
 template <int Width, int Keys, int Warpgroups, int Stages, bool Causal, bool Bias>
@@ -58,10 +77,10 @@ struct AttentionConfig {
   static constexpr int PipeBytes = QueryBytes + 2 * Stages * TileBytes;
   static constexpr int SumStride = Width + 8, SumBytes = Rows * SumStride * 4;
   static constexpr int MainBytes = PipeBytes > SumBytes ? PipeBytes : SumBytes;
-  using Tile = std::conditional_t<Causal, BiasTile<Rows, Keys>, BiasRow<Keys>>;
-  static constexpr int SegmentBytes = Bias && Causal ? kNearSegments * int(sizeof(NearSegment)) : 0;
-  static constexpr int BiasBytes = Bias ? SegmentBytes + Stages * int(sizeof(Tile)) : 0;
-  static constexpr int BarrierBytes = (6 * Stages + 1) * 8;
+  using Tile = std::conditional_t<Causal && Bias, BiasTile<Rows, Keys>, BiasRow<Keys>>;
+  static constexpr int TableBytes = Bias ? int(sizeof(BiasTables)) : 0;
+  static constexpr int BiasBytes = Bias ? TableBytes + Stages * int(sizeof(Tile)) : 0;
+  static constexpr int BarrierBytes = (6 * Stages + 2) * 8;
   static constexpr int SharedBytes = 1024 + MainBytes + BiasBytes + BarrierBytes;
   static constexpr int MostForTwo = 113 * 1024;
   static constexpr int PerMultiprocessor = Warpgroups == 1 && SharedBytes <= MostForTwo ? 2 : 1;

@@ -5,6 +5,7 @@
 // cluster of CTAs, which add up their partial sums through distributed shared memory: one launch, no workspace, no
 // atomics, the same bits every time.
 #pragma once
+#include "attention-bias.cuh"
 #include "attention-config.cuh"
 #include "hopper.cuh"
 #include "wgmma.cuh"
@@ -19,8 +20,8 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
   extern __shared__ uint8_t raw[];
   uint8_t* base = aligned(raw);
   const uint32_t sharedQ = sharedAddress(base), sharedK = sharedQ + C::QueryBytes, sharedV = sharedK + Stages * C::TileBytes;
-  [[maybe_unused]] auto* segments = reinterpret_cast<NearSegment*>(base + C::MainBytes);
-  auto* biasTiles = reinterpret_cast<typename C::Tile*>(base + C::MainBytes + C::SegmentBytes);
+  [[maybe_unused]] auto& tables = *reinterpret_cast<BiasTables*>(base + C::MainBytes);
+  [[maybe_unused]] auto* biasTiles = reinterpret_cast<typename C::Tile*>(base + C::MainBytes + C::TableBytes);
   const uint32_t barriers = sharedAddress(base + C::MainBytes + C::BiasBytes);
   const auto fullK = [&](int s) { return barriers + 8 * s; };
   const auto fullV = [&](int s) { return barriers + 8 * (Stages + s); };
@@ -28,7 +29,7 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
   const auto emptyV = [&](int s) { return barriers + 8 * (3 * Stages + s); };
   const auto fullBias = [&](int s) { return barriers + 8 * (4 * Stages + s); };
   const auto emptyBias = [&](int s) { return barriers + 8 * (5 * Stages + s); };
-  const uint32_t fullQ = barriers + 8 * 6 * Stages;
+  const uint32_t fullQ = barriers + 8 * 6 * Stages, fullTables = fullQ + 8;
 
   // Causal: every head's longest blocks start first, or the last to start would be the last to end by far.
   const int block = Causal ? int(gridDim.z - 1 - blockIdx.z) : int(blockIdx.y);
@@ -48,14 +49,16 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       barrierInit(emptyBias(s), Warpgroups * 4 * kArrivals);
     }
     barrierInit(fullQ, 1);
+    barrierInit(fullTables, 3 * kArrivals);
     barrierInitFence();
   }
+  [[maybe_unused]] const KnownSegments segments(Bias && threadIdx.x >= 32 && threadIdx.x < 128 ? int(threadIdx.x) - 32 : -1);
   waitForBefore();
   const int realKeys = p.lengths ? min(p.keys, int(p.lengths[user])) : p.keys;
   const int ownKeys = Causal ? min(p.rows, row0 + C::Rows) : 0;
   const int sharedTiles = (realKeys + Keys - 1) / Keys, tiles = sharedTiles + (ownKeys + Keys - 1) / Keys;
   const int first = int(int64_t(tiles) * rank / splits), end = int(int64_t(tiles) * (rank + 1) / splits);
-  const auto halfTimeWeight = [&](int bucket) { return 0.5f * __half2float(__ldg(p.timeW + bucket)); };
+  const auto halfTimeWeight = [&](int bucket) { return halfWeight(p, bucket); };
   __syncthreads();
 
   const int warpgroup = threadIdx.x / 128;
@@ -84,99 +87,9 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
         }
       }
     } else if (Bias && threadIdx.x >= 32) {
-      // A warp per stage: the loads of several tiles are under way.
-      const int helper = threadIdx.x / 32 - 1, lane = threadIdx.x % 32, last = p.positions - 1;
-      const int64_t* allTimes = p.times + int64_t(user) * (p.keys + (Causal ? p.rows : 0));
-      int64_t zero = 0;
-      bool isFarRow = false;
-      // Of rows 32i … 32i + 15, and in the upper half of the warp of the sixteen behind them.
-      [[maybe_unused]] int32_t rowEarliest[C::Rows / 32], rowLatest[C::Rows / 32];
-      if constexpr (Causal) {
-        zero = __ldg(allTimes + p.keys + row0);
-#pragma unroll
-        for (int i = 0; i < C::Rows / 32; i++) {
-          const int64_t since = __ldg(allTimes + p.keys + min(row0 + 32 * i + lane, p.rows - 1)) - zero;
-          isFarRow |= since <= -kNear || since >= kNear;
-          rowEarliest[i] = rowLatest[i] = int32_t(max(-kNear, min(kNear, since)));
-#pragma unroll
-          for (int other = 1; other < 16; other *= 2) {
-            rowEarliest[i] = min(rowEarliest[i], __shfl_xor_sync(~0u, rowEarliest[i], other));
-            rowLatest[i] = max(rowLatest[i], __shfl_xor_sync(~0u, rowLatest[i], other));
-          }
-        }
-        for (int i = helper * 32 + lane; i < kNearSegments; i += 96)
-          segments[i] = nearSegment(i, reinterpret_cast<const uint16_t*>(p.timeW));
-        // Whoever gets a tile may then read them.
-        asm volatile("bar.sync 2, 96;" ::: "memory");
-      }
-      for (int t = first + helper; helper < Stages && t < end; t += Stages) {
-        const int stage = helper;
-        const uint32_t phase = (t - first) / Stages & 1;
-        const bool isOwn = Causal && t >= sharedTiles;
-        const int token = (isOwn ? t - sharedTiles : t) * Keys, limit = isOwn ? p.rows : p.keys;
-        const int64_t* times = allTimes + (isOwn ? p.keys : 0);
-        barrierWait(emptyBias(stage), phase ^ 1);
-        typename C::Tile& tile = biasTiles[stage];
-        if constexpr (Causal) {
-          bool isFar = isFarRow;
-          // Of the eight keys that lane % 16 stands for.
-          int32_t earliest = 0, latest = 0;
-#pragma unroll
-          for (int i = 0; i < Keys / 32; i++) {
-            // What lies behind the last key is masked; a copy of that key does not widen its neighbours' range.
-            const int64_t since = __ldg(times + min(token + 32 * i + lane, limit - 1)) - zero;
-            const int32_t time = int32_t(max(-kNear, min(kNear, since)));
-            isFar |= since <= -kNear || since >= kNear;
-            int32_t low = time, high = time;
-#pragma unroll
-            for (int other = 1; other < 8; other *= 2) {
-              low = min(low, __shfl_xor_sync(~0u, low, other));
-              high = max(high, __shfl_xor_sync(~0u, high, other));
-            }
-            tile.times[32 * i + lane] = time;
-            low = __shfl_sync(~0u, low, lane % 4 * 8);
-            high = __shfl_sync(~0u, high, lane % 4 * 8);
-            if (lane % 16 / 4 == i) {
-              earliest = low;
-              latest = high;
-            }
-          }
-          isFar = __any_sync(~0u, isFar);
-          if (lane == 0) tile.isFar = isFar;
-          const bool isGroup = lane % 16 < Keys / 8;
-#pragma unroll
-          for (int i = 0; i < C::Rows / 32; i++) {
-            const int near = timeBucket(rowEarliest[i] - latest), far = timeBucket(rowLatest[i] - earliest);
-            const float weight = halfTimeWeight(near);
-            const int64_t edge = endOfBucket(near);
-            if (isGroup)
-              tile.steps[2 * i + lane / 16][lane % 16] =
-                  BiasStep{weight, halfTimeWeight(far) - weight, int32_t(edge < INT32_MAX ? edge : INT32_MAX), 0};
-            const uint32_t two = __ballot_sync(~0u, isGroup && (isFar || far > near));
-            const uint32_t more = __ballot_sync(~0u, isGroup && (isFar || far > near + 1));
-            if (lane % 16 == 0)
-              tile.several[2 * i + lane / 16] = (two >> lane & 0xFFFF) | (more >> lane & 0xFFFF) << 16;
-          }
-          const int nearest = row0 + (isOwn ? 0 : p.keys) - (token + Keys - 1);
-#pragma unroll
-          for (int i = lane; i < C::Rows + Keys; i += 32)
-            tile.position[i] = 0.5f * __half2float(p.posW[min(max(nearest + i, 0), last)]);
-        } else {
-          int64_t since[Keys / 32];
-          float position[Keys / 32];
-#pragma unroll
-          for (int i = 0; i < Keys / 32; i++) {
-            const int key = token + lane + 32 * i;
-            since[i] = __ldg(times + min(key, limit - 1));
-            position[i] = __half2float(p.posW[min(max(realKeys - key, 0), last)]);
-          }
-          const int64_t now = __ldg(p.queryTimes + user);
-#pragma unroll
-          for (int i = 0; i < Keys / 32; i++)
-            tile.half[lane + 32 * i] = fmaf(0.5f, position[i], halfTimeWeight(timeBucket(now - since[i])));
-        }
-        arriveTogether(fullBias(stage), lane);
-      }
+      if constexpr (Bias)
+        prepareBias<C, Keys, Stages, Causal>(p, {user, row0, realKeys, sharedTiles, first, end}, tables, biasTiles, segments,
+                                             {fullTables, fullBias(0), emptyBias(0)});
     }
     if (splits > 1) {
       __syncwarp();
@@ -253,20 +166,23 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     }
   }
 
-  // Counted as the tiles' times are.
   [[maybe_unused]] int32_t rowTime[2] = {0, 0};
   if constexpr (Bias && Causal) {
     const int64_t* times = p.times + int64_t(user) * (p.keys + p.rows) + p.keys;
-    const int64_t zero = __ldg(times + row0);
+    const int64_t zero = __ldg(times + row0) - kNear;
 #pragma unroll
-    for (int e = 0; e < 2; e++)
-      rowTime[e] = int32_t(max(-kNear, min(kNear, __ldg(times + min(r0 + 8 * e, p.rows - 1)) - zero)));
+    for (int e = 0; e < 2; e++) rowTime[e] = nearTime(__ldg(times + min(r0 + 8 * e, p.rows - 1)) - zero);
   }
 
   barrierWait(fullQ, 0);
   const uint32_t ownQ = sharedQ + own * 64 * 128;
   float S[Keys / 2];
-  uint32_t P[Keys / 4];
+  // Pairs of halves, of row r0 in even places and of the row eight below in odd ones: the weights that a product reads; of
+  // the next tile half of what SiLU is taken of, and its hyperbolic tangent. Nothing may be written into P while that
+  // product is under way, nor copied into it: the assembler would make it wait for all. The bias, halved: of candidates
+  // one pair for both rows.
+  [[maybe_unused]] uint32_t P[Keys / 4], H[Keys / 4], tanhs[Keys / 4];
+  [[maybe_unused]] uint32_t B[!Bias ? 1 : Causal ? Keys / 4 : Keys / 8];
 
   const auto scores = [&](int stage) {
     productFence();
@@ -279,125 +195,154 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     productCommit();
   };
 
-  /// S as weights; keys that a row does not see get none where `isMasked`.
-  const auto weigh = [&](auto masked, auto simple, int t, int stage, [[maybe_unused]] uint32_t several) {
+  /// Adds to B what the tile's times add to 32 keys of several buckets.
+  [[maybe_unused]] const auto addTimes = [&](const auto& tile, int t, int stage, int group) {
+    uint32_t T[16];
+    const uint32_t edges = tile.edges[(own * 4 + warp) * (Keys / 32) + group];
+    if (edges != kSearch) {
+      const int nearest = edges & 255, farthest = edges >> 8;
+      const uint2 a = *reinterpret_cast<const uint2*>(tile.keys[localRow]), b = *reinterpret_cast<const uint2*>(tile.keys[localRow + 8]);
+      uint32_t weight = tile.beyond[nearest + 1];
+#pragma unroll
+      for (int i = 0; i < 8; i++) T[i] = weight;
+      // Counted from this thread's first column in the group.
+      const float column = 32 * group + 2 * quad;
+      const uint32_t toColumn = packHalves(-column, -column);
+      for (int edge = nearest; edge >= farthest; edge--) {
+        const uint32_t byte = 0x4040 + (edge & 3) * 0x101;
+        const uint32_t keys[2] = {addHalves(__byte_perm(edge < 4 ? a.x : a.y, kWholeHalf, byte), toColumn),
+                                  addHalves(__byte_perm(edge < 4 ? b.x : b.y, kWholeHalf, byte), toColumn)};
+        weight = tile.beyond[edge];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+          const uint32_t isBeyond = halvesBelow(wholeHalves(i / 2 * 8), keys[i % 2]);
+          T[i] = (weight & isBeyond) | (T[i] & ~isBeyond);
+        }
+      }
+    } else {
+      const bool isOwn = t >= sharedTiles, isFar = tile.isFar;
+      const int token = (isOwn ? t - sharedTiles : t) * Keys, lastKey = (isOwn ? p.rows : p.keys) - 1;
+      const int64_t* all = p.times + int64_t(user) * (p.keys + p.rows);
+      barrierWait(fullTables, 0);
+#pragma unroll
+      for (int i = 0; i < 8; i++) {
+        const int column = 32 * group + i / 2 * 8 + 2 * quad;
+        uint32_t halves[2];
+        if (!isFar) {
+          const int2 times = *reinterpret_cast<const int2*>(&tile.times[column]);
+#pragma unroll
+          for (int e = 0; e < 2; e++) {
+            const int seconds = max(rowTime[i % 2] - (e ? times.y : times.x), 1);
+            const NearSegment segment = tables.segments[nearSegmentOf(__float_as_uint(__int2float_rz(seconds)))];
+            halves[e] = seconds >= segment.edge ? segment.weights >> 16 : segment.weights & 0xFFFF;
+          }
+        } else {
+          const int64_t time = __ldg(all + p.keys + min(r0 + i % 2 * 8, p.rows - 1));
+#pragma unroll
+          for (int e = 0; e < 2; e++) {
+            const int64_t keyTime = __ldg(all + (isOwn ? p.keys : 0) + min(token + column + e, lastKey));
+            halves[e] = __half_as_ushort(__float2half_rn(halfTimeWeight(timeBucket(time - keyTime))));
+          }
+        }
+        T[i] = halves[0] | halves[1] << 16;
+      }
+    }
+#pragma unroll
+    for (int g = 0; g < Keys / 32; g++) {
+      if (g != group) continue;
+#pragma unroll
+      for (int i = 0; i < 8; i++) B[8 * g + i] = addHalves(B[8 * g + i], T[i]);
+    }
+  };
+
+  /// The tile's bias into B, while its scores are computed.
+  const auto addBias = [&](int t, int stage, uint32_t phase) {
+    if constexpr (Bias) {
+      barrierWait(fullBias(stage), phase);
+      const typename C::Tile& tile = biasTiles[stage];
+      if constexpr (Causal) {
+        const uint32_t* position = tile.position + localRow - 2 * quad + Keys;
+        // Eight rows further down is as far as eight keys before.
+        uint32_t above = position[8];
+        const int group0 = (own * 4 + warp) * (Keys / 32);
+#pragma unroll
+        for (int j = 0; j < Keys / 8; j++) {
+          const uint32_t here = position[-8 * j], weight = tile.weight[group0 + j / 4];
+          B[2 * j] = addHalves(here, weight);
+          B[2 * j + 1] = addHalves(above, weight);
+          above = here;
+        }
+        for (uint32_t several = tile.several >> group0 & ((1 << Keys / 32) - 1); several; several &= several - 1)
+          addTimes(tile, t, stage, __ffs(several) - 1);
+      } else {
+#pragma unroll
+        for (int j = 0; j < Keys / 8; j += 4) {
+          const uint4 pairs = *reinterpret_cast<const uint4*>(&tile.pairs[quad * C::Tile::Stride + j]);
+          B[j] = pairs.x;
+          B[j + 1] = pairs.y;
+          B[j + 2] = pairs.z;
+          B[j + 3] = pairs.w;
+        }
+      }
+      arriveTogether(emptyBias(stage), lane);
+    }
+  };
+
+  const uint32_t halfAlphas = packHalves(p.halfAlpha, p.halfAlpha);
+  /// S and B as H and its tangent; keys that a row does not see get none where `isMasked`.
+  const auto weigh = [&](auto masked, int t) {
     constexpr bool isMasked = decltype(masked)::value;
-    [[maybe_unused]] constexpr bool isSimple = decltype(simple)::value;
     const bool isOwn = Causal && t >= sharedTiles;
     const int token = (isOwn ? t - sharedTiles : t) * Keys;
     const int lastKey = (isOwn ? p.rows : realKeys) - 1;
-    // Counted from this thread's first column: 8j + parity must not be above.
-    const int most0 = (isOwn ? min(lastKey, r0) : lastKey) - token - 2 * quad;
-    const int most1 = (isOwn ? min(lastKey, r0 + 8) : lastKey) - token - 2 * quad;
-    [[maybe_unused]] const typename C::Tile& tile = biasTiles[Bias ? stage : 0];
-    [[maybe_unused]] float above[2] = {0.f, 0.f};
-    [[maybe_unused]] const BiasStep* steps = nullptr;
-    if constexpr (Bias && Causal) {
-      steps = tile.steps[own * 4 + warp];
-      above[0] = tile.position[localRow + 8 + Keys - 1 - 2 * quad];
-      above[1] = tile.position[localRow + 8 + Keys - 2 - 2 * quad];
+    [[maybe_unused]] uint32_t seen[2];
+    if constexpr (isMasked) {
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        // Counted from this thread's first column: pair 8j must be below.
+        const int keys = (isOwn ? min(lastKey, r0 + 8 * e) : lastKey) - token - 2 * quad + 1;
+        seen[e] = (kWholeHalf << 8 | max(0, min(Keys, keys))) * 0x10001u;
+      }
     }
-    // Eight keys at a time; `buckets`: of their pairs with the warp's rows, 3 for more than two.
-    const auto eight = [&](int j, auto buckets) {
-      [[maybe_unused]] constexpr int kCount = decltype(buckets)::value;
-      float half[4];
-      if constexpr (!Bias) {
 #pragma unroll
-        for (int e = 0; e < 4; e++) half[e] = S[4 * j + e] * p.halfAlpha;
-      } else if constexpr (!Causal) {
-        const float2 bias = *reinterpret_cast<const float2*>(&tile.half[8 * j + 2 * quad]);
-#pragma unroll
-        for (int e = 0; e < 4; e++) half[e] = fmaf(S[4 * j + e], p.halfAlpha, e & 1 ? bias.y : bias.x);
-      } else {
-        const int nearest = localRow + Keys - 1 - 2 * quad - 8 * j;
-        const float here[2] = {tile.position[nearest], tile.position[nearest - 1]};
-        // Eight rows further down is as far as eight keys before.
-        const float position[4] = {here[0], here[1], above[0], above[1]};
-        above[0] = here[0];
-        above[1] = here[1];
-        if constexpr (kCount == 1) {
-          const float near = steps[j].near;
-#pragma unroll
-          for (int e = 0; e < 4; e++) half[e] = fmaf(S[4 * j + e], p.halfAlpha, position[e] + near);
-        } else if constexpr (kCount == 2) {
-          const int2 times = *reinterpret_cast<const int2*>(&tile.times[8 * j + 2 * quad]);
-          const BiasStep step = steps[j];
-          const int32_t since[2] = {rowTime[0] - step.edge, rowTime[1] - step.edge};
-#pragma unroll
-          for (int e = 0; e < 4; e++) {
-            half[e] = fmaf(S[4 * j + e], p.halfAlpha, position[e] + step.near);
-            if ((e & 1 ? times.y : times.x) <= since[e >> 1]) half[e] += step.more;
-          }
-        } else if (!tile.isFar) {
-          const int2 times = *reinterpret_cast<const int2*>(&tile.times[8 * j + 2 * quad]);
-#pragma unroll
-          for (int e = 0; e < 4; e++) {
-            const int seconds = max(rowTime[e >> 1] - (e & 1 ? times.y : times.x), 1);
-            const NearSegment segment = segments[nearSegmentOf(__float_as_uint(__int2float_rz(seconds)))];
-            const uint32_t weight = seconds >= segment.edge ? segment.weights >> 16 : segment.weights & 0xFFFF;
-            half[e] = fmaf(0.5f, __half2float(__ushort_as_half(uint16_t(weight))), fmaf(S[4 * j + e], p.halfAlpha, position[e]));
-          }
-        } else {
-          const int64_t* all = p.times + int64_t(user) * (p.keys + p.rows);
-#pragma unroll
-          for (int e = 0; e < 4; e++) {
-            const int64_t time = __ldg(all + p.keys + min(r0 + 8 * (e >> 1), p.rows - 1));
-            const int64_t keyTime = __ldg(all + (isOwn ? p.keys : 0) + min(token + 8 * j + 2 * quad + (e & 1), lastKey));
-            half[e] = fmaf(S[4 * j + e], p.halfAlpha, position[e]) + halfTimeWeight(timeBucket(time - keyTime));
-          }
-        }
+    for (int i = 0; i < Keys / 4; i++) {
+#ifdef HSTU_WIDE_SILU
+      float2 bias = make_float2(0.f, 0.f);
+      if constexpr (Bias) bias = unpackHalves(B[Causal ? i : i / 2]);
+      S[2 * i] = siluOfHalf(fmaf(S[2 * i], p.halfAlpha, bias.x));
+      S[2 * i + 1] = siluOfHalf(fmaf(S[2 * i + 1], p.halfAlpha, bias.y));
+      if constexpr (isMasked) {
+        const uint32_t mask = halvesBelow(wholeHalves(i / 2 * 8), seen[i % 2]);
+        if (!(mask & 1)) S[2 * i] = 0.f;
+        if (!(mask >> 16)) S[2 * i + 1] = 0.f;
       }
-#pragma unroll
-      for (int e = 0; e < 4; e++) {
-        const float weight = siluOfHalf(half[e]);
-        S[4 * j + e] = isMasked && 8 * j + (e & 1) > (e < 2 ? most0 : most1) ? 0.f : weight;
-      }
-    };
-    if constexpr (!Bias || !Causal) {
-#pragma unroll
-      for (int j = 0; j < Keys / 8; j++) eight(j, std::integral_constant<int, 1>());
-    } else if constexpr (isSimple) {
-      // A branch for every 32 keys: loads and arithmetic of four times eight overlap.
-#pragma unroll
-      for (int j0 = 0; j0 < Keys / 8; j0 += 4) {
-        if (several >> j0 & 15) {
-#pragma unroll
-          for (int j = j0; j < j0 + 4; j++) eight(j, std::integral_constant<int, 2>());
-        } else {
-#pragma unroll
-          for (int j = j0; j < j0 + 4; j++) eight(j, std::integral_constant<int, 1>());
-        }
-      }
-    } else {
-#pragma unroll
-      for (int j = 0; j < Keys / 8; j++) {
-        if (several >> (16 + j) & 1) {
-          eight(j, std::integral_constant<int, 3>());
-        } else {
-          eight(j, std::integral_constant<int, 2>());
-        }
-      }
+#else
+      // What no half can say is the largest that one can: nothing less would be left of it below 0, and nothing more above.
+      H[i] = fmaHalves(packBounded(S[2 * i], S[2 * i + 1]), halfAlphas, Bias ? B[Causal ? i : i / 2] : 0x80008000u);
+      if constexpr (isMasked) H[i] &= halvesBelow(wholeHalves(i / 2 * 8), seen[i % 2]);
+      tanhs[i] = tanhOfHalves(H[i]);
+#endif
     }
   };
 
-  const auto weights = [&](int t, int stage, uint32_t phase) {
+  const auto weights = [&](int t) {
     const bool isOwn = Causal && t >= sharedTiles;
     const int lastOfTile = (isOwn ? t - sharedTiles : t) * Keys + Keys - 1;
     const int mostOfAll = isOwn ? min(p.rows - 1, row0 + own * 64) : realKeys - 1;
-    uint32_t several = 0;
-    if constexpr (Bias) barrierWait(fullBias(stage), phase);
-    if constexpr (Bias && Causal) several = biasTiles[stage].several[own * 4 + warp];
-    if (lastOfTile > mostOfAll || several >> 16) {
-      weigh(std::true_type(), std::false_type(), t, stage, several);
+    if (lastOfTile > mostOfAll) {
+      weigh(std::true_type(), t);
     } else {
-      weigh(std::false_type(), std::true_type(), t, stage, several);
+      weigh(std::false_type(), t);
     }
-    if constexpr (Bias) arriveTogether(emptyBias(stage), lane);
   };
 
-  const auto packWeights = [&]() {
+  const auto takeWeights = [&]() {
 #pragma unroll
+#ifdef HSTU_WIDE_SILU
     for (int i = 0; i < Keys / 4; i++) P[i] = packHalves(S[2 * i], S[2 * i + 1]);
+#else
+    for (int i = 0; i < Keys / 4; i++) P[i] = fmaHalves(H[i], tanhs[i], H[i]);
+#endif
   };
 
   const auto addValues = [&](int stage) {
@@ -416,11 +361,12 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     barrierWait(fullK(stage), phase);
     pin(S);
     scores(stage);
+    addBias(first, stage, phase);
     productWait<0>();
     pin(S);
     if (lane == 0) barrierArrive(emptyK(stage));
-    weights(first, stage, phase);
-    packWeights();
+    weights(first);
+    takeWeights();
     for (int t = first; t < end - 1; t++) {
       int nextStage = stage + 1;
       uint32_t nextPhase = phase;
@@ -434,14 +380,15 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       barrierWait(fullV(stage), phase);
       pin(sum);
       addValues(stage);
+      addBias(t + 1, nextStage, nextPhase);
       productWait<1>();
       pin(S);
       if (lane == 0) barrierArrive(emptyK(nextStage));
-      weights(t + 1, nextStage, nextPhase);
+      weights(t + 1);
       productWait<0>();
       pin(sum);
       if (lane == 0) barrierArrive(emptyV(stage));
-      packWeights();
+      takeWeights();
       stage = nextStage;
       phase = nextPhase;
     }

@@ -112,6 +112,15 @@ HSTU_BOTH inline int timeBucket(int64_t seconds) {
 /// Segments of numbers below 2^31, by the leading bit and two behind it: 25 % wide at most, still less than a bucket.
 constexpr int kNearSegments = 31 * 4;
 
+constexpr int countNearBuckets() {
+  int count = 1;
+  while (kEdges[count - 1] < INT32_MAX) count++;
+  return count;
+}
+
+/// Buckets that begin below 2^31.
+constexpr int kNearBuckets = countNearBuckets();
+
 /// Such a segment with the weights of its two buckets: looked up without knowing the bucket.
 struct alignas(8) NearSegment {
   int32_t edge;      ///< the upper half counts from here; INT32_MAX: nowhere
@@ -120,11 +129,13 @@ struct alignas(8) NearSegment {
 
 HSTU_BOTH inline int nearSegmentOf(uint32_t floatBits) { return int(floatBits >> 21) - (127 << 2); }
 
-/// Segment `index` over a table of weights per bucket, which are bits of halves.
-HSTU_BOTH inline NearSegment nearSegment(int index, const uint16_t* weights) {
-  const int bucket = segmentAt(2 * index).bucket;
-  const int64_t edge = endOfBucket(bucket), never = INT32_MAX;
-  return {int32_t(edge < never ? edge : never), uint32_t(weights[bucket]) | uint32_t(weights[bucket + 1]) << 16};
+/// Where the bucket behind `bucket` begins, of numbers below 2^31 - 1.
+HSTU_BOTH inline int32_t nearEnd(int bucket) {
+  const int64_t end = endOfBucket(bucket);
+  return int32_t(end < INT32_MAX ? end : INT32_MAX);
 }
+
+/// The bucket of segment `index`'s smallest number.
+HSTU_BOTH inline int nearBucketOf(int index) { return segmentAt(2 * index).bucket; }
 
 }  // namespace hstu

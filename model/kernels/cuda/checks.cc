@@ -51,10 +51,8 @@ void checkBuckets() {
   }
 }
 
-/// Weights looked up by segment are those of the buckets.
+/// Buckets looked up by the wider segments of numbers below 2^31.
 void checkNearSegments() {
-  uint16_t weights[hstu::kBuckets];
-  for (int i = 0; i < hstu::kBuckets; i++) weights[i] = uint16_t(1000 + i);
   const auto check = [&](int64_t s) {
     if (s < 1 || s > INT32_MAX - 1) return;
     // Rounded towards zero, as the kernels convert.
@@ -62,9 +60,8 @@ void checkNearSegments() {
     const float rounded = float(s >> shift << shift);
     uint32_t bits;
     std::memcpy(&bits, &rounded, sizeof bits);
-    const hstu::NearSegment segment = hstu::nearSegment(hstu::nearSegmentOf(bits), weights);
-    const uint32_t weight = s >= segment.edge ? segment.weights >> 16 : segment.weights & 0xFFFF;
-    expect(int(weight) == 1000 + hstu::timeBucket(s), "weight of %lld: of bucket %d", static_cast<long long>(s), int(weight) - 1000);
+    const int smallest = hstu::nearBucketOf(hstu::nearSegmentOf(bits)), bucket = smallest + (s >= hstu::nearEnd(smallest));
+    expect(bucket == hstu::timeBucket(s) && bucket < hstu::kNearBuckets, "bucket of %lld: %d", static_cast<long long>(s), bucket);
   };
   for (int64_t s = 1; s < 200'000; s++) check(s);
   for (const int64_t edge : hstu::kEdges)

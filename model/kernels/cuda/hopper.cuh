@@ -174,9 +174,51 @@ __device__ __forceinline__ float tanhFast(float x) {
 /// SiLU(x) of half = x / 2: x·sigmoid(x) = h + h·tanh(h), one operation of the special function unit.
 __device__ __forceinline__ float siluOfHalf(float half) { return fmaf(half, tanhFast(half), half); }
 
+__device__ __forceinline__ uint32_t tanhOfHalves(uint32_t halves) {
+  uint32_t y;
+  asm("tanh.approx.f16x2 %0, %1;" : "=r"(y) : "r"(halves));
+  return y;
+}
+
+__device__ __forceinline__ uint32_t twice(uint16_t half) { return half * 0x10001u; }
+
+__device__ __forceinline__ uint32_t addHalves(uint32_t a, uint32_t b) {
+  uint32_t y;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+  return y;
+}
+
+__device__ __forceinline__ uint32_t fmaHalves(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t y;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c));
+  return y;
+}
+
+/// All bits of those halves of `a` that are below `b`'s.
+__device__ __forceinline__ uint32_t halvesBelow(uint32_t a, uint32_t b) {
+  uint32_t y;
+  asm("set.lt.u32.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+  return y;
+}
+
+/// The upper byte of a half between 1,024 and 1,279: the lower one counts. So small whole numbers are compared in pairs.
+constexpr uint32_t kWholeHalf = 0x64;
+
+/// 1,024 + n, and behind it 1,025 + n.
+__device__ __forceinline__ constexpr uint32_t wholeHalves(int n) {
+  return (kWholeHalf << 8 | n) | (kWholeHalf << 8 | (n + 1)) << 16;
+}
+
 __device__ __forceinline__ uint32_t packHalves(float a, float b) {
   const __half2 pair = __floats2half2_rn(a, b);
   return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+/// What is beyond the largest half becomes that.
+__device__ __forceinline__ uint32_t packBounded(float a, float b) {
+  uint32_t y;
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a));
+  return y;
 }
 
 __device__ __forceinline__ float2 unpackHalves(uint32_t packed) {

@@ -41,7 +41,7 @@ parser.add_argument("library")
 parser.add_argument("--quick", action="store_true")
 parser.add_argument("--times", action="store_true")
 parser.add_argument("--host", action="store_true")
-parser.add_argument("--only", default="copy,rows,linear,attention", help="parts of the parity check")
+parser.add_argument("--only", default="copy,rows,linear,attention,times", help="parts of the parity check")
 parser.add_argument("--most", type=int, default=10**9, help="cases of attention and of linear layers, drawn at random")
 parser.add_argument("--seed", type=int, default=1)
 options = parser.parse_args()
@@ -129,10 +129,52 @@ def silu(x):
     return x * torch.sigmoid(x)
 
 
-class Case:
-    """One attention: uvqk rows of `users`, a history with its own uvqk, tables, times."""
+def mixed_times(users, span):
+    """Seconds to days apart, at times further than 32 bits of seconds say, and not in order everywhere."""
+    steps = torch.tensor([rng.choice([0, 1, 30, 3600, 86400, 400_000]) for _ in range(users * span)], dtype=torch.int64)
+    if rng.random() < 0.2:
+        steps[rng.randrange(len(steps)) if len(steps) else slice(0)] = 2**33
+    times = steps.view(users, span).cumsum(1)
+    if span > 8:
+        times[:, 3], times[:, 5] = times[:, 5].clone(), times[:, 3].clone()
+    return times
 
-    def __init__(self, heads, dqk, dv, users, rows, keys, causal, bias, packed, lengths, positions=64, hourly=False):
+
+def stepped(step):
+    return lambda users, span: torch.tensor([[step(i) for i in range(span)] for _ in range(users)], dtype=torch.int64).view(users, span).cumsum(1)
+
+
+def at_edges(users, span):
+    """As far from the newest as the buckets' edges, a second more and less; many alike."""
+    ago = sorted((math.ceil(math.exp(0.301 * rng.randint(1, 71))) + rng.choice([-1, 0, 1]) for _ in range(span)), reverse=True)
+    return (2**31 - torch.tensor(ago, dtype=torch.int64)).expand(users, span).clone()
+
+
+def shuffled(users, span):
+    return torch.tensor([rng.randint(0, 10_000_000) for _ in range(users * span)], dtype=torch.int64).view(users, span)
+
+
+TIMES = {
+    "mixed": mixed_times,
+    "equal": stepped(lambda i: 0),
+    "seconds": stepped(lambda i: 1),
+    "hours": stepped(lambda i: 3600),
+    "pairs": stepped(lambda i: i % 2 * 5400),
+    "in order": stepped(lambda i: rng.choice([0, 1, 30, 3600, 86400, 400_000])),
+    "one jump": stepped(lambda i: rng.choice([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 50_000_000]) if i % 8 == 0 else 0),
+    "days, then seconds": stepped(lambda i: 86400 if i % 200 < 150 else 1),
+    "at edges": at_edges,
+    "months": stepped(lambda i: 2_600_000),
+    "centuries": stepped(lambda i: 2**33 if i % 50 == 49 else 60),
+    "backwards": stepped(lambda i: -7200),
+    "shuffled": shuffled,
+}
+
+
+class Case:
+    """One attention: uvqk rows of `users`, a history with its own uvqk, tables, times by a name of TIMES."""
+
+    def __init__(self, heads, dqk, dv, users, rows, keys, causal, bias, packed, lengths, positions=64, times="mixed"):
         self.__dict__.update(locals())
         del self.__dict__["self"]
         self.width = 2 * heads * (dqk + dv)
@@ -144,17 +186,11 @@ class Case:
         self.real = [rng.choice([0, 1, keys, rng.randint(0, keys)]) for _ in range(users)] if lengths else [keys] * users
         self.lengths_at = torch.tensor(self.real, device=DEVICE, dtype=torch.int64) if lengths else None
         span = keys + rows if causal else keys
-        steps = torch.tensor([rng.choice([0, 1, 30, 3600, 86400, 400_000]) for _ in range(users * span)], dtype=torch.int64)
-        if hourly:
-            steps[:] = 3600
-        elif rng.random() < 0.2:  # further apart than 32 bits of seconds say
-            steps[rng.randrange(len(steps)) if len(steps) else slice(0)] = 2**33
-        self.times = (steps.view(users, span).cumsum(1) + 1_600_000_000).to(DEVICE) if span else torch.zeros(users, 0, dtype=torch.int64, device=DEVICE)
-        if span > 8 and not hourly:  # not in order everywhere
-            self.times[:, 3], self.times[:, 5] = self.times[:, 5].clone(), self.times[:, 3].clone()
+        self.pattern = times
+        self.times = (TIMES[times](users, span) + 1_600_000_000).to(DEVICE)
         newest = self.times.max(1).values if span else torch.full((users,), 1_600_000_000, device=DEVICE)
         self.query_times = newest + torch.tensor([rng.choice([0, 1, 77, 1_000_000]) for _ in range(users)], device=DEVICE)
-        self.pos_w, self.time_w = half(positions), half(BUCKETS)
+        self.pos_w, self.time_w = half(positions, scale=0.5), half(BUCKETS, scale=0.5)
 
     def view(self, x, offset, head):
         return View(at(x, offset), x.shape[1] * x.shape[2], x.shape[2], head)
@@ -208,7 +244,7 @@ class Case:
 
     def run(self, plans):
         expected = self.expected()
-        names = ("heads", "dqk", "dv", "users", "rows", "keys", "causal", "bias", "packed", "real")
+        names = ("heads", "dqk", "dv", "users", "rows", "keys", "causal", "bias", "packed", "real", "pattern")
         for warpgroups, split in plans:
             out, whole = poisoned(self.rows, self.users, self.heads * self.dv)
             failure = call("Attention", self.args(out, warpgroups, split))
@@ -230,6 +266,15 @@ def attention_cases():
         if options.quick:
             plans = rng.sample(plans, 4)
         Case(rng.choice([1, 3]), dqk, dv, users, rows, keys, causal, bias, packed, lengths).run(plans)
+
+
+def times_cases():
+    """The relative bias over every kind of times: one, two and many buckets of a tile's keys, in order or not."""
+    sizes = [(300, 260), (64, 1000), (520, 0), (1, 400)]
+    todo = list(itertools.product((64, 128, 256), TIMES, (True, False), sizes))
+    for width, times, causal, (rows, keys) in rng.sample(todo, min(len(todo), options.most, 60 if options.quick else len(todo))):
+        plans = rng.sample([(w, s) for w in (1, 2) for s in (1, 2, 3, 8)], 2) + [(0, 0)]
+        Case(1, width, width, rng.choice([1, 2]), rows, keys, causal, True, False, False, rng.choice([8, 500]), times).run(plans)
 
 
 LINEAR_PLANS = [(0, 0)] + [(t, s) for t in range(1, LINEAR_TILES + 1) for s in (1, 2, 4)]
@@ -349,7 +394,7 @@ def times():
         todo = [(m, n, False) for m in candidates] + [(n, 0, True), (64, n, True)]
         for rows, keys, causal in todo:
             for bias in (False, True):
-                cases = [Case(heads, d, d, 1, rows, keys, causal, bias, False, False, positions=n, hourly=True) for _ in range(3)]
+                cases = [Case(heads, d, d, 1, rows, keys, causal, bias, False, False, positions=n, times="hours") for _ in range(3)]
                 outs = [poisoned(rows, 1, heads * d)[0] for _ in cases]
                 pairs = rows * (keys + (rows + 1) / 2 if causal else keys + 1)
                 found = []
@@ -403,7 +448,7 @@ def copy_cases():
         check("copy", size, failure and failure.decode(), out, whole, given.to(DEVICE).double())
 
 
-PARTS = {"copy": copy_cases, "rows": row_cases, "linear": linear_cases, "attention": attention_cases}
+PARTS = {"copy": copy_cases, "rows": row_cases, "linear": linear_cases, "attention": attention_cases, "times": times_cases}
 for part in (PARTS[name] for name in options.only.split(",") if name):
     before = count
     try:

@@ -16,6 +16,6 @@ sanitize synccheck "$library" --most 30
 # All of them would take hours: a sample, another with every seed.
 HSTU_RACECHECK=1 "$here/build.sh" "$out/racecheck"
 for seed in 1 2 3 4 5 6; do
-  sanitize racecheck "$out/racecheck/libperegrine_kernels_cuda.so" --only attention --most 8 --seed "$seed"
+  sanitize racecheck "$out/racecheck/libperegrine_kernels_cuda.so" --only attention,times --most 8 --seed "$seed"
 done
 sanitize racecheck "$out/racecheck/libperegrine_kernels_cuda.so" --only rows,linear --most 8
