@@ -40,175 +40,185 @@ template <class C, int Keys, int Stages, bool Causal>
 __device__ __forceinline__ void prepareBias(const AttentionParams& p, const BiasBlock& block, BiasTables& tables,
                                             typename C::Tile* tiles, const KnownSegments& known, const BiasBarriers& barriers) {
   const int helper = threadIdx.x / 32 - 1, lane = threadIdx.x % 32, last = p.positions - 1;
-    const int64_t* allTimes = p.times + int64_t(block.user) * (p.keys + (Causal ? p.rows : 0));
-    const auto halfOf = [](float x) { return __half_as_ushort(__float2half_rn(x)); };
-    int64_t zero = 0;
-    bool isFarRow = false;
-    // A lane has rows lane, lane + 32 …, and the range of a warp's sixteen: of the warp in whose row of BiasTile::weight it is.
-    [[maybe_unused]] int32_t rowTime[C::Rows / 32], earliestRow = 0, latestRow = 0;
-    constexpr int kGroups = Keys / 32;
+  const int64_t* allTimes = p.times + int64_t(block.user) * (p.keys + (Causal ? p.rows : 0));
+  const auto halfOf = [](float x) { return __half_as_ushort(__float2half_rn(x)); };
+  int64_t zero = 0;
+  bool isFarRow = false;
+  // A lane has rows lane, lane + 32 …, and the range of a warp's sixteen: of the warp in whose row of BiasTile::weight it is.
+  [[maybe_unused]] int32_t rowTime[C::Rows / 32], earliestRow = 0, latestRow = 0;
+  constexpr int kGroups = Keys / 32;
+  if constexpr (Causal) {
+    zero = __ldg(allTimes + p.keys + block.row0) - kNear;
+#pragma unroll
+    for (int i = 0; i < C::Rows / 32; i++) {
+      const int64_t since = __ldg(allTimes + p.keys + min(block.row0 + 32 * i + lane, p.rows - 1)) - zero;
+      isFarRow |= !isNearTime(since);
+      rowTime[i] = nearTime(since);
+    }
+  }
+  // What lies behind the last key is masked; a copy of that key does not widen its neighbours' range.
+  [[maybe_unused]] int64_t keyTimes[kGroups];
+  constexpr int kWords = (C::Rows + Keys) / 32;
+  [[maybe_unused]] uint32_t positions[kWords][2];
+  [[maybe_unused]] const auto load = [&](int t) {
+    const bool isOwn = t >= block.sharedTiles;
+    const int token = (isOwn ? t - block.sharedTiles : t) * Keys, limit = isOwn ? p.rows : p.keys;
+    // As far from the block's first row as this lane's first word of `position` says, and behind it of the next key.
+    const int nearest = block.row0 + (isOwn ? 0 : p.keys) - token - Keys + lane;
+#pragma unroll
+    for (int i = 0; i < kGroups; i++) keyTimes[i] = __ldg(allTimes + (isOwn ? p.keys : 0) + min(token + 32 * i + lane, limit - 1));
+#pragma unroll
+    for (int i = 0; i < kWords; i++)
+#pragma unroll
+      for (int e = 0; e < 2; e++)
+        positions[i][e] = __half_as_ushort(__ldg(p.posW + min(max(nearest + 32 * i - e, 0), last)));
+  };
+  if constexpr (Causal)
+    if (helper < Stages && block.first + helper < block.end) load(block.first + helper);
+  {
+    const int thread = threadIdx.x - 32;
+#pragma unroll
+    for (int i = 0; i < KnownSegments::kEach; i++) {
+      const int segment = thread + 96 * i;
+      const uint32_t near = halfOf(halfWeight(p, known.smallest[i])), far = halfOf(halfWeight(p, known.smallest[i] + 1));
+      if (segment >= kNearSegments) continue;
+      tables.segments[segment] = NearSegment{known.ends[i], near | far << 16};
+      tables.buckets[segment] = uint8_t(known.smallest[i]);
+    }
+    if (thread < kNearBuckets) {
+      tables.begins[thread] = thread ? known.begin : 1;
+      tables.weights[thread] = halfOf(halfWeight(p, thread));
+    }
+    arriveTogether(barriers.tables, lane);
+  }
+  if constexpr (Causal) {
+#pragma unroll
+    for (int i = 0; i < C::Rows / 32; i++) {
+      int32_t low = rowTime[i], high = rowTime[i];
+#pragma unroll
+      for (int other = 1; other < 16; other *= 2) {
+        low = min(low, __shfl_xor_sync(~0u, low, other));
+        high = max(high, __shfl_xor_sync(~0u, high, other));
+      }
+      const int warpOfRows = lane / kGroups;
+      low = __shfl_sync(~0u, low, warpOfRows % 2 * 16);
+      high = __shfl_sync(~0u, high, warpOfRows % 2 * 16);
+      if (i == 0 || warpOfRows / 2 == i) {
+        earliestRow = low;
+        latestRow = high;
+      }
+    }
+    isFarRow = __any_sync(~0u, isFarRow);
+  }
+  const auto segmentOfNear = [](int32_t seconds) { return nearSegmentOf(__float_as_uint(__int2float_rz(max(seconds, 1)))); };
+  for (int t = block.first + helper; helper < Stages && t < block.end; t += Stages) {
+    const int stage = helper;
+    const uint32_t phase = (t - block.first) / Stages & 1;
+    typename C::Tile& tile = tiles[stage];
     if constexpr (Causal) {
-      zero = __ldg(allTimes + p.keys + block.row0) - kNear;
+      barrierWait(barriers.tables, 0);
+      barrierWait(barriers.empty + 8 * stage, phase ^ 1);
+      constexpr uint32_t kHalves = 0x38003800u;
 #pragma unroll
-      for (int i = 0; i < C::Rows / 32; i++) {
-        const int64_t since = __ldg(allTimes + p.keys + min(block.row0 + 32 * i + lane, p.rows - 1)) - zero;
-        isFarRow |= !isNearTime(since);
-        rowTime[i] = nearTime(since);
-      }
-    }
-    {
-      const int thread = threadIdx.x - 32;
+      for (int i = 0; i < kWords; i++)
+        tile.position[32 * i + lane] = fmaHalves(positions[i][0] | positions[i][1] << 16, kHalves, 0x80008000u);
+      bool isFar = isFarRow, isSorted = true;
+      // Of the keys that the lane's word of BiasTile::weight stands for.
+      int32_t earliest = 0, latest = 0;
 #pragma unroll
-      for (int i = 0; i < KnownSegments::kEach; i++) {
-        const int segment = thread + 96 * i;
-        const uint32_t near = halfOf(halfWeight(p, known.smallest[i])), far = halfOf(halfWeight(p, known.smallest[i] + 1));
-        if (segment >= kNearSegments) continue;
-        tables.segments[segment] = NearSegment{known.ends[i], near | far << 16};
-        tables.buckets[segment] = uint8_t(known.smallest[i]);
-      }
-      if (thread < kNearBuckets) {
-        tables.begins[thread] = thread ? known.begin : 1;
-        tables.weights[thread] = halfOf(halfWeight(p, thread));
-      }
-      arriveTogether(barriers.tables, lane);
-    }
-    if constexpr (Causal) {
-#pragma unroll
-      for (int i = 0; i < C::Rows / 32; i++) {
-        int32_t low = rowTime[i], high = rowTime[i];
-#pragma unroll
-        for (int other = 1; other < 16; other *= 2) {
-          low = min(low, __shfl_xor_sync(~0u, low, other));
-          high = max(high, __shfl_xor_sync(~0u, high, other));
-        }
-        const int warpOfRows = lane / kGroups;
-        low = __shfl_sync(~0u, low, warpOfRows % 2 * 16);
-        high = __shfl_sync(~0u, high, warpOfRows % 2 * 16);
-        if (i == 0 || warpOfRows / 2 == i) {
-          earliestRow = low;
-          latestRow = high;
+      for (int i = 0; i < kGroups; i++) {
+        const int64_t since = keyTimes[i] - zero;
+        const int32_t time = nearTime(since);
+        isFar |= !isNearTime(since);
+        tile.times[32 * i + lane] = time;
+        const int32_t low = __reduce_min_sync(~0u, time), high = __reduce_max_sync(~0u, time);
+        const int32_t next = __shfl_down_sync(~0u, time, 1);
+        isSorted &= lane == 31 || time <= next;
+        if (i == 0 || lane % kGroups == i) {
+          earliest = low;
+          latest = high;
         }
       }
-      isFarRow = __any_sync(~0u, isFarRow);
-    }
-    const auto segmentOfNear = [](int32_t seconds) { return nearSegmentOf(__float_as_uint(__int2float_rz(max(seconds, 1)))); };
-    for (int t = block.first + helper; helper < Stages && t < block.end; t += Stages) {
-      const int stage = helper;
-      const uint32_t phase = (t - block.first) / Stages & 1;
-      const bool isOwn = Causal && t >= block.sharedTiles;
-      const int token = (isOwn ? t - block.sharedTiles : t) * Keys, limit = isOwn ? p.rows : p.keys;
-      const int64_t* times = allTimes + (isOwn ? p.keys : 0);
-      typename C::Tile& tile = tiles[stage];
-      if constexpr (Causal) {
-        int64_t since[kGroups];
-        // What lies behind the last key is masked; a copy of that key does not widen its neighbours' range.
+      if (t + Stages < block.end) load(t + Stages);
+      // Groups among each other: every one ends before the next begins.
+      const int32_t nextEarliest = __shfl_down_sync(~0u, earliest, 1);
+      isSorted &= lane % kGroups == kGroups - 1 || latest <= nextEarliest;
+      isFar = __any_sync(~0u, isFar);
+      isSorted = __all_sync(~0u, isSorted);
+      const bool isGroup = lane < C::Rows / 16 * kGroups;
+      const auto bucketOf = [&](int32_t seconds) {
+        const int segment = segmentOfNear(seconds);
+        return int(tables.buckets[segment]) + (seconds >= tables.segments[segment].edge);
+      };
+      const int near = bucketOf(earliestRow - latest), far = bucketOf(latestRow - earliest);
+      const int farthest = __reduce_max_sync(~0u, isGroup ? far : 0);
+      const bool isSearched = isFar || (far > near && (!isSorted || farthest - near > kMostEdges));
+      const bool hasEdges = isGroup && !isSearched && far > near;
+      const uint32_t withEdges = __ballot_sync(~0u, hasEdges), searched = __ballot_sync(~0u, isGroup && isSearched);
+      const int edges = __reduce_max_sync(~0u, hasEdges ? farthest - near : 0);
+      if (isGroup) {
+        const uint16_t weight = tables.weights[near];
+        tile.weight[lane] = isSearched || hasEdges ? 0 : twice(weight);
+        tile.edges[lane] = uint32_t(farthest - near - 1) | uint32_t(farthest - far) << 8 | uint32_t(weight) << 16;
+      }
+      if (lane < kMostEdges) tile.beyond[lane] = twice(tables.weights[max(farthest - lane, 0)]);
+      if (lane == 0) {
+        tile.withEdges = withEdges;
+        tile.searched = searched;
+        tile.isFar = isFar;
+      }
+      __syncwarp();
+      constexpr int kAtOnce = C::Rows == 64 ? 4 : 2;
+      for (int edge = 0; edge < edges; edge += kAtOnce) {
+        // Several edges and all of the lane's rows at once: a search waits for every load.
+        int32_t latestBeyond[kAtOnce][C::Rows / 32];
+        int keys[kAtOnce][C::Rows / 32];
 #pragma unroll
-        for (int i = 0; i < kGroups; i++) since[i] = __ldg(times + min(token + 32 * i + lane, limit - 1)) - zero;
-        // Of a key as far from the block's first row as its word of `position` says, and of the next key.
-        const int nearest = block.row0 + (isOwn ? 0 : p.keys) - token - Keys + lane;
-        uint32_t position[(C::Rows + Keys) / 32];
+        for (int e = 0; e < kAtOnce; e++) {
+          const int32_t begins = tables.begins[max(farthest - edge - e, 1)];
 #pragma unroll
-        for (int i = 0; i < (C::Rows + Keys) / 32; i++) {
-          const auto at = [&](int distance) { return __half_as_ushort(__ldg(p.posW + min(max(distance, 0), last))); };
-          position[i] = uint32_t(at(nearest + 32 * i)) | uint32_t(at(nearest + 32 * i - 1)) << 16;
-        }
-        barrierWait(barriers.tables, 0);
-        barrierWait(barriers.empty + 8 * stage, phase ^ 1);
-        constexpr uint32_t kHalves = 0x38003800u;
-#pragma unroll
-        for (int i = 0; i < (C::Rows + Keys) / 32; i++) tile.position[32 * i + lane] = fmaHalves(position[i], kHalves, 0x80008000u);
-        bool isFar = isFarRow, isSorted = true;
-        // Of the keys that the lane's word of BiasTile::weight stands for.
-        int32_t earliest = 0, latest = 0;
-#pragma unroll
-        for (int i = 0; i < kGroups; i++) {
-          const int32_t time = nearTime(since[i]);
-          isFar |= !isNearTime(since[i]);
-          tile.times[32 * i + lane] = time;
-          const int32_t low = __reduce_min_sync(~0u, time), high = __reduce_max_sync(~0u, time);
-          const int32_t next = __shfl_down_sync(~0u, time, 1);
-          isSorted &= lane == 31 || time <= next;
-          if (i == 0 || lane % kGroups == i) {
-            earliest = low;
-            latest = high;
+          for (int i = 0; i < C::Rows / 32; i++) {
+            latestBeyond[e][i] = rowTime[i] - begins;
+            keys[e][i] = 0;
           }
         }
-        // Groups among each other: every one ends before the next begins.
-        const int32_t nextEarliest = __shfl_down_sync(~0u, earliest, 1);
-        isSorted &= lane % kGroups == kGroups - 1 || latest <= nextEarliest;
-        isFar = __any_sync(~0u, isFar);
-        isSorted = __all_sync(~0u, isSorted);
-        const bool isGroup = lane < C::Rows / 16 * kGroups;
-        const auto bucketOf = [&](int32_t seconds) {
-          const int segment = segmentOfNear(seconds);
-          return int(tables.buckets[segment]) + (seconds >= tables.segments[segment].edge);
-        };
-        const int near = bucketOf(earliestRow - latest), far = bucketOf(latestRow - earliest);
-        const int farthest = __reduce_max_sync(~0u, isGroup ? far : 0);
-        const bool isSearched = isFar || (far > near && (!isSorted || farthest - near > kMostEdges));
-        const bool hasEdges = isGroup && !isSearched && far > near;
-        const int edges = __reduce_max_sync(~0u, hasEdges ? farthest - near : 0);
-        const uint32_t several = __ballot_sync(~0u, isGroup && (isSearched || far > near));
-        if (isGroup) {
-          tile.weight[lane] = isSearched || far > near ? 0 : twice(tables.weights[near]);
-          tile.edges[lane] = isSearched ? kSearch : uint32_t(farthest - near - 1) | uint32_t(farthest - far) << 8;
-        }
-        if (lane <= kMostEdges) tile.beyond[lane] = twice(tables.weights[max(farthest - lane, 0)]);
-        if (lane == 0) {
-          tile.several = several;
-          tile.isFar = isFar;
-        }
-        __syncwarp();
-        for (int edge = 0; edge < edges; edge += 2) {
-          // Two edges and all of the lane's rows at once: a search waits for every load.
-          int32_t latestBeyond[2][C::Rows / 32];
-          int keys[2][C::Rows / 32];
 #pragma unroll
-          for (int e = 0; e < 2; e++) {
-            const int32_t begins = tables.begins[max(farthest - edge - e, 1)];
+        for (int step = Keys / 2; step; step /= 2)
 #pragma unroll
-            for (int i = 0; i < C::Rows / 32; i++) {
-              latestBeyond[e][i] = rowTime[i] - begins;
-              keys[e][i] = 0;
-            }
-          }
-#pragma unroll
-          for (int step = Keys / 2; step; step /= 2)
-#pragma unroll
-            for (int e = 0; e < 2; e++)
-#pragma unroll
-              for (int i = 0; i < C::Rows / 32; i++)
-                if (tile.times[keys[e][i] + step - 1] <= latestBeyond[e][i]) keys[e][i] += step;
-#pragma unroll
-          for (int e = 0; e < 2; e++)
+          for (int e = 0; e < kAtOnce; e++)
 #pragma unroll
             for (int i = 0; i < C::Rows / 32; i++)
-              tile.keys[32 * i + lane][edge + e] = uint8_t(keys[e][i] + (tile.times[keys[e][i]] <= latestBeyond[e][i]));
-        }
-      } else {
-        const int64_t now = __ldg(p.queryTimes + block.user);
-        int64_t since[kGroups];
-        float position[kGroups];
+              if (tile.times[keys[e][i] + step - 1] <= latestBeyond[e][i]) keys[e][i] += step;
 #pragma unroll
-        for (int i = 0; i < kGroups; i++) {
-          const int key = token + lane + 32 * i;
-          since[i] = now - __ldg(times + min(key, limit - 1));
-          position[i] = __half2float(__ldg(p.posW + min(max(block.realKeys - key, 0), last)));
-        }
-        barrierWait(barriers.tables, 0);
-        barrierWait(barriers.empty + 8 * stage, phase ^ 1);
-        auto* halves = reinterpret_cast<uint16_t*>(tile.pairs);
+        for (int e = 0; e < kAtOnce; e++)
 #pragma unroll
-        for (int i = 0; i < kGroups; i++) {
-          const NearSegment segment = tables.segments[segmentOfNear(nearTime(since[i]))];
-          const uint16_t near = uint16_t(since[i] >= segment.edge ? segment.weights >> 16 : segment.weights);
-          const float weight = since[i] < INT32_MAX ? __half2float(__ushort_as_half(near)) : halfWeight(p, timeBucket(since[i]));
-          const int key = lane + 32 * i;
-          halves[(key / 2 % 4 * C::Tile::Stride + key / 8) * 2 + key % 2] = halfOf(fmaf(0.5f, position[i], weight));
-        }
+          for (int i = 0; i < C::Rows / 32; i++)
+            tile.keys[32 * i + lane][edge + e] = uint8_t(keys[e][i] + (tile.times[keys[e][i]] <= latestBeyond[e][i]));
       }
-      arriveTogether(barriers.full + 8 * stage, lane);
+    } else {
+      const int64_t now = __ldg(p.queryTimes + block.user);
+      int64_t since[kGroups];
+      float position[kGroups];
+#pragma unroll
+      for (int i = 0; i < kGroups; i++) {
+        const int key = t * Keys + lane + 32 * i;
+        since[i] = now - __ldg(allTimes + min(key, p.keys - 1));
+        position[i] = __half2float(__ldg(p.posW + min(max(block.realKeys - key, 0), last)));
+      }
+      barrierWait(barriers.tables, 0);
+      barrierWait(barriers.empty + 8 * stage, phase ^ 1);
+      auto* halves = reinterpret_cast<uint16_t*>(tile.pairs);
+#pragma unroll
+      for (int i = 0; i < kGroups; i++) {
+        const NearSegment segment = tables.segments[segmentOfNear(nearTime(since[i]))];
+        const uint16_t near = uint16_t(since[i] >= segment.edge ? segment.weights >> 16 : segment.weights);
+        const float weight = since[i] < INT32_MAX ? __half2float(__ushort_as_half(near)) : halfWeight(p, timeBucket(since[i]));
+        const int key = lane + 32 * i;
+        halves[(key / 2 % 4 * C::Tile::Stride + key / 8) * 2 + key % 2] = halfOf(fmaf(0.5f, position[i], weight));
+      }
     }
+    arriveTogether(barriers.full + 8 * stage, lane);
+  }
 }
 
 }  // namespace hstu

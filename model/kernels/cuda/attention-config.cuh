@@ -43,18 +43,15 @@ struct alignas(16) BiasTile {
   static_assert(Rows / 16 * Groups <= 32, "a lane per group and warp");
   /// By warp of 16 rows and 32 keys: the one bucket's weight, twice; 0 where there are several.
   uint32_t weight[Rows / 16 * Groups];
-  /// Where there are several buckets: which edges, kSearch or from the nearest, bits 0 … 7, to the farthest, bits 8 … 15.
+  /// Where there are several: the edges from the nearest, bits 0 … 7, to the farthest, bits 8 … 15, and the nearest bucket's weight.
   uint32_t edges[Rows / 16 * Groups];
-  uint32_t beyond[kMostEdges + 1];    ///< weight beyond edge i, twice; behind it that of the nearer bucket. Edge 0 is the farthest.
-  uint32_t several;                   ///< bit i: weight[i] is not all
+  uint32_t beyond[kMostEdges];        ///< weight beyond an edge, twice; edge 0 is the farthest
+  uint32_t withEdges, searched;       ///< bit i: what weight[i] stands for has edges; too many, or keys in no order
   uint8_t keys[Rows][kMostEdges];     ///< by row and edge: how many of the tile's keys are beyond
   uint32_t position[Rows + Keys];     ///< pairs of pos_w, by row + Keys - key
   int32_t times[Keys];                ///< as rows' times are: see kNear
   int32_t isFar;                      ///< a time is outside of what `times` can say
 };
-
-/// Too many buckets, or keys in no order.
-constexpr uint32_t kSearch = ~0u;
 
 /// Times count from this long before the block's first row; from 0 to 2^31 - 2 they say all, and differ by less than 2^31 - 1.
 constexpr int64_t kNear = 1 << 30;

@@ -166,14 +166,6 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     }
   }
 
-  [[maybe_unused]] int32_t rowTime[2] = {0, 0};
-  if constexpr (Bias && Causal) {
-    const int64_t* times = p.times + int64_t(user) * (p.keys + p.rows) + p.keys;
-    const int64_t zero = __ldg(times + row0) - kNear;
-#pragma unroll
-    for (int e = 0; e < 2; e++) rowTime[e] = nearTime(__ldg(times + min(r0 + 8 * e, p.rows - 1)) - zero);
-  }
-
   barrierWait(fullQ, 0);
   const uint32_t ownQ = sharedQ + own * 64 * 128;
   float S[Keys / 2];
@@ -195,57 +187,62 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     productCommit();
   };
 
-  /// Adds to B what the tile's times add to 32 keys of several buckets.
-  [[maybe_unused]] const auto addTimes = [&](const auto& tile, int t, int stage, int group) {
-    uint32_t T[16];
-    const uint32_t edges = tile.edges[(own * 4 + warp) * (Keys / 32) + group];
-    if (edges != kSearch) {
-      const int nearest = edges & 255, farthest = edges >> 8;
-      const uint2 a = *reinterpret_cast<const uint2*>(tile.keys[localRow]), b = *reinterpret_cast<const uint2*>(tile.keys[localRow + 8]);
-      uint32_t weight = tile.beyond[nearest + 1];
+  /// Adds to B what times add to 32 keys with edges between buckets; `keys` of this thread's rows, by edge.
+  [[maybe_unused]] const auto addEdges = [&](const auto& tile, int group, int at, const uint2 (&keys)[2]) {
+    uint32_t T[8];
+    const uint32_t edges = tile.edges[at], farthest = edges >> 8 & 255;
 #pragma unroll
-      for (int i = 0; i < 8; i++) T[i] = weight;
-      // Counted from this thread's first column in the group.
-      const float column = 32 * group + 2 * quad;
-      const uint32_t toColumn = packHalves(-column, -column);
-      for (int edge = nearest; edge >= farthest; edge--) {
-        const uint32_t byte = 0x4040 + (edge & 3) * 0x101;
-        const uint32_t keys[2] = {addHalves(__byte_perm(edge < 4 ? a.x : a.y, kWholeHalf, byte), toColumn),
-                                  addHalves(__byte_perm(edge < 4 ? b.x : b.y, kWholeHalf, byte), toColumn)};
-        weight = tile.beyond[edge];
+    for (int i = 0; i < 8; i++) T[i] = __byte_perm(edges, 0, 0x3232);
+    const uint32_t toColumn = packHalves(-2.f * quad, -2.f * quad);
+    uint32_t edge = edges & 255;
+#pragma unroll 1
+    do {
+      uint32_t beyond[2];
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-          const uint32_t isBeyond = halvesBelow(wholeHalves(i / 2 * 8), keys[i % 2]);
-          T[i] = (weight & isBeyond) | (T[i] & ~isBeyond);
-        }
-      }
-    } else {
-      const bool isOwn = t >= sharedTiles, isFar = tile.isFar;
-      const int token = (isOwn ? t - sharedTiles : t) * Keys, lastKey = (isOwn ? p.rows : p.keys) - 1;
-      const int64_t* all = p.times + int64_t(user) * (p.keys + p.rows);
-      barrierWait(fullTables, 0);
+      for (int e = 0; e < 2; e++)
+        beyond[e] = addHalves(__byte_perm(edge < 4 ? keys[e].x : keys[e].y, kWholeHalf, 0x4040 + (edge & 3) * 0x101), toColumn);
+      const uint32_t weight = tile.beyond[edge];
 #pragma unroll
       for (int i = 0; i < 8; i++) {
-        const int column = 32 * group + i / 2 * 8 + 2 * quad;
-        uint32_t halves[2];
-        if (!isFar) {
-          const int2 times = *reinterpret_cast<const int2*>(&tile.times[column]);
-#pragma unroll
-          for (int e = 0; e < 2; e++) {
-            const int seconds = max(rowTime[i % 2] - (e ? times.y : times.x), 1);
-            const NearSegment segment = tables.segments[nearSegmentOf(__float_as_uint(__int2float_rz(seconds)))];
-            halves[e] = seconds >= segment.edge ? segment.weights >> 16 : segment.weights & 0xFFFF;
-          }
-        } else {
-          const int64_t time = __ldg(all + p.keys + min(r0 + i % 2 * 8, p.rows - 1));
-#pragma unroll
-          for (int e = 0; e < 2; e++) {
-            const int64_t keyTime = __ldg(all + (isOwn ? p.keys : 0) + min(token + column + e, lastKey));
-            halves[e] = __half_as_ushort(__float2half_rn(halfTimeWeight(timeBucket(time - keyTime))));
-          }
-        }
-        T[i] = halves[0] | halves[1] << 16;
+        const uint32_t isBeyond = halvesBelow(wholeHalves(32 * group + i / 2 * 8), beyond[i % 2]);
+        T[i] = (weight & isBeyond) | (T[i] & ~isBeyond);
       }
+    } while (edge-- > farthest);
+#pragma unroll
+    for (int i = 0; i < 8; i++) B[8 * group + i] = addHalves(B[8 * group + i], T[i]);
+  };
+
+  /// The same, each key's bucket by itself.
+  [[maybe_unused]] const auto addSearched = [&](const auto& tile, int t, int group) {
+    const bool isOwn = t >= sharedTiles, isFar = tile.isFar;
+    const int token = (isOwn ? t - sharedTiles : t) * Keys, lastKey = (isOwn ? p.rows : p.keys) - 1;
+    const int64_t* all = p.times + int64_t(user) * (p.keys + p.rows);
+    const int64_t zero = __ldg(all + p.keys + row0) - kNear;
+    uint32_t T[8];
+    int64_t rowTime[2];
+#pragma unroll
+    for (int e = 0; e < 2; e++) rowTime[e] = __ldg(all + p.keys + min(r0 + 8 * e, p.rows - 1));
+    barrierWait(fullTables, 0);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const int column = 32 * group + i / 2 * 8 + 2 * quad;
+      uint32_t halves[2];
+      if (!isFar) {
+        const int2 times = *reinterpret_cast<const int2*>(&tile.times[column]);
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          const int seconds = max(int(rowTime[i % 2] - zero) - (e ? times.y : times.x), 1);
+          const NearSegment segment = tables.segments[nearSegmentOf(__float_as_uint(__int2float_rz(seconds)))];
+          halves[e] = seconds >= segment.edge ? segment.weights >> 16 : segment.weights & 0xFFFF;
+        }
+      } else {
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          const int64_t keyTime = __ldg(all + (isOwn ? p.keys : 0) + min(token + column + e, lastKey));
+          halves[e] = __half_as_ushort(__float2half_rn(halfTimeWeight(timeBucket(rowTime[i % 2] - keyTime))));
+        }
+      }
+      T[i] = halves[0] | halves[1] << 16;
     }
 #pragma unroll
     for (int g = 0; g < Keys / 32; g++) {
@@ -272,8 +269,16 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
           B[2 * j + 1] = addHalves(above, weight);
           above = here;
         }
-        for (uint32_t several = tile.several >> group0 & ((1 << Keys / 32) - 1); several; several &= several - 1)
-          addTimes(tile, t, stage, __ffs(several) - 1);
+        const uint32_t withEdges = tile.withEdges >> group0 & ((1 << Keys / 32) - 1);
+        if (withEdges) {
+          const uint2 keys[2] = {*reinterpret_cast<const uint2*>(tile.keys[localRow]),
+                                 *reinterpret_cast<const uint2*>(tile.keys[localRow + 8])};
+#pragma unroll
+          for (int group = 0; group < Keys / 32; group++)
+            if (withEdges >> group & 1) addEdges(tile, group, group0 + group, keys);
+        }
+        for (uint32_t searched = tile.searched >> group0 & ((1 << Keys / 32) - 1); searched; searched &= searched - 1)
+          addSearched(tile, t, __ffs(searched) - 1);
       } else {
 #pragma unroll
         for (int j = 0; j < Keys / 8; j += 4) {
