@@ -73,8 +73,6 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
       for (int e = 0; e < 2; e++)
         positions[i][e] = __half_as_ushort(__ldg(p.posW + min(max(nearest + 32 * i - e, 0), last)));
   };
-  if constexpr (Causal)
-    if (helper < Stages && block.first + helper < block.end) load(block.first + helper);
   {
     const int thread = threadIdx.x - 32;
 #pragma unroll
@@ -116,6 +114,7 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
     const uint32_t phase = (t - block.first) / Stages & 1;
     typename C::Tile& tile = tiles[stage];
     if constexpr (Causal) {
+      load(t);
       barrierWait(barriers.tables, 0);
       barrierWait(barriers.empty + 8 * stage, phase ^ 1);
       constexpr uint32_t kHalves = 0x38003800u;
@@ -124,7 +123,7 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
         tile.position[32 * i + lane] = fmaHalves(positions[i][0] | positions[i][1] << 16, kHalves, 0x80008000u);
       bool isFar = isFarRow, isSorted = true;
       // Of the keys that the lane's word of BiasTile::weight stands for.
-      int32_t earliest = 0, latest = 0;
+      int32_t earliest = 0, latest = 0, latestOf[kGroups];
 #pragma unroll
       for (int i = 0; i < kGroups; i++) {
         const int64_t since = keyTimes[i] - zero;
@@ -132,6 +131,7 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
         isFar |= !isNearTime(since);
         tile.times[32 * i + lane] = time;
         const int32_t low = __reduce_min_sync(~0u, time), high = __reduce_max_sync(~0u, time);
+        latestOf[i] = high;
         const int32_t next = __shfl_down_sync(~0u, time, 1);
         isSorted &= lane == 31 || time <= next;
         if (i == 0 || lane % kGroups == i) {
@@ -139,7 +139,6 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
           latest = high;
         }
       }
-      if (t + Stages < block.end) load(t + Stages);
       // Groups among each other: every one ends before the next begins.
       const int32_t nextEarliest = __shfl_down_sync(~0u, earliest, 1);
       isSorted &= lane % kGroups == kGroups - 1 || latest <= nextEarliest;
@@ -157,9 +156,8 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
       const uint32_t withEdges = __ballot_sync(~0u, hasEdges), searched = __ballot_sync(~0u, isGroup && isSearched);
       const int edges = __reduce_max_sync(~0u, hasEdges ? farthest - near : 0);
       if (isGroup) {
-        const uint16_t weight = tables.weights[near];
-        tile.weight[lane] = isSearched || hasEdges ? 0 : twice(weight);
-        tile.edges[lane] = uint32_t(farthest - near - 1) | uint32_t(farthest - far) << 8 | uint32_t(weight) << 16;
+        tile.weight[lane] = isSearched ? 0 : tables.weights[near] | uint32_t(tables.weights[hasEdges ? near + 1 : near]) << 16;
+        tile.edges[lane] = hasEdges ? uint32_t(farthest - near - 1) | uint32_t(farthest - far) << 8 : 0;
       }
       if (lane < kMostEdges) tile.beyond[lane] = twice(tables.weights[max(farthest - lane, 0)]);
       if (lane == 0) {
@@ -180,10 +178,12 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
           for (int i = 0; i < C::Rows / 32; i++) {
             latestBeyond[e][i] = rowTime[i] - begins;
             keys[e][i] = 0;
+#pragma unroll
+            for (int group = 0; group < kGroups - 1; group++) keys[e][i] += latestOf[group] <= latestBeyond[e][i] ? 32 : 0;
           }
         }
 #pragma unroll
-        for (int step = Keys / 2; step; step /= 2)
+        for (int step = 16; step; step /= 2)
 #pragma unroll
           for (int e = 0; e < kAtOnce; e++)
 #pragma unroll

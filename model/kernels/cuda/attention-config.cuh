@@ -41,12 +41,12 @@ template <int Rows, int Keys>
 struct alignas(16) BiasTile {
   static constexpr int Groups = Keys / 32;  ///< of keys
   static_assert(Rows / 16 * Groups <= 32, "a lane per group and warp");
-  /// By warp of 16 rows and 32 keys: the one bucket's weight, twice; 0 where there are several.
+  /// By warp of 16 rows and 32 keys: weight of the nearest bucket, and above it of the next one where there are several; 0 for
+  /// keys that are searched.
   uint32_t weight[Rows / 16 * Groups];
-  /// Where there are several: the edges from the nearest, bits 0 … 7, to the farthest, bits 8 … 15, and the nearest bucket's weight.
-  uint32_t edges[Rows / 16 * Groups];
+  uint32_t edges[Rows / 16 * Groups];  ///< the nearest edge, bits 0 … 7, to the farthest, bits 8 … 15
   uint32_t beyond[kMostEdges];        ///< weight beyond an edge, twice; edge 0 is the farthest
-  uint32_t withEdges, searched;       ///< bit i: what weight[i] stands for has edges; too many, or keys in no order
+  uint32_t withEdges, searched;       ///< bit i: what weight[i] stands for has edges; has too many, or its keys are in no order
   uint8_t keys[Rows][kMostEdges];     ///< by row and edge: how many of the tile's keys are beyond
   uint32_t position[Rows + Keys];     ///< pairs of pos_w, by row + Keys - key
   int32_t times[Keys];                ///< as rows' times are: see kNear
@@ -82,9 +82,9 @@ struct AttentionConfig {
   static constexpr int MostForTwo = 113 * 1024;
   static constexpr int PerMultiprocessor = Warpgroups == 1 && SharedBytes <= MostForTwo ? 2 : 1;
   /// What the consumers leave: the warps that prepare the bias want more than the one that only copies.
-  static constexpr int ProducerRegisters = Warpgroups == 3 ? 32 : Bias ? 56 : 40;
+  static constexpr int ProducerRegisters = Warpgroups == 3 ? 32 : !Bias ? 40 : PerMultiprocessor == 2 ? 48 : 56;
   static constexpr int ConsumerRegisters =
-      Warpgroups == 3 ? 160 : Warpgroups == 2 ? (Bias ? 224 : 232) : PerMultiprocessor == 2 ? (Bias ? 200 : 208) : 240;
+      Warpgroups == 3 ? 160 : Warpgroups == 2 ? (Bias ? 224 : 232) : PerMultiprocessor == 2 ? 208 : 240;
 };
 
 }  // namespace hstu

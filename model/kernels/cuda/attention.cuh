@@ -1,7 +1,8 @@
 // Fused HSTU attention for sm_90a: out = scale·(SiLU(alpha·Q·Kᵀ + bias)·V [+ SiLU(alpha·q·k + bias)·v of the row itself]),
 // float16 in and out, float32 sums. One producer warp feeds K and V tiles by the copy engine; each consumer warpgroup has
 // 64 rows of Q, scores and weights stay in its registers (the weights are the next product's A operand). The bias never
-// exists as a matrix: the producer's other warps prepare each tile's times and positions. Keys may be split over a
+// exists as a matrix: the producer's other warps prepare each tile's times and positions (attention-bias.cuh), and the
+// consumers look it up while the tile's scores are computed. Bias and SiLU are computed in pairs of halves. Keys may be split over a
 // cluster of CTAs, which add up their partial sums through distributed shared memory: one launch, no workspace, no
 // atomics, the same bits every time.
 #pragma once
@@ -173,8 +174,8 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
   // the next tile half of what SiLU is taken of, and its hyperbolic tangent. Nothing may be written into P while that
   // product is under way, nor copied into it: the assembler would make it wait for all. The bias, halved: of candidates
   // one pair for both rows.
-  [[maybe_unused]] uint32_t P[Keys / 4], H[Keys / 4], tanhs[Keys / 4];
-  [[maybe_unused]] uint32_t B[!Bias ? 1 : Causal ? Keys / 4 : Keys / 8];
+  uint32_t P[Keys / 4];
+  [[maybe_unused]] uint32_t H[!Bias ? 1 : Keys / 4], tanhs[!Bias ? 1 : Keys / 4], B[!Bias ? 1 : Causal ? Keys / 4 : Keys / 8];
 
   const auto scores = [&](int stage) {
     productFence();
@@ -187,32 +188,33 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     productCommit();
   };
 
-  /// Adds to B what times add to 32 keys with edges between buckets; `keys` of this thread's rows, by edge.
-  [[maybe_unused]] const auto addEdges = [&](const auto& tile, int group, int at, const uint2 (&keys)[2]) {
-    uint32_t T[8];
-    const uint32_t edges = tile.edges[at], farthest = edges >> 8 & 255;
+  /// What times add to 32 keys: the nearest bucket's weight, beyond its edge the next one's, and so on; `keys` of this thread's
+  /// rows, by edge.
+  [[maybe_unused]] const auto timesOf = [&](uint32_t (&T)[8], const auto& tile, int group, int at, const uint2 (&keys)[2]) {
+    const uint32_t weights = tile.weight[at], edges = tile.edges[at], farthest = edges >> 8, toColumn = packHalves(-2.f * quad, -2.f * quad);
+    const auto isBeyond = [&](uint32_t (&mask)[8], uint32_t edge) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) T[i] = __byte_perm(edges, 0, 0x3232);
-    const uint32_t toColumn = packHalves(-2.f * quad, -2.f * quad);
-    uint32_t edge = edges & 255;
-#pragma unroll 1
-    do {
-      uint32_t beyond[2];
+      for (int e = 0; e < 2; e++) {
+        const uint32_t count = __byte_perm(edge < 4 ? keys[e].x : keys[e].y, kWholeHalf, 0x4040 + (edge & 3) * 0x101);
 #pragma unroll
-      for (int e = 0; e < 2; e++)
-        beyond[e] = addHalves(__byte_perm(edge < 4 ? keys[e].x : keys[e].y, kWholeHalf, 0x4040 + (edge & 3) * 0x101), toColumn);
-      const uint32_t weight = tile.beyond[edge];
-#pragma unroll
-      for (int i = 0; i < 8; i++) {
-        const uint32_t isBeyond = halvesBelow(wholeHalves(32 * group + i / 2 * 8), beyond[i % 2]);
-        T[i] = (weight & isBeyond) | (T[i] & ~isBeyond);
+        for (int i = e; i < 8; i += 2) mask[i] = halvesBelow(wholeHalves(32 * group + i / 2 * 8), addHalves(count, toColumn));
       }
-    } while (edge-- > farthest);
+    };
+    uint32_t mask[8], edge = edges & 255;
+    isBeyond(mask, edge);
+    const uint32_t near = __byte_perm(weights, 0, 0x1010), next = __byte_perm(weights, 0, 0x3232);
 #pragma unroll
-    for (int i = 0; i < 8; i++) B[8 * group + i] = addHalves(B[8 * group + i], T[i]);
+    for (int i = 0; i < 8; i++) T[i] = (next & mask[i]) | (near & ~mask[i]);
+#pragma unroll 1
+    while (edge > farthest) {
+      const uint32_t weight = tile.beyond[--edge];
+      isBeyond(mask, edge);
+#pragma unroll
+      for (int i = 0; i < 8; i++) T[i] = (weight & mask[i]) | (T[i] & ~mask[i]);
+    }
   };
 
-  /// The same, each key's bucket by itself.
+  /// Adds what times add to 32 keys, each key's bucket by itself.
   [[maybe_unused]] const auto addSearched = [&](const auto& tile, int t, int group) {
     const bool isOwn = t >= sharedTiles, isFar = tile.isFar;
     const int token = (isOwn ? t - sharedTiles : t) * Keys, lastKey = (isOwn ? p.rows : p.keys) - 1;
@@ -259,23 +261,26 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       const typename C::Tile& tile = biasTiles[stage];
       if constexpr (Causal) {
         const uint32_t* position = tile.position + localRow - 2 * quad + Keys;
-        // Eight rows further down is as far as eight keys before.
-        uint32_t above = position[8];
         const int group0 = (own * 4 + warp) * (Keys / 32);
-#pragma unroll
-        for (int j = 0; j < Keys / 8; j++) {
-          const uint32_t here = position[-8 * j], weight = tile.weight[group0 + j / 4];
-          B[2 * j] = addHalves(here, weight);
-          B[2 * j + 1] = addHalves(above, weight);
-          above = here;
-        }
         const uint32_t withEdges = tile.withEdges >> group0 & ((1 << Keys / 32) - 1);
+        // Eight rows further down is as far as eight keys before: pair j + 1, and for the row eight below pair j.
+        uint32_t positions[Keys / 8 + 1];
+#pragma unroll
+        for (int j = 0; j <= Keys / 8; j++) positions[j] = position[8 - 8 * j];
         if (withEdges) {
           const uint2 keys[2] = {*reinterpret_cast<const uint2*>(tile.keys[localRow]),
                                  *reinterpret_cast<const uint2*>(tile.keys[localRow + 8])};
 #pragma unroll
-          for (int group = 0; group < Keys / 32; group++)
-            if (withEdges >> group & 1) addEdges(tile, group, group0 + group, keys);
+          for (int group = 0; group < Keys / 32; group++) {
+            uint32_t T[8];
+            timesOf(T, tile, group, group0 + group, keys);
+#pragma unroll
+            for (int i = 0; i < 8; i++) B[8 * group + i] = addHalves(positions[4 * group + i / 2 + 1 - i % 2], T[i]);
+          }
+        } else {
+#pragma unroll
+          for (int i = 0; i < Keys / 4; i++)
+            B[i] = addHalves(positions[i / 2 + 1 - i % 2], __byte_perm(tile.weight[group0 + i / 8], 0, 0x1010));
         }
         for (uint32_t searched = tile.searched >> group0 & ((1 << Keys / 32) - 1); searched; searched &= searched - 1)
           addSearched(tile, t, __ffs(searched) - 1);
@@ -293,40 +298,33 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     }
   };
 
-  const uint32_t halfAlphas = packHalves(p.halfAlpha, p.halfAlpha);
-  /// S and B as H and its tangent; keys that a row does not see get none where `isMasked`.
+  /// Without a bias S as weights, else S and B as H and its tangent; keys that a row does not see get none where `isMasked`.
   const auto weigh = [&](auto masked, int t) {
     constexpr bool isMasked = decltype(masked)::value;
     const bool isOwn = Causal && t >= sharedTiles;
     const int token = (isOwn ? t - sharedTiles : t) * Keys;
     const int lastKey = (isOwn ? p.rows : realKeys) - 1;
-    [[maybe_unused]] uint32_t seen[2];
-    if constexpr (isMasked) {
+    // Counted from this thread's first column: 8j + parity must not be above.
+    const int most0 = (isOwn ? min(lastKey, r0) : lastKey) - token - 2 * quad;
+    const int most1 = (isOwn ? min(lastKey, r0 + 8) : lastKey) - token - 2 * quad;
+    if constexpr (!Bias) {
 #pragma unroll
-      for (int e = 0; e < 2; e++) {
-        // Counted from this thread's first column: pair 8j must be below.
-        const int keys = (isOwn ? min(lastKey, r0 + 8 * e) : lastKey) - token - 2 * quad + 1;
-        seen[e] = (kWholeHalf << 8 | max(0, min(Keys, keys))) * 0x10001u;
-      }
-    }
+      for (int j = 0; j < Keys / 8; j++)
 #pragma unroll
-    for (int i = 0; i < Keys / 4; i++) {
-#ifdef HSTU_WIDE_SILU
-      float2 bias = make_float2(0.f, 0.f);
-      if constexpr (Bias) bias = unpackHalves(B[Causal ? i : i / 2]);
-      S[2 * i] = siluOfHalf(fmaf(S[2 * i], p.halfAlpha, bias.x));
-      S[2 * i + 1] = siluOfHalf(fmaf(S[2 * i + 1], p.halfAlpha, bias.y));
-      if constexpr (isMasked) {
-        const uint32_t mask = halvesBelow(wholeHalves(i / 2 * 8), seen[i % 2]);
-        if (!(mask & 1)) S[2 * i] = 0.f;
-        if (!(mask >> 16)) S[2 * i + 1] = 0.f;
+        for (int e = 0; e < 4; e++) {
+          const float weight = siluOfHalf(S[4 * j + e] * p.halfAlpha);
+          S[4 * j + e] = isMasked && 8 * j + (e & 1) > (e < 2 ? most0 : most1) ? 0.f : weight;
+        }
+    } else {
+      const uint32_t halfAlphas = packHalves(p.halfAlpha, p.halfAlpha);
+      [[maybe_unused]] const uint32_t seen[2] = {wholeHalf(max(0, min(Keys, most0 + 1))), wholeHalf(max(0, min(Keys, most1 + 1)))};
+#pragma unroll
+      for (int i = 0; i < Keys / 4; i++) {
+        // What no half can say is the largest that one can: nothing less would be left of it below 0, and nothing more above.
+        H[i] = fmaHalves(packBounded(S[2 * i], S[2 * i + 1]), halfAlphas, B[Causal ? i : i / 2]);
+        if constexpr (isMasked) H[i] &= halvesBelow(wholeHalves(i / 2 * 8), seen[i % 2]);
+        tanhs[i] = tanhOfHalves(H[i]);
       }
-#else
-      // What no half can say is the largest that one can: nothing less would be left of it below 0, and nothing more above.
-      H[i] = fmaHalves(packBounded(S[2 * i], S[2 * i + 1]), halfAlphas, Bias ? B[Causal ? i : i / 2] : 0x80008000u);
-      if constexpr (isMasked) H[i] &= halvesBelow(wholeHalves(i / 2 * 8), seen[i % 2]);
-      tanhs[i] = tanhOfHalves(H[i]);
-#endif
     }
   };
 
@@ -343,11 +341,10 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
 
   const auto takeWeights = [&]() {
 #pragma unroll
-#ifdef HSTU_WIDE_SILU
-    for (int i = 0; i < Keys / 4; i++) P[i] = packHalves(S[2 * i], S[2 * i + 1]);
-#else
-    for (int i = 0; i < Keys / 4; i++) P[i] = fmaHalves(H[i], tanhs[i], H[i]);
-#endif
+    for (int i = 0; i < Keys / 4; i++) {
+      if constexpr (Bias) P[i] = fmaHalves(H[i], tanhs[i], H[i]);
+      if constexpr (!Bias) P[i] = packHalves(S[2 * i], S[2 * i + 1]);
+    }
   };
 
   const auto addValues = [&](int stage) {

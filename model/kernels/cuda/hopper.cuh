@@ -204,6 +204,9 @@ __device__ __forceinline__ uint32_t halvesBelow(uint32_t a, uint32_t b) {
 /// The upper byte of a half between 1,024 and 1,279: the lower one counts. So small whole numbers are compared in pairs.
 constexpr uint32_t kWholeHalf = 0x64;
 
+/// 1,024 + n, twice.
+__device__ __forceinline__ uint32_t wholeHalf(int n) { return (kWholeHalf << 8 | n) * 0x10001u; }
+
 /// 1,024 + n, and behind it 1,025 + n.
 __device__ __forceinline__ constexpr uint32_t wholeHalves(int n) {
   return (kWholeHalf << 8 | n) | (kWholeHalf << 8 | (n + 1)) << 16;
