@@ -77,7 +77,7 @@ struct AttentionConfig {
   using Tile = std::conditional_t<Causal && Bias, BiasTile<Rows, Keys>, BiasRow<Keys>>;
   static constexpr int TableBytes = Bias ? int(sizeof(BiasTables)) : 0;
   static constexpr int BiasBytes = Bias ? TableBytes + Stages * int(sizeof(Tile)) : 0;
-  static constexpr int BarrierBytes = (6 * Stages + 2) * 8;
+  static constexpr int BarrierBytes = (6 * Stages + 1 + Bias) * 8;
   static constexpr int SharedBytes = 1024 + MainBytes + BiasBytes + BarrierBytes;
   static constexpr int MostForTwo = 113 * 1024;
   static constexpr int PerMultiprocessor = Warpgroups == 1 && SharedBytes <= MostForTwo ? 2 : 1;

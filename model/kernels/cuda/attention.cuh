@@ -50,7 +50,7 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       barrierInit(emptyBias(s), Warpgroups * 4 * kArrivals);
     }
     barrierInit(fullQ, 1);
-    barrierInit(fullTables, 3 * kArrivals);
+    if (Bias) barrierInit(fullTables, 3 * kArrivals);
     barrierInitFence();
   }
   [[maybe_unused]] const KnownSegments segments(Bias && threadIdx.x >= 32 && threadIdx.x < 128 ? int(threadIdx.x) - 32 : -1);
