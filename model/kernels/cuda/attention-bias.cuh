@@ -22,15 +22,14 @@ __device__ __forceinline__ float halfWeight(const AttentionParams& p, int bucket
 /// A thread's part of BiasTables, of 96 threads: what no weights are needed for, so that it is known before they are.
 struct KnownSegments {
   static constexpr int kEach = (kNearSegments + 95) / 96;
-  int smallest[kEach], ends[kEach], begin;
+  NearEdge edges[kEach];
+  int begin;
 
   /// Nothing where `thread` is below 0.
   __device__ __forceinline__ explicit KnownSegments(int thread) {
     if (thread < 0) return;
 #pragma unroll
-    for (int i = 0; i < kEach; i++) smallest[i] = nearBucketOf(min(thread + 96 * i, kNearSegments - 1));
-#pragma unroll
-    for (int i = 0; i < kEach; i++) ends[i] = nearEnd(smallest[i]);
+    for (int i = 0; i < kEach; i++) edges[i] = nearEdgeAt(min(thread + 96 * i, kNearSegments - 1));
     begin = nearEnd(max(thread - 1, 0));
   }
 };
@@ -59,7 +58,7 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
   // What lies behind the last key is masked; a copy of that key does not widen its neighbours' range.
   [[maybe_unused]] int64_t keyTimes[kGroups];
   constexpr int kWords = (C::Rows + Keys) / 32;
-  [[maybe_unused]] uint32_t positions[kWords][2];
+  [[maybe_unused]] uint16_t positions[kWords], beforeFirst = 0;
   [[maybe_unused]] const auto load = [&](int t) {
     const bool isOwn = t >= block.sharedTiles;
     const int token = (isOwn ? t - block.sharedTiles : t) * Keys, limit = isOwn ? p.rows : p.keys;
@@ -67,26 +66,29 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
     const int nearest = block.row0 + (isOwn ? 0 : p.keys) - token - Keys + lane;
 #pragma unroll
     for (int i = 0; i < kGroups; i++) keyTimes[i] = __ldg(allTimes + (isOwn ? p.keys : 0) + min(token + 32 * i + lane, limit - 1));
+    const auto position = [&](int x) { return __half_as_ushort(__ldg(p.posW + min(max(x, 0), last))); };
 #pragma unroll
-    for (int i = 0; i < kWords; i++)
-#pragma unroll
-      for (int e = 0; e < 2; e++)
-        positions[i][e] = __half_as_ushort(__ldg(p.posW + min(max(nearest + 32 * i - e, 0), last)));
+    for (int i = 0; i < kWords; i++) positions[i] = position(nearest + 32 * i);
+    beforeFirst = position(nearest - 1);
   };
   {
     const int thread = threadIdx.x - 32;
 #pragma unroll
     for (int i = 0; i < KnownSegments::kEach; i++) {
       const int segment = thread + 96 * i;
-      const uint32_t near = halfOf(halfWeight(p, known.smallest[i])), far = halfOf(halfWeight(p, known.smallest[i] + 1));
+      const uint32_t near = halfOf(halfWeight(p, known.edges[i].bucket)), far = halfOf(halfWeight(p, known.edges[i].bucket + 1));
       if (segment >= kNearSegments) continue;
-      tables.segments[segment] = NearSegment{known.ends[i], near | far << 16};
-      tables.buckets[segment] = uint8_t(known.smallest[i]);
+      tables.segments[segment] = NearSegment{known.edges[i].end, near | far << 16};
+      tables.buckets[segment] = uint8_t(known.edges[i].bucket);
     }
     if (thread < kNearBuckets) {
       tables.begins[thread] = thread ? known.begin : 1;
       tables.weights[thread] = halfOf(halfWeight(p, thread));
     }
+    if constexpr (Causal)
+      if (helper == 0)
+#pragma unroll
+        for (int i = 0; i < C::Rows / 32; i++) tables.rowTimes[32 * i + lane] = rowTime[i];
     arriveTogether(barriers.tables, lane);
   }
   if constexpr (Causal) {
@@ -117,10 +119,16 @@ __device__ __forceinline__ void prepareBias(const AttentionParams& p, const Bias
       load(t);
       barrierWait(barriers.tables, 0);
       barrierWait(barriers.empty + 8 * stage, phase ^ 1);
-      constexpr uint32_t kHalves = 0x38003800u;
+      // A position is the lower half of its word, and of the next one the upper half.
+      auto* halves = reinterpret_cast<uint16_t*>(tile.position) + 2 * lane;
+      const auto half = [](uint16_t x) { return __half_as_ushort(__hmul(__ushort_as_half(x), __ushort_as_half(0x3800))); };
+      if (lane == 0) halves[1] = half(beforeFirst);
 #pragma unroll
-      for (int i = 0; i < kWords; i++)
-        tile.position[32 * i + lane] = fmaHalves(positions[i][0] | positions[i][1] << 16, kHalves, 0x80008000u);
+      for (int i = 0; i < kWords; i++) {
+        const uint16_t position = half(positions[i]);
+        halves[64 * i] = position;
+        if (i < kWords - 1 || lane < 31) halves[64 * i + 3] = position;
+      }
       bool isFar = isFarRow, isSorted = true;
       // Of the keys that the lane's word of BiasTile::weight stands for.
       int32_t earliest = 0, latest = 0, latestOf[kGroups];

@@ -23,12 +23,13 @@ struct AttentionMaps {
   CUtensorMap q, k, v, ownK, ownV;
 };
 
-/// What of the time weights no tile changes, for differences below 2^31 - 1; all weights halved, as SiLU takes them.
+/// What of times and their weights no tile changes, for differences below 2^31 - 1; all weights halved, as SiLU takes them.
 struct alignas(16) BiasTables {
   NearSegment segments[kNearSegments];
   int32_t begins[kNearBuckets];
   uint16_t weights[kNearBuckets];
   uint8_t buckets[kNearSegments];  ///< of a segment's smallest number
+  int32_t rowTimes[128];           ///< of the block's rows, where not all have the same
 };
 
 /// Edges of buckets among a tile's keys that are prepared row by row.

@@ -214,37 +214,59 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     }
   };
 
-  /// Adds what times add to 32 keys, each key's bucket by itself.
-  [[maybe_unused]] const auto addSearched = [&](const auto& tile, int t, int group) {
-    const bool isOwn = t >= sharedTiles, isFar = tile.isFar;
-    const int token = (isOwn ? t - sharedTiles : t) * Keys, lastKey = (isOwn ? p.rows : p.keys) - 1;
-    const int64_t* all = p.times + int64_t(user) * (p.keys + p.rows);
-    const int64_t zero = __ldg(all + p.keys + row0) - kNear;
-    uint32_t T[8];
-    int64_t rowTime[2];
+  /// What times add to 32 keys, each key's bucket by itself.
+  [[maybe_unused]] const auto search = [&](uint32_t (&T)[8], const auto& tile, int group) {
+    const int32_t rowTimes[2] = {tables.rowTimes[localRow], tables.rowTimes[localRow + 8]};
+    // Several lookups' loads at once, or each would wait for the one before; wider heads have no registers left for as many.
+    constexpr int kAtOnce = Width == 64 ? 4 : 2;
 #pragma unroll
-    for (int e = 0; e < 2; e++) rowTime[e] = __ldg(all + p.keys + min(r0 + 8 * e, p.rows - 1));
-    barrierWait(fullTables, 0);
+    for (int part = 0; part < 8; part += kAtOnce) {
+      int32_t seconds[kAtOnce][2];
+      NearSegment segments[kAtOnce][2];
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      const int column = 32 * group + i / 2 * 8 + 2 * quad;
-      uint32_t halves[2];
-      if (!isFar) {
-        const int2 times = *reinterpret_cast<const int2*>(&tile.times[column]);
+      for (int i = 0; i < kAtOnce; i += 2) {
+        const int2 times = *reinterpret_cast<const int2*>(&tile.times[32 * group + (part + i) / 2 * 8 + 2 * quad]);
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-          const int seconds = max(int(rowTime[i % 2] - zero) - (e ? times.y : times.x), 1);
-          const NearSegment segment = tables.segments[nearSegmentOf(__float_as_uint(__int2float_rz(seconds)))];
-          halves[e] = seconds >= segment.edge ? segment.weights >> 16 : segment.weights & 0xFFFF;
-        }
-      } else {
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-          const int64_t keyTime = __ldg(all + (isOwn ? p.keys : 0) + min(token + column + e, lastKey));
-          halves[e] = __half_as_ushort(__float2half_rn(halfTimeWeight(timeBucket(rowTime[i % 2] - keyTime))));
+          seconds[i + e][0] = max(rowTimes[e] - times.x, 1);
+          seconds[i + e][1] = max(rowTimes[e] - times.y, 1);
         }
       }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++)
+#pragma unroll
+        for (int k = 0; k < 2; k++) segments[i][k] = tables.segments[nearSegmentOf(__float_as_uint(__int2float_rz(seconds[i][k])))];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; i++)
+        T[part + i] = __byte_perm(segments[i][0].weights, segments[i][1].weights,
+                                  (seconds[i][0] >= segments[i][0].edge ? 0x32 : 0x10) + (seconds[i][1] >= segments[i][1].edge ? 0x7600 : 0x5400));
+    }
+  };
+
+  /// The same of times further apart.
+  [[maybe_unused]] const auto searchFar = [&](uint32_t (&T)[8], int t, int group) {
+    const bool isOwn = t >= sharedTiles;
+    const int token = (isOwn ? t - sharedTiles : t) * Keys, lastKey = (isOwn ? p.rows : p.keys) - 1;
+    const int64_t* all = p.times + int64_t(user) * (p.keys + p.rows);
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const int64_t rowTime = __ldg(all + p.keys + min(r0 + i % 2 * 8, p.rows - 1));
+      uint32_t halves[2];
+#pragma unroll
+      for (int k = 0; k < 2; k++) {
+        const int64_t keyTime = __ldg(all + (isOwn ? p.keys : 0) + min(token + 32 * group + i / 2 * 8 + 2 * quad + k, lastKey));
+        halves[k] = __half_as_ushort(__float2half_rn(halfTimeWeight(timeBucket(rowTime - keyTime))));
+      }
       T[i] = halves[0] | halves[1] << 16;
+    }
+  };
+
+  [[maybe_unused]] const auto addSearched = [&](const auto& tile, int t, int group) {
+    uint32_t T[8];
+    if (tile.isFar) {
+      searchFar(T, t, group);
+    } else {
+      search(T, tile, group);
     }
 #pragma unroll
     for (int g = 0; g < Keys / 32; g++) {
@@ -282,8 +304,9 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
           for (int i = 0; i < Keys / 4; i++)
             B[i] = addHalves(positions[i / 2 + 1 - i % 2], __byte_perm(tile.weight[group0 + i / 8], 0, 0x1010));
         }
-        for (uint32_t searched = tile.searched >> group0 & ((1 << Keys / 32) - 1); searched; searched &= searched - 1)
-          addSearched(tile, t, __ffs(searched) - 1);
+        uint32_t searched = tile.searched >> group0 & ((1 << Keys / 32) - 1);
+        if (searched) barrierWait(fullTables, 0);
+        for (; searched; searched &= searched - 1) addSearched(tile, t, __ffs(searched) - 1);
       } else {
 #pragma unroll
         for (int j = 0; j < Keys / 8; j += 4) {

@@ -135,7 +135,34 @@ HSTU_BOTH inline int32_t nearEnd(int bucket) {
   return int32_t(end < INT32_MAX ? end : INT32_MAX);
 }
 
-/// The bucket of segment `index`'s smallest number.
-HSTU_BOTH inline int nearBucketOf(int index) { return segmentAt(2 * index).bucket; }
+struct alignas(8) NearEdge {
+  int32_t bucket;  ///< of a segment's smallest number
+  int32_t end;     ///< where the next one begins
+};
+
+struct NearEdges {
+  NearEdge at[kNearSegments];
+};
+
+constexpr NearEdges makeNearEdges() {
+  NearEdges made{};
+  for (int i = 0; i < kNearSegments; i++) {
+    const int bucket = kHostSegments.at[2 * i].bucket;
+    made.at[i] = {bucket, int32_t(kEdges[bucket] < INT32_MAX ? kEdges[bucket] : INT32_MAX)};
+  }
+  return made;
+}
+
+inline constexpr NearEdges kHostNearEdges = makeNearEdges();
+
+HSTU_BOTH inline NearEdge nearEdgeAt(int index) {
+#ifdef __CUDA_ARCH__
+  static constexpr NearEdges kNearEdges = kHostNearEdges;
+  const int2 packed = __ldg(reinterpret_cast<const int2*>(&kNearEdges.at[index]));
+  return {packed.x, packed.y};
+#else
+  return kHostNearEdges.at[index];
+#endif
+}
 
 }  // namespace hstu

@@ -60,7 +60,9 @@ void checkNearSegments() {
     const float rounded = float(s >> shift << shift);
     uint32_t bits;
     std::memcpy(&bits, &rounded, sizeof bits);
-    const int smallest = hstu::nearBucketOf(hstu::nearSegmentOf(bits)), bucket = smallest + (s >= hstu::nearEnd(smallest));
+    const hstu::NearEdge edge = hstu::nearEdgeAt(hstu::nearSegmentOf(bits));
+    const int bucket = edge.bucket + (s >= edge.end);
+    expect(edge.end == hstu::nearEnd(edge.bucket), "end of bucket %d: %d", edge.bucket, edge.end);
     expect(bucket == hstu::timeBucket(s) && bucket < hstu::kNearBuckets, "bucket of %lld: %d", static_cast<long long>(s), bucket);
   };
   for (int64_t s = 1; s < 200'000; s++) check(s);
