@@ -173,9 +173,11 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
   // Pairs of halves, of row r0 in even places and of the row eight below in odd ones: the weights that a product reads; of
   // the next tile half of what SiLU is taken of, and its hyperbolic tangent. Nothing may be written into P while that
   // product is under way, nor copied into it: the assembler would make it wait for all. The bias, halved: of candidates
-  // one pair for both rows.
+  // one pair for both rows. Wider heads have no registers for a causal bias beside the scores: theirs is added when those are there.
   uint32_t P[Keys / 4];
-  [[maybe_unused]] uint32_t H[!Bias ? 1 : Keys / 4], tanhs[!Bias ? 1 : Keys / 4], B[!Bias ? 1 : Causal ? Keys / 4 : Keys / 8];
+  constexpr bool kIsLate = Bias && Causal && Width > 64;
+  [[maybe_unused]] uint32_t H[!Bias ? 1 : Keys / 4], tanhs[!Bias ? 1 : Keys / 4], B[!Bias || kIsLate ? 1 : Causal ? Keys / 4 : Keys / 8];
+  [[maybe_unused]] const uint32_t halfAlphas = packHalves(p.halfAlpha, p.halfAlpha);
 
   const auto scores = [&](int stage) {
     productFence();
@@ -186,6 +188,12 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
         Product<Keys>::fromShared(S, tileDescriptor(ownQ + s * C::Rows * 128 + k * 32, 16, 1024),
                                   tileDescriptor(sharedK + stage * C::TileBytes + s * Keys * 128 + k * 32, 16, 1024), s | k);
     productCommit();
+  };
+
+  /// Half of what SiLU is taken of. What no half can say is the largest that one can: nothing less would be left of it below 0,
+  /// and nothing more above.
+  [[maybe_unused]] const auto halfOf = [&](int i, uint32_t bias) {
+    return fmaHalves(packBounded(S[2 * i], S[2 * i + 1]), halfAlphas, bias);
   };
 
   /// What times add to 32 keys: the nearest bucket's weight, beyond its edge the next one's, and so on; `keys` of this thread's
@@ -278,7 +286,7 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
 
   /// The tile's bias into B, while its scores are computed.
   const auto addBias = [&](int t, int stage, uint32_t phase) {
-    if constexpr (Bias) {
+    if constexpr (Bias && !kIsLate) {
       barrierWait(fullBias(stage), phase);
       const typename C::Tile& tile = biasTiles[stage];
       if constexpr (Causal) {
@@ -321,6 +329,37 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     }
   };
 
+  /// The same into H with the tile's scores, 32 keys at a time.
+  [[maybe_unused]] const auto addLateBias = [&](const auto& tile, int t) {
+    const uint32_t* position = tile.position + localRow - 2 * quad + Keys;
+    const int group0 = (own * 4 + warp) * (Keys / 32);
+    const uint32_t withEdges = tile.withEdges >> group0, searched = tile.searched >> group0;
+    if (searched & ((1 << Keys / 32) - 1)) barrierWait(fullTables, 0);
+#pragma unroll
+    for (int group = 0; group < Keys / 32; group++) {
+      uint32_t T[8], positions[5];
+#pragma unroll
+      for (int j = 0; j < 5; j++) positions[j] = position[8 - 8 * (4 * group + j)];
+      if (searched >> group & 1) {
+        if (tile.isFar) {
+          searchFar(T, t, group);
+        } else {
+          search(T, tile, group);
+        }
+      } else if (withEdges >> group & 1) {
+        const uint2 keys[2] = {*reinterpret_cast<const uint2*>(tile.keys[localRow]),
+                               *reinterpret_cast<const uint2*>(tile.keys[localRow + 8])};
+        timesOf(T, tile, group, group0 + group, keys);
+      } else {
+        const uint32_t weight = __byte_perm(tile.weight[group0 + group], 0, 0x1010);
+#pragma unroll
+        for (int i = 0; i < 8; i++) T[i] = weight;
+      }
+#pragma unroll
+      for (int i = 0; i < 8; i++) H[8 * group + i] = halfOf(8 * group + i, addHalves(positions[i / 2 + 1 - i % 2], T[i]));
+    }
+  };
+
   /// Without a bias S as weights, else S and B as H and its tangent; keys that a row does not see get none where `isMasked`.
   const auto weigh = [&](auto masked, int t) {
     constexpr bool isMasked = decltype(masked)::value;
@@ -339,19 +378,22 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
           S[4 * j + e] = isMasked && 8 * j + (e & 1) > (e < 2 ? most0 : most1) ? 0.f : weight;
         }
     } else {
-      const uint32_t halfAlphas = packHalves(p.halfAlpha, p.halfAlpha);
       [[maybe_unused]] const uint32_t seen[2] = {wholeHalf(max(0, min(Keys, most0 + 1))), wholeHalf(max(0, min(Keys, most1 + 1)))};
 #pragma unroll
       for (int i = 0; i < Keys / 4; i++) {
-        // What no half can say is the largest that one can: nothing less would be left of it below 0, and nothing more above.
-        H[i] = fmaHalves(packBounded(S[2 * i], S[2 * i + 1]), halfAlphas, B[Causal ? i : i / 2]);
+        if constexpr (!kIsLate) H[i] = halfOf(i, B[Causal ? i : i / 2]);
         if constexpr (isMasked) H[i] &= halvesBelow(wholeHalves(i / 2 * 8), seen[i % 2]);
         tanhs[i] = tanhOfHalves(H[i]);
       }
     }
   };
 
-  const auto weights = [&](int t) {
+  const auto weights = [&](int t, [[maybe_unused]] int stage, [[maybe_unused]] uint32_t phase) {
+    if constexpr (kIsLate) {
+      barrierWait(fullBias(stage), phase);
+      addLateBias(biasTiles[stage], t);
+      arriveTogether(emptyBias(stage), lane);
+    }
     const bool isOwn = Causal && t >= sharedTiles;
     const int lastOfTile = (isOwn ? t - sharedTiles : t) * Keys + Keys - 1;
     const int mostOfAll = isOwn ? min(p.rows - 1, row0 + own * 64) : realKeys - 1;
@@ -390,7 +432,7 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     productWait<0>();
     pin(S);
     if (lane == 0) barrierArrive(emptyK(stage));
-    weights(first);
+    weights(first, stage, phase);
     takeWeights();
     for (int t = first; t < end - 1; t++) {
       int nextStage = stage + 1;
@@ -409,7 +451,7 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       productWait<1>();
       pin(S);
       if (lane == 0) barrierArrive(emptyK(nextStage));
-      weights(t + 1);
+      weights(t + 1, nextStage, nextPhase);
       productWait<0>();
       pin(sum);
       if (lane == 0) barrierArrive(emptyV(stage));
