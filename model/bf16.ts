@@ -1,9 +1,9 @@
 /**
- * float32 values as bfloat16, rounded to nearest even; NaN stays NaN. Bytes to bytes: whoever calls has
- * no tensors of either.
+ * float32 values, or the bytes of some, as bfloat16, rounded to nearest even; NaN stays NaN. To bytes: there is no
+ * array of bfloat16.
  */
-export function toBf16(bytes: Uint8Array): Uint8Array {
-  const values = wordsOf(bytes, Uint32Array)
+export function toBf16(float32: ArrayBufferView): Uint8Array {
+  const values = wordsOf(float32, Uint32Array)
   const rounded = new Uint16Array(values.length)
   for (let i = 0; i < values.length; i++) {
     const x = values[i] ?? 0
@@ -22,10 +22,12 @@ export function fromBf16(bytes: Uint8Array): Uint8Array {
   return new Uint8Array(wide.buffer)
 }
 
-/** The bytes as integers, copied where they are not aligned. (A Buffer's slice is no copy.) */
-function wordsOf(bytes: Uint8Array, Type: typeof Uint16Array | typeof Uint32Array) {
-  const { buffer, byteOffset, byteLength } =
-    bytes.byteOffset % Type.BYTES_PER_ELEMENT === 0 ? bytes : new Uint8Array(bytes)
+/** What lies there as integers, copied where it is not aligned. */
+function wordsOf(view: ArrayBufferView, Type: typeof Uint16Array | typeof Uint32Array) {
+  const isAligned = view.byteOffset % Type.BYTES_PER_ELEMENT === 0
+  const { buffer, byteOffset, byteLength } = isAligned
+    ? view
+    : new Uint8Array(view.buffer, view.byteOffset, view.byteLength).slice()
   const length = byteLength / Type.BYTES_PER_ELEMENT
   return Type === Uint16Array
     ? new Uint16Array(buffer, byteOffset, length)

@@ -53,13 +53,10 @@ function rowsOf(data: Float32Array, tokens: number, users: number, user: number)
   )
 }
 
-const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array) =>
-  new Uint8Array(buffer, byteOffset, byteLength)
-
 /** K or V of a history. */
 const kept = (random: Random, length: number, { bf16Kv }: Variant) => {
   const exact = values(random, length)
-  return bf16Kv ? new Float32Array(fromBf16(toBf16(bytesOf(exact))).buffer) : exact
+  return bf16Kv ? new Float32Array(fromBf16(toBf16(exact)).buffer) : exact
 }
 
 /** Both ways to run one op; the function's body where the lengths allow it. */

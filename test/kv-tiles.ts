@@ -45,7 +45,7 @@ export async function tiledKv(
     const memory = aligned(heads * capacity * width)
     memory.fill(NAN)
     const address = koffi.address(memory)
-    await tiles.write({ address, isKey, heads, capacity, width }, toBf16(bytesOf(rows)), 0)
+    await tiles.write({ address, isKey, heads, capacity, width }, toBf16(rows), 0)
     given[name] = { data: memory, dims: [heads, capacity, width] }
     if (!isCausal) given.times = { data: new BigInt64Array(tokens), dims: [tokens] }
   }
@@ -66,8 +66,4 @@ function aligned(length: number): Uint16Array {
   const buffer = new ArrayBuffer(2 * length + ALIGN_BYTES)
   const over = Number(koffi.address(new Uint8Array(buffer)) % BigInt(ALIGN_BYTES))
   return new Uint16Array(buffer, (ALIGN_BYTES - over) % ALIGN_BYTES, length)
-}
-
-function bytesOf({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
-  return new Uint8Array(buffer, byteOffset, byteLength)
 }

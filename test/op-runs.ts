@@ -1,5 +1,4 @@
 // One op, its function's body or a library's kernel in its place, run into memory full of NaN.
-
 import { toBf16 } from '../model/bf16.js'
 import {
   type OpGraph,
@@ -45,7 +44,7 @@ export function roundedKv(inputs: OpInputs): OpInputs {
   const entries = Object.entries(inputs).map(([name, tensor]): [string, OpTensor] => {
     const { data, dims } = tensor
     if (!isKv(name) || !(data instanceof Float32Array)) return [name, tensor]
-    const bits = toBf16(new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+    const bits = toBf16(data)
     return [name, { data: new Uint16Array(bits.buffer), dims }]
   })
   return Object.fromEntries(entries)

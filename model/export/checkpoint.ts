@@ -289,9 +289,7 @@ export function roundedToBf16(source: WeightSource): WeightSource {
   const rounded = (values: Float32Array, name: string) => {
     const [rows = 1, ...others] = source.dims(name)
     if (others.reduce((product, dim) => product * dim, rows) >= TABLE_VALUES) return values
-    return new Float32Array(
-      fromBf16(toBf16(new Uint8Array(values.buffer, values.byteOffset, values.byteLength))).buffer,
-    )
+    return new Float32Array(fromBf16(toBf16(values)).buffer)
   }
   return {
     names: source.names,
