@@ -6,7 +6,7 @@ import type { KvEntry, KvStore } from './kv-store.js'
 import type { TensorMemory } from './memory.js'
 import type { Ort, Pointer } from './ort.js'
 import { createScope, type Scope } from './scope.js'
-import { openGraph, type Session, type Values } from './sessions.js'
+import { openGraph, type Session } from './sessions.js'
 import { ELEMENT, KV_ELEMENT } from './tensor.js'
 
 type Parts = {
@@ -50,22 +50,19 @@ export function createKvDecoder(parts: Parts) {
   /** Runs into rows in the process's own memory. */
   const run = async (
     { tokens, codec, planes }: EncodedKv,
-    rowsIn: (scope: Scope) => Values,
+    arraysIn: (scope: Scope) => readonly Pointer[],
     options: Pointer,
   ): Promise<void> => {
     const session = await sessionOf(codec)
     const scope = createScope(ort, host)
     try {
-      const rows = rowsIn(scope)
-      const outputs = Object.fromEntries(
-        widths.map((_, i) => [`x.${i}`, rows[`${i % 2 === 0 ? 'k' : 'v'}.${i >> 1}`] ?? 0n]),
-      )
+      const outputs = arraysIn(scope).map((array, i): [string, Pointer] => [`x.${i}`, array])
       const shapes = widths.flatMap((width) => planesOf(codec, width))
       const inputs = shapes.map(({ type, width }, p): [string, Pointer] => [
         `plane.${p}`,
         scope.tensorOf(planes[p] ?? new Uint8Array(0), [tokens, width], ELEMENT[type]),
       ])
-      await session.run(Object.fromEntries(inputs), outputs, options)
+      await session.run(Object.fromEntries(inputs), Object.fromEntries(outputs), options)
     } finally {
       scope.end()
     }
@@ -79,22 +76,16 @@ export function createKvDecoder(parts: Parts) {
         const arrays = widths.map(
           (width) => new Uint8Array(kv.tokens * width * KV_ELEMENT_BYTES[precision]),
         )
-        const rows = (scope: Scope) =>
-          Object.fromEntries(
-            widths.map((width, i) => [
-              `${i % 2 === 0 ? 'k' : 'v'}.${i >> 1}`,
-              scope.tensorOf(
-                arrays[i] ?? new Uint8Array(0),
-                [kv.tokens, width],
-                KV_ELEMENT[precision],
-              ),
-            ]),
-          )
-        await run(kv, rows, options)
+        const type = KV_ELEMENT[precision]
+        const tensors = (scope: Scope) =>
+          arrays.map((array, i) => scope.tensorOf(array, [kv.tokens, widths[i] ?? 0], type))
+        await run(kv, tensors, options)
         return store.writeRows(block, arrays)
       }
-      const rowsOf = (block: BlockRows) => (scope: Scope) =>
-        scope.own(store.rows({ block }, 0, kv.tokens, 'k.', 'v.'))
+      const rowsOf = (block: BlockRows) => (scope: Scope) => {
+        const rows = scope.own(store.rows({ block }, 0, kv.tokens, 'k.', 'v.'))
+        return widths.map((_, i) => rows[`${i % 2 === 0 ? 'k' : 'v'}.${i >> 1}`] ?? 0n)
+      }
       if (pinned === undefined) return run(kv, rowsOf(block), options)
       const { capacity, bytes } = block
       const address = await pinned.allocate(bytes)
