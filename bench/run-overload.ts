@@ -4,12 +4,11 @@
 // from the other. Needs dist, node_modules and demo/kuairand only.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { RankError } from '../model/errors.js'
 import { tempFolder } from '../test/fixtures.js'
 import { describeMachine } from './machine.js'
 import { benchOverload } from './overload/bench.js'
 import { overloadChart, overloadPage } from './overload/report.js'
-import { SHAPES } from './overload/shapes.js'
+import { SHAPES, shapeName } from './overload/shapes.js'
 import { createScope } from './scope.js'
 
 const { values, positionals: flags } = parseArgs({
@@ -26,13 +25,7 @@ const { values, positionals: flags } = parseArgs({
   },
 })
 const { shape, bundle, out } = values
-const [name] = (['demo', 'paper', 'full', 'stored'] as const).filter((each) => each === shape)
-if (name === undefined) {
-  throw new RankError(
-    'INVALID_REQUEST',
-    `--shape must be demo, paper, full or stored, got ${shape}`,
-  )
-}
+const name = shapeName(shape)
 const log = (line: string) => process.stderr.write(`${line}\n`)
 const machine = describeMachine()
 const scope = createScope()

@@ -1,4 +1,5 @@
 import { statSync, writeFileSync } from 'node:fs'
+import { RankError } from '../../model/errors.js'
 import { openBundle } from '../../model/manifest.js'
 import type { RankInput } from '../../model/request.js'
 import { DEMO_BUNDLE, ensureDemoBundle } from '../../server/commands/demo.js'
@@ -68,6 +69,16 @@ export const SHAPES = {
     })
     return { ...shape, prepare: (port) => store(port, inputs) }
   },
+}
+
+/** @throws {RankError} INVALID_REQUEST for any other name */
+export function shapeName(given: string): keyof typeof SHAPES {
+  const [name] = (['demo', 'paper', 'full', 'stored'] as const).filter((each) => each === given)
+  if (name !== undefined) return name
+  throw new RankError(
+    'INVALID_REQUEST',
+    `--shape must be demo, paper, full or stored, got ${given}`,
+  )
 }
 
 function fullShape(
