@@ -17,7 +17,7 @@ type RunThreads = { readonly run: Ort['run']; grow(count: number): void }
 const started = new Map<string, RunThreads>()
 
 /**
- * Makes runs of this library on threads of the process, as many as any caller asked for. A thread takes
+ * Makes runs of this library on threads of the process, as many as the engine with the most workers has. A thread takes
  * the next run itself, and seldom sleeps. Those of libuv's pool slept after each run and were woken on
  * the event loop's core, so that two runs shared one while the other idled: four callers of the demo had
  * 0.91 of engine node's rate on two cores, and have 1.02.
