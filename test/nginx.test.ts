@@ -6,6 +6,7 @@ import type { Ranker } from '../falcon/types.js'
 import { RankError } from '../model/errors.js'
 import { NO_NGINX, startNginx } from './nginx.js'
 import { appOf, rankerOf } from './plain-ranker.js'
+import { until } from './redis.js'
 
 const BODY = JSON.stringify({ user: { id: 'u' }, candidates: ['a'] })
 /** No multiple of the replicas: turns would else look like affinity. */
@@ -33,7 +34,9 @@ async function replicas(t: TestContext, rankers: readonly (Ranker | undefined)[]
     }
     const body = method === 'POST' ? { body: BODY } : {}
     const url = `http://127.0.0.1:${nginx.port}${path}`
+    const before = nginx.logged()
     const { status } = await fetch(url, { method, headers, ...body })
+    await until('its line in the log', () => nginx.logged() > before)
     return status
   }
   return { apps, ports, nginx, ask }

@@ -31,7 +31,9 @@ export type Passed = {
 
 export type Nginx = {
   readonly port: number
-  /** What was passed on up to now, in the order in which it ended. */
+  /** Answers in the log up to now. A worker writes one after it was sent: the next may come in before it. */
+  logged(): number
+  /** What was passed on up to now, in the order of the log. */
   passed(): readonly Passed[]
 }
 
@@ -67,12 +69,15 @@ export async function startNginx(scope: Scope, replicas: readonly number[]): Pro
     await fetch(`http://127.0.0.1:${port}/metrics`)
     return true
   })
+  const lines = () =>
+    readFileSync(logs.access, 'utf8')
+      .split('\n')
+      .filter((line) => line !== '')
   return {
     port,
+    logged: () => lines().length,
     passed: () =>
-      readFileSync(logs.access, 'utf8')
-        .split('\n')
-        .filter((line) => line !== '')
+      lines()
         .map((line): Passed => JSON.parse(line))
         .filter(({ upstream }) => upstream !== ''),
   }
