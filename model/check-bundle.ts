@@ -1,22 +1,24 @@
 import { once } from 'node:events'
+import { setImmediate } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import type { Checked } from './check-worker.js'
-import { fromWire } from './errors.js'
-import { type Bundle, openBundle } from './manifest.js'
+import type { ExpectedFile, FoundFile } from './file-hash.js'
+import { type Bundle, bundleOf, checkFiles, expectedFiles, readManifest } from './manifest.js'
 
 /**
- * As `openBundle`, beside live traffic: sizes and hashes are checked on a thread of the lowest
- * priority. Vocabularies are still read by the caller's.
+ * As `openBundle`, beside live traffic: files are hashed on a thread of the lowest priority, and the event loop gets
+ * its turn between the steps that are left to it.
  * @throws {RankError} BUNDLE_INVALID or CONFIG_INVALID naming the file or field
  */
 export async function openBundleInBackground(folder: string): Promise<Bundle> {
-  const worker = new Worker(new URL('./check-worker.js', import.meta.url), {
-    workerData: { folder },
-  })
-  const exited = once(worker, 'exit')
-  const [message] = await once(worker, 'message')
-  await exited
-  const { error }: Checked = message
-  if (error !== undefined) throw fromWire(error)
-  return openBundle(folder, { filesAreChecked: true })
+  const manifest = readManifest(folder)
+  checkFiles(folder, manifest, await inspectFiles(expectedFiles(folder, manifest)))
+  const bundle = bundleOf(folder, manifest)
+  await setImmediate()
+  return bundle
+}
+
+async function inspectFiles(files: readonly ExpectedFile[]): Promise<readonly FoundFile[]> {
+  const worker = new Worker(new URL('./hash-worker.js', import.meta.url), { workerData: files })
+  const [[found]] = await Promise.all([once(worker, 'message'), once(worker, 'exit')])
+  return found
 }

@@ -1,18 +1,17 @@
 import { createHash } from 'node:crypto'
-import { closeSync, openSync, readSync, statSync } from 'node:fs'
 import Type, { type Static } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { check, show } from './check.js'
 import { type HstuConfig, parseConfig, readJson } from './config.js'
 import type { EmbeddingLayout } from './embedding.js'
 import { RankError } from './errors.js'
+import { type ExpectedFile, type FoundFile, inspectFile } from './file-hash.js'
 import { indexFileOf, isIdList } from './id-index.js'
 import { embeddingLayout } from './schemes.js'
 import { readVocabulary, type Vocabulary } from './vocabulary.js'
 
 export const SCHEMA_VERSION = 1
 export const MANIFEST_FILE = 'manifest.json'
-const HASH_CHUNK_BYTES = 4 * 2 ** 20
 const VERSION_DIGITS = 16
 
 const FileName = Type.String({ minLength: 1, maxLength: 256 })
@@ -129,6 +128,18 @@ export function openBundle(
   folder: string,
   { filesAreChecked = false }: { readonly filesAreChecked?: boolean } = {},
 ): Bundle {
+  const manifest = readManifest(folder)
+  if (!filesAreChecked) {
+    checkFiles(folder, manifest, expectedFiles(folder, manifest).map(inspectFile))
+  }
+  return bundleOf(folder, manifest)
+}
+
+/**
+ * A bundle's manifest, which fits itself; nothing else is read.
+ * @throws {RankError} BUNDLE_INVALID or CONFIG_INVALID naming the field
+ */
+export function readManifest(folder: string): Manifest {
   const raw = readJson(`${folder}/${MANIFEST_FILE}`, 'BUNDLE_INVALID')
   const parsed = check(compiled, raw, 'BUNDLE_INVALID', `${folder}/${MANIFEST_FILE}`)
   const manifest: Manifest = { ...parsed, config: parseConfig(parsed.config) }
@@ -139,12 +150,8 @@ export function openBundle(
       `version must be the hash of the manifest's content, ${version}, got ${manifest.version}`,
     )
   }
-  for (const [file, { sha256, bytes }] of Object.entries(manifest.files)) {
+  for (const file of Object.keys(manifest.files)) {
     if (!isSafe(file)) throw invalid(folder, `file name ${show(file)} leaves the bundle`)
-    if (filesAreChecked) continue
-    const { size, got } = inspect(folder, file, bytes)
-    if (size !== bytes) throw invalid(folder, `${file} must have ${bytes} bytes, got ${size}`)
-    if (got !== sha256) throw invalid(folder, `${file} must have SHA-256 ${sha256}, got ${got}`)
   }
   for (const file of namedFiles(manifest)) {
     if (!Object.hasOwn(manifest.files, file)) {
@@ -156,45 +163,48 @@ export function openBundle(
   if (JSON.stringify(layout) !== JSON.stringify({ ...layout, ...stated })) {
     throw invalid(folder, 'embedding does not follow from config')
   }
-  return { folder, manifest, vocabulary: readVocabulary(manifest.config, folder) }
+  return manifest
 }
 
-/** Size of a bundle's file, and its SHA-256 where the size is the expected one. */
-function inspect(folder: string, file: string, bytes: number): { size: number; got?: string } {
-  try {
-    const stat = statSync(`${folder}/${file}`, { throwIfNoEntry: false })
-    if (!stat?.isFile()) throw invalid(folder, `${file} is missing`)
-    return stat.size === bytes
-      ? { size: bytes, got: hashFile(`${folder}/${file}`) }
-      : { size: stat.size }
-  } catch (cause) {
-    if (cause instanceof RankError) throw cause
-    const why = cause instanceof Error ? cause.message : String(cause)
-    throw new RankError('BUNDLE_INVALID', `bundle ${folder}: cannot read ${show(file)}: ${why}`, {
-      cause,
-    })
+/** The files that a manifest lists. */
+export function expectedFiles(folder: string, { files }: Manifest): ExpectedFile[] {
+  return Object.entries(files).map(([file, { bytes }]) => ({ path: `${folder}/${file}`, bytes }))
+}
+
+/**
+ * @param found - of each of `expectedFiles`, in their order
+ * @throws {RankError} BUNDLE_INVALID when one is not as the manifest says
+ */
+export function checkFiles(
+  folder: string,
+  { files }: Manifest,
+  found: readonly (FoundFile | undefined)[],
+): void {
+  for (const [i, [file, { sha256, bytes }]] of Object.entries(files).entries()) {
+    const got = found[i] ?? { kind: 'none' }
+    if (got.kind === 'none') throw invalid(folder, `${file} is missing`)
+    if (got.kind === 'unreadable') throw invalid(folder, `cannot read ${show(file)}: ${got.why}`)
+    if (got.bytes !== bytes) {
+      throw invalid(folder, `${file} must have ${bytes} bytes, got ${got.bytes}`)
+    }
+    if (got.sha256 !== sha256) {
+      throw invalid(folder, `${file} must have SHA-256 ${sha256}, got ${got.sha256}`)
+    }
   }
+}
+
+/**
+ * Reads the vocabularies of a bundle whose files were checked.
+ * @throws {RankError} CONFIG_INVALID when one does not fit the config
+ */
+export function bundleOf(folder: string, manifest: Manifest): Bundle {
+  return { folder, manifest, vocabulary: readVocabulary(manifest.config, folder) }
 }
 
 /** First digits of the SHA-256 over the manifest without its version: every file's hash is in it. */
 export function contentVersion(manifest: object): string {
   const content = JSON.stringify({ ...manifest, version: undefined })
   return createHash('sha256').update(content).digest('hex').slice(0, VERSION_DIGITS)
-}
-
-/** SHA-256 of a file in hex, read in chunks. */
-export function hashFile(file: string): string {
-  const hash = createHash('sha256')
-  const chunk = Buffer.allocUnsafe(HASH_CHUNK_BYTES)
-  const fd = openSync(file, 'r')
-  try {
-    for (let got = readSync(fd, chunk); got > 0; got = readSync(fd, chunk)) {
-      hash.update(chunk.subarray(0, got))
-    }
-  } finally {
-    closeSync(fd)
-  }
-  return hash.digest('hex')
 }
 
 /** Vocabulary files, lists of ids as their indices, catalogue and candidate list that a config names, without repeats. */

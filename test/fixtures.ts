@@ -8,13 +8,8 @@ import { type Oracle, writeBundle } from '../model/export/bundle.js'
 import type { WeightSource } from '../model/export/checkpoint.js'
 import { asStored, STORED_AS, type TableType } from '../model/export/table.js'
 import { exportVariant } from '../model/export/variants.js'
-import {
-  type Bundle,
-  contentVersion,
-  hashFile,
-  openBundle,
-  type Precision,
-} from '../model/manifest.js'
+import { hashFile } from '../model/file-hash.js'
+import { type Bundle, contentVersion, openBundle, type Precision } from '../model/manifest.js'
 import type { HistoryEvent, RankInput } from '../model/request.js'
 import { buildCandidates, buildHistory } from '../model/sequence.js'
 import type { HistoryTokens } from '../model/tokens.js'

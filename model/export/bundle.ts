@@ -12,12 +12,12 @@ import {
 import { dirname, resolve } from 'node:path'
 import { type HstuConfig, readJson, statedOf } from '../config.js'
 import { RankError } from '../errors.js'
+import { hashFile } from '../file-hash.js'
 import { indexFileOf, isIdList } from '../id-index.js'
 import {
   configFiles,
   contentVersion,
   type GraphName,
-  hashFile,
   isSafe,
   MANIFEST_FILE,
   type Manifest,
