@@ -142,9 +142,9 @@ export async function openCase(
   const { run, release } = session.bind(given, outDims)
   return {
     run,
-    close() {
+    async close() {
       release()
-      session.close()
+      await session.close()
     },
   }
 }

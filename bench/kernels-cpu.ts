@@ -166,8 +166,8 @@ async function benchOp(
     const body = await openCase(folder, each, undefined, threads)
     const runs = { kernels: kernel.run, functions: body.run }
     const { kernels, functions } = await inTurns(each.name, runs, log)
-    kernel.close()
-    body.close()
+    await kernel.close()
+    await body.close()
     return { what: each.name, kernelsMs: kernels, functionsMs: functions, flop: each.flop }
   } finally {
     rmSync(folder, { recursive: true })

@@ -98,7 +98,7 @@ export function createKvDecoder(parts: Parts) {
     },
     async close(): Promise<void> {
       for (const opened of await Promise.allSettled(sessions.values())) {
-        if (opened.status === 'fulfilled') opened.value.release()
+        if (opened.status === 'fulfilled') await opened.value.release()
       }
       sessions.clear()
     },

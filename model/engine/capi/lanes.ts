@@ -35,10 +35,10 @@ export async function createLanes(
   const { config, precision } = bundle.manifest
   const lanes: Lane[] = []
   let shapes = 0
-  const releases: (() => void)[] = []
+  const releases: (() => void | Promise<void>)[] = []
   const close = async () => {
     await Promise.all(lanes.map((lane) => lane.close()))
-    for (const release of releases.splice(0).reverse()) release()
+    for (const release of releases.splice(0).reverse()) await release()
   }
   // K and V of different widths do not lie in one grid; the float32 graphs are not made to be replayed
   // (export/functions.ts, withBias).

@@ -1,6 +1,6 @@
 import koffi from 'koffi'
 import { RankError } from '../../errors.js'
-import { loadLibrary } from './native.js'
+import { callAsync, loadLibrary } from './native.js'
 import type { Pointer } from './ort.js'
 
 const libc = loadLibrary(null)
@@ -17,13 +17,14 @@ export function mapFile(
   fd: number,
   bytes: number,
   flags = MAP_SHARED,
-): { address: Pointer; unmap(): void } {
+): { address: Pointer; unmap(): Promise<void> } {
   const address = BigInt(mmap(null, bytes, PROT_READ, flags, fd, 0))
   if (address === -1n) throw new RankError('ENGINE_UNAVAILABLE', `cannot map ${bytes} bytes`)
-  return { address, unmap: () => munmap(address, bytes) }
+  // Off the event loop: gigabytes of pages go one by one.
+  return { address, unmap: () => callAsync(munmap, address, bytes) }
 }
 
-const views = new FinalizationRegistry((unmap: () => void) => unmap())
+const views = new FinalizationRegistry((unmap: () => unknown) => unmap())
 
 /**
  * The same as an array, every page in place, mapped until nobody has its buffer any more. Writing to it stops the

@@ -39,7 +39,7 @@ export type OpSession = {
     inputs: OpInputs,
     outDims: readonly number[],
   ): { readonly out: Float32Array; run(): Promise<void>; release(): void }
-  close(): void
+  close(): Promise<void>
 }
 
 /**
@@ -97,7 +97,7 @@ export async function openOp(
     ]),
   )
   const types = new Map(graph.inputs.map(({ name, type }) => [name, ELEMENT[type]]))
-  const shared = { values, bytes: 0, release() {} }
+  const shared = { values, bytes: 0, async release() {} }
   const { sessions, release } = await createSessions(
     { ort, env, bundle, weights: shared, kernels: options.library },
     ['score'],
@@ -134,8 +134,8 @@ export async function openOp(
         },
       }
     },
-    close() {
-      release()
+    async close() {
+      await release()
       free()
     },
   }

@@ -104,7 +104,7 @@ export async function open(options: OpenOptions): Promise<Opened> {
     } else {
       await niceThreads()
     }
-    const weights = shareWeights(ort, cuda ?? host, bundle, cuda?.upload)
+    const weights = await shareWeights(ort, cuda ?? host, bundle, cuda?.upload)
     cleanups.push(weights.release)
     const kernels = kernelsFor(options, cuda)
     const registered = kernels?.refusal === undefined ? kernels?.found : undefined

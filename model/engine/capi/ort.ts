@@ -104,7 +104,6 @@ const ENTRIES = {
   AllocatorFree: does<[allocator: Pointer, memory: Pointer]>(76, P, P),
   ReleaseEnv: frees(92),
   ReleaseMemoryInfo: frees(94),
-  ReleaseSession: frees(95),
   ReleaseValue: frees(96),
   ReleaseRunOptions: frees(97),
   ReleaseTypeInfo: frees(98),
@@ -152,6 +151,8 @@ export type Ort = Calls & {
   createSession(env: Pointer, graph: Graph, options: Pointer, container: Pointer): Promise<Pointer>
   /** The same on the calling thread, for another one, which adopts it. */
   createSessionNow(env: Pointer, graph: Graph, options: Pointer, container: Pointer): Pointer
+  /** Off the calling thread: what the session packed goes page by page. */
+  releaseSession(session: Pointer): Promise<void>
   /** Counts an object that another thread made: this one will release it. */
   adopt(): void
   /** Objects created and not released, of all kinds: what a leak test watches. */
@@ -232,6 +233,7 @@ function bind(path: string): Ort {
   // CreateSessionWithPrepackedWeightsContainer, and the same FromArray.
   const createFromPath = native(168, P, [P, TEXT, P, P, P])
   const createFromBytes = native(169, P, [P, P, SIZE, P, P, P])
+  const releaseSession = native(95, 'void', [P])
   const creation = (graph: Graph) =>
     typeof graph === 'string'
       ? { create: createFromPath, model: [graph] }
@@ -259,6 +261,10 @@ function bind(path: string): Ort {
       const { create, model } = creation(graph)
       check(create(env, ...model, options, container, session))
       return session[0] ?? 0n
+    },
+    async releaseSession(session) {
+      live--
+      await callAsync(releaseSession, session)
     },
     adopt() {
       live++

@@ -51,7 +51,7 @@ describe('startRunThreads', () => {
     }
     scope.end()
     ort.ReleaseRunOptions(options)
-    session.release()
+    await session.release()
     host.close()
     ort.ReleaseEnv(env)
     assert.equal(ort.live(), before)

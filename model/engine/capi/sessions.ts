@@ -25,7 +25,7 @@ export type Session = {
   bind(inputs: Values, outputs: Values, options: Pointer): RunArguments
   readonly placement: Placement
   readonly pointer: Pointer
-  release(): void
+  release(): Promise<void>
 }
 export type Values = { readonly [name: string]: Pointer }
 
@@ -63,11 +63,11 @@ export async function createSessions<Name extends GraphName | RetrievalGraphName
   { ort, env, bundle, weights, kernels, bf16Kv }: SessionSource,
   names: readonly Name[],
   options: SessionOptions,
-): Promise<{ readonly sessions: Readonly<Record<Name, Session>>; release(): void }> {
+): Promise<{ readonly sessions: Readonly<Record<Name, Session>>; release(): Promise<void> }> {
   const packed = ort.CreatePrepackedWeightsContainer()
   const made: Session[] = []
-  const release = () => {
-    for (const session of made) session.release()
+  const release = async () => {
+    for (const session of made) await session.release()
     ort.ReleasePrepackedWeightsContainer(packed)
   }
   const create = async (name: Name): Promise<void> => {
@@ -102,7 +102,7 @@ export async function createSessions<Name extends GraphName | RetrievalGraphName
     const entries = names.map((name, i) => [name, made[i]])
     return { sessions: Object.fromEntries(entries) as Record<Name, Session>, release }
   } catch (error) {
-    release()
+    await release()
     throw error
   }
 }
@@ -173,7 +173,7 @@ function openSession(ort: Ort, session: Pointer): Session & GraphSignature {
         throw new RankError('MODEL_CONTRACT', `inference failed: ${why}`, { cause })
       }
     },
-    release: () => ort.ReleaseSession(session),
+    release: () => ort.releaseSession(session),
   }
 }
 

@@ -33,12 +33,12 @@ describe('shareWeights', () => {
     return folder
   }
   const { manifest } = model.bundle
-  const refuses = (folder: string, message: RegExp, more: readonly string[] = []) => {
+  const refuses = async (folder: string, message: RegExp, more: readonly string[] = []) => {
     const before = ort.live()
     const own = manifest.files['weights.bin']
     assert.ok(own !== undefined)
     const files = { ...manifest.files, ...Object.fromEntries(more.map((name) => [name, own])) }
-    assert.throws(() => shareWeights(ort, host, { folder, manifest: { ...manifest, files } }), {
+    await assert.rejects(shareWeights(ort, host, { folder, manifest: { ...manifest, files } }), {
       code: 'MODEL_CONTRACT',
       message,
     })
@@ -48,39 +48,39 @@ describe('shareWeights', () => {
     for (const entry of tensor.externalData) if (entry.key === key) entry.value = String(value)
   }
 
-  test('maps the file once, for every matrix of every graph, and leaves nothing', () => {
+  test('maps the file once, for every matrix of every graph, and leaves nothing', async () => {
     const before = ort.live()
-    const weights = shareWeights(ort, host, model.bundle)
+    const weights = await shareWeights(ort, host, model.bundle)
     assert.equal(weights.bytes, size)
     assert.ok(weights.values.has(TENSOR) && weights.values.has('head.fc2.weight'))
     assert.equal(ort.live(), before + weights.values.size)
-    weights.release()
+    await weights.release()
     assert.equal(ort.live(), before)
-    weights.release()
+    await weights.release()
     assert.equal(ort.live(), before)
   })
 
   const numbers = ['-4', '-1', '1', '3', '1.5', 'NaN', 'Infinity', '1e400', 'x', '4 4']
   for (const offset of numbers) {
-    test(`refuses the offset ${offset}`, (t) => {
-      refuses(
+    test(`refuses the offset ${offset}`, async (t) => {
+      await refuses(
         tamper(t, (tensor) => set(tensor, 'offset', offset)),
         new RegExp(`score\\.onnx: initializer embedding of .+ at ${offset} of weights\\.bin`),
       )
     })
   }
   for (const length of [...numbers, '0', '', '3900', '3908', '4611686018427387904']) {
-    test(`refuses the length "${length}"`, (t) => {
-      refuses(
+    test(`refuses the length "${length}"`, async (t) => {
+      await refuses(
         tamper(t, (tensor) => set(tensor, 'length', length)),
         new RegExp(`must be \\d+ aligned bytes, got ${length} at 0`),
       )
     })
   }
 
-  test('refuses what ends after the file, by one element or by exabytes', (t) => {
+  test('refuses what ends after the file, by one element or by exabytes', async (t) => {
     for (const offset of [4 * Math.floor(size / 4), size - 4, 2 ** 40, 2 ** 52]) {
-      refuses(
+      await refuses(
         tamper(t, (tensor) => set(tensor, 'offset', offset)),
         /score\.onnx: initializer embedding lies elsewhere/,
       )
@@ -88,10 +88,10 @@ describe('shareWeights', () => {
     const folder = copyBundle(t, model.bundle)
     for (const left of [size >> 1, 4, 1, 0]) {
       truncateSync(`${folder}/weights.bin`, left)
-      refuses(folder, new RegExp(`must end within ${left} bytes, ends at \\d+`))
+      await refuses(folder, new RegExp(`must end within ${left} bytes, ends at \\d+`))
     }
     // Beyond the numbers that are exact.
-    refuses(
+    await refuses(
       tamper(t, (tensor) => set(tensor, 'offset', '9007199254740992')),
       /at 9007199254740992/,
     )
@@ -105,22 +105,22 @@ describe('shareWeights', () => {
     'x\0y',
     'toString',
   ]) {
-    test(`refuses the location ${JSON.stringify(location)}`, (t) => {
-      refuses(
+    test(`refuses the location ${JSON.stringify(location)}`, async (t) => {
+      await refuses(
         tamper(t, (tensor) => set(tensor, 'location', location)),
         /initializer embedding must lie in a file that the manifest lists/,
       )
     })
   }
 
-  test('refuses a file that the manifest does not list, for a vector too', (t) => {
+  test('refuses a file that the manifest does not list, for a vector too', async (t) => {
     const other = (tensor: TensorProto) => set(tensor, 'location', 'other.bin')
     const folder = tamper(t, (_, all) => all.filter(({ dims }) => dims.length === 1).forEach(other))
     copyFileSync(`${folder}/weights.bin`, `${folder}/other.bin`)
-    refuses(folder, /a file that the manifest lists, got "other\.bin"/)
+    await refuses(folder, /a file that the manifest lists, got "other\.bin"/)
   })
 
-  test('refuses a location that is missing, a folder or empty', (t) => {
+  test('refuses a location that is missing, a folder or empty', async (t) => {
     const everywhere = (location: string) => {
       const folder = copyBundle(t, model.bundle)
       for (const name of GRAPHS) {
@@ -130,11 +130,13 @@ describe('shareWeights', () => {
       }
       return folder
     }
-    refuses(everywhere('absent.bin'), /weights do not open: ENOENT.+absent\.bin/, ['absent.bin'])
-    refuses(everywhere('vectors'), /vectors must be a file/, ['vectors'])
+    await refuses(everywhere('absent.bin'), /weights do not open: ENOENT.+absent\.bin/, [
+      'absent.bin',
+    ])
+    await refuses(everywhere('vectors'), /vectors must be a file/, ['vectors'])
     const folder = everywhere('empty.bin')
     writeFileSync(`${folder}/empty.bin`, '')
-    refuses(folder, /must end within 0 bytes/, ['empty.bin'])
+    await refuses(folder, /must end within 0 bytes/, ['empty.bin'])
   })
 
   const dims: readonly (readonly bigint[])[] = [
@@ -145,25 +147,25 @@ describe('shareWeights', () => {
     [2n ** 62n, 2n ** 62n],
   ]
   for (const each of dims) {
-    test(`refuses the dims ${each.join(' x ')}`, (t) => {
+    test(`refuses the dims ${each.join(' x ')}`, async (t) => {
       const folder = tamper(t, (tensor) => {
         tensor.dims = [...each]
       })
-      refuses(folder, /initializer embedding of .+ must be/)
+      await refuses(folder, /initializer embedding of .+ must be/)
     })
   }
 
-  test('refuses a type that bundles do not have, of whatever width', (t) => {
+  test('refuses a type that bundles do not have, of whatever width', async (t) => {
     for (const type of [0, 2, 6, 7, 8, 11, 16, 99]) {
       const folder = tamper(t, (tensor) => {
         tensor.dataType = type
       })
-      refuses(folder, /initializer embedding/)
+      await refuses(folder, /initializer embedding/)
     }
   })
 
-  test('refuses one name at two places, in one graph and in two', (t) => {
-    refuses(
+  test('refuses one name at two places, in one graph and in two', async (t) => {
+    await refuses(
       tamper(t, (tensor) => set(tensor, 'offset', 64)),
       /score\.onnx: initializer embedding lies elsewhere/,
     )
@@ -172,10 +174,10 @@ describe('shareWeights', () => {
       assert.ok(other !== undefined)
       other.name = tensor.name
     })
-    refuses(twice, /score\.onnx: initializer embedding lies elsewhere/)
+    await refuses(twice, /score\.onnx: initializer embedding lies elsewhere/)
   })
 
-  test('frees what it made when ONNX Runtime refuses a tensor', () => {
+  test('frees what it made when ONNX Runtime refuses a tensor', async () => {
     const before = ort.live()
     const failing = {
       ...ort,
@@ -186,7 +188,7 @@ describe('shareWeights', () => {
         return ort.CreateTensorWithDataAsOrtValue(...args)
       },
     }
-    assert.throws(() => shareWeights(failing, host, model.bundle), /no more/)
+    await assert.rejects(shareWeights(failing, host, model.bundle), /no more/)
     assert.equal(ort.live(), before)
   })
 })

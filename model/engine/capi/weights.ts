@@ -1,4 +1,5 @@
 import { closeSync, fstatSync, openSync, readFileSync } from 'node:fs'
+import { setImmediate } from 'node:timers/promises'
 import { fromBinary } from '@bufbuild/protobuf'
 import { ModelProtoSchema, type TensorProto, TensorProto_DataLocation } from 'onnx-buf'
 import { show } from '../../check.js'
@@ -29,7 +30,7 @@ type Place = {
 export type SharedWeights = {
   readonly values: ReadonlyMap<string, Pointer>
   readonly bytes: number
-  release(): void
+  release(): Promise<void>
 }
 
 /** Puts one tensor where its sessions are. `name` is the initializer's. */
@@ -45,12 +46,12 @@ export type Upload = (
  * @throws {RankError} MODEL_CONTRACT when a graph's weights do not lie as it says, in a file that the
  *   manifest lists and whose hash was therefore checked
  */
-export function shareWeights(
+export async function shareWeights(
   ort: Ort,
   memory: Pick<TensorMemory, 'info'>,
   { folder, manifest }: Pick<Bundle, 'folder' | 'manifest'>,
   upload: Upload = (address) => ({ address, free() {} }),
-): SharedWeights {
+): Promise<SharedWeights> {
   const places = new Map<string, Place>()
   for (const { file } of Object.values(manifest.graphs)) {
     for (const [name, place] of externalTensors(folder, file, manifest.files)) {
@@ -60,14 +61,16 @@ export function shareWeights(
       }
       places.set(name, place)
     }
+    // Milliseconds each: traffic has its turn.
+    await setImmediate()
   }
-  const releases: (() => void)[] = []
+  const releases: (() => void | Promise<void>)[] = []
   const values = new Map<string, Pointer>()
   let bytes = 0
-  const release = () => {
+  const release = async () => {
     for (const value of values.values()) ort.ReleaseValue(value)
     values.clear()
-    for (const each of releases.splice(0).reverse()) each()
+    for (const each of releases.splice(0).reverse()) await each()
   }
   try {
     for (const file of new Set([...places.values()].map((place) => place.file))) {
@@ -83,7 +86,7 @@ export function shareWeights(
     }
     return { values, bytes, release }
   } catch (error) {
-    release()
+    await release()
     throw error
   }
 }
