@@ -1,7 +1,9 @@
-// npm run bench:reload -- [--ramp-sec N] [--out bench/results]: latency and memory over ten reloads.
+// npm run bench:reload -- [--ramp-sec N] [--per-second N] [--out bench/results]: latency and memory over ten reloads,
+// at a load of so many requests per second; half of the capacity where nobody says.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { DEMO_BUNDLE, ensureDemoBundle } from '../server/commands/demo.js'
+import { integer } from '../server/commands/flags.js'
 import { readBodies } from './http.js'
 import { describeMachine } from './machine.js'
 import { benchReload } from './reload.js'
@@ -11,12 +13,18 @@ const { values } = parseArgs({
   options: {
     out: { type: 'string', default: 'bench/results' },
     'ramp-sec': { type: 'string', default: '10' },
+    'per-second': { type: 'string' },
   },
 })
 const machine = describeMachine()
 ensureDemoBundle(DEMO_BUNDLE)
 const bodies = readBodies('demo/kuairand/requests')
-const result = await benchReload(DEMO_BUNDLE, bodies, Number(values['ramp-sec']), (line) =>
+const perSecond = values['per-second']
+const options = {
+  rampSec: integer('--ramp-sec', values['ramp-sec'], 0, 3600),
+  ...(perSecond && { perSecond: integer('--per-second', perSecond, 1, 100_000) }),
+}
+const result = await benchReload(DEMO_BUNDLE, bodies, options, (line) =>
   process.stderr.write(`${line}\n`),
 )
 mkdirSync(values.out, { recursive: true })
