@@ -13,17 +13,16 @@ import { sliceTokens } from '../model/tokens.js'
 import { callsPerSecond, median, type Spread, spreadOf, spreadText } from './stats.js'
 import { QUERY_TIME } from './workload.js'
 
-/** Of several callers. */
 const ROUNDS = 31
-/** Of one call: as many rounds as take so long, between these; the medians of 15 calls of 5 ms tell nothing. */
-const MS_PER_TASK = 8000
-const LEAST_ROUNDS = 15
-const MOST_ROUNDS = 200
+/** Before an engine's round: the other one's threads still look out for work a while, then they sleep. */
 const PAUSE_MS = 20
 const CANDIDATES = [64, 256, 1024]
 const APPENDED_TOKENS = 2
 const IN_FLIGHT = 4
 const MS_PER_ROUND = 600
+/** Of one caller; its first call wakes the threads and does not count. Calls with pauses between them took 3 or 9 ms by chance. */
+const MS_OF_CALLS = 250
+const LEAST_CALLS = 2
 
 export type EngineComparison = {
   readonly model: string
@@ -107,16 +106,11 @@ async function latencies(bundle: Bundle, log: (line: string) => void) {
   const results: EngineComparison[] = []
   for (const [what, run] of tasks) {
     const times: Samples = { node: [], capi: [] }
-    const began = performance.now()
-    const isOver = (round: number) =>
-      round >= MOST_ROUNDS || (round >= LEAST_ROUNDS && performance.now() - began > MS_PER_TASK)
-    for (let round = -1; !isOver(round); round++) {
+    for (let round = -1; round < ROUNDS; round++) {
       for (const name of inTurn(round)) {
-        // The other engine's threads still look out for work: a while, then they sleep.
         await setTimeout(PAUSE_MS)
-        const start = performance.now()
-        await run(both[name])
-        if (round >= 0) times[name].push(performance.now() - start)
+        const ms = await msPerCall(() => run(both[name]))
+        if (round >= 0) times[name].push(ms)
       }
     }
     const result = comparisonOf(manifest.name, what, times, false)
@@ -125,6 +119,19 @@ async function latencies(bundle: Bundle, log: (line: string) => void) {
   }
   await closeBoth(both)
   return results
+}
+
+/** Median of calls one after the other. */
+async function msPerCall(call: () => Promise<unknown>): Promise<number> {
+  await call()
+  const times: number[] = []
+  const end = performance.now() + MS_OF_CALLS
+  while (times.length < LEAST_CALLS || performance.now() < end) {
+    const start = performance.now()
+    await call()
+    times.push(performance.now() - start)
+  }
+  return median(times)
 }
 
 /** Several callers, one thread per worker. */

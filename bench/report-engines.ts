@@ -14,7 +14,7 @@ export function enginesPage(machine: Machine, { comparisons, memory }: EnginesRe
     `* Node ${machine.node}, ONNX Runtime ${machine.onnxruntime}, commit ${machine.commit}, ${machine.date}`,
     '* Models: the paper shape (3 layers, width 512, 8 heads, 2,048 tokens, random weights) and the demo, float32',
     '',
-    'The engine alone, `capi` and `node` by turns, each of them first in every second round; medians, and of the rounds’ ratios the quartiles too. One call at a time with all cores, and requests per second of several callers with one thread each.',
+    'The engine alone, `capi` and `node` by turns, each of them first in every second round; rounds of a quarter of a second and more; medians, and of the rounds’ ratios the quartiles too. One call after the other with all cores, and requests per second of several callers with one thread each.',
     '',
     ...table(
       ['model', 'what', 'node', 'capi', 'capi / node'],
