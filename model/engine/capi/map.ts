@@ -8,7 +8,10 @@ const mmap = libc.func('mmap', 'intptr_t', ['void*', 'size_t', 'int', 'int', 'in
 const munmap = libc.func('munmap', 'int', ['void*', 'size_t'])
 
 const PROT_READ = 1
+const PROT_WRITE = 2
 const MAP_SHARED = 1
+const MAP_PRIVATE = 2
+const MAP_ANONYMOUS = process.platform === 'linux' ? 0x20 : 0x1000
 /** With MAP_POPULATE, which is Linux's own: a look-up then waits for no page. */
 const POPULATED = process.platform === 'linux' ? MAP_SHARED | 0x8000 : MAP_SHARED
 
@@ -22,6 +25,18 @@ export function mapFile(
   if (address === -1n) throw new RankError('ENGINE_UNAVAILABLE', `cannot map ${bytes} bytes`)
   // Off the event loop: gigabytes of pages go one by one.
   return { address, unmap: () => callAsync(munmap, address, bytes) }
+}
+
+/** So many bytes of zeros of the system's own, page by page as they are first touched; undefined where it has none. */
+export function mapMemory(bytes: number): Pointer | undefined {
+  const flags = MAP_PRIVATE | MAP_ANONYMOUS
+  const address = BigInt(mmap(null, bytes, PROT_READ | PROT_WRITE, flags, -1, 0))
+  return address === -1n ? undefined : address
+}
+
+/** Gives back what `mapMemory` gave, all of it and at once. */
+export function unmapMemory(address: Pointer, bytes: number): void {
+  munmap(address, bytes)
 }
 
 const views = new FinalizationRegistry((unmap: () => unknown) => unmap())
