@@ -251,6 +251,7 @@ export async function createCapiEngine(options: CapiEngineOptions): Promise<Engi
         workers: closing === undefined ? workers : 0,
         pendingJobs: scheduler.pending() + (lanes?.pending() ?? 0),
         restarts: 0,
+        // Of the runs that lie ready one counts, not one per thread: whoever waits does so where the order can still change.
         // Where users share runs, the next run gathers while one is under way.
         depth:
           Math.min(scheduler.slots, workers + 1) +

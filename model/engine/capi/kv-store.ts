@@ -99,10 +99,8 @@ export function createKvStore({ ort, blocks, host, config, precision, tiles }: P
     const copies = tileRegions(from).flatMap((region, r) => {
       const { address: start = 0n, capacity: room = 0 } = target[r] ?? {}
       const tokenBytes = region.width * elementBytes
-      // Of equal capacities all heads in one.
-      const parts = room === region.capacity ? 1 : heads
-      const bytes = (parts === 1 ? heads * room : toBlocks(rows)) * tokenBytes
-      return Array.from({ length: parts }, (_, head) =>
+      const bytes = toBlocks(rows) * tokenBytes
+      return Array.from({ length: heads }, (_, head) =>
         to.memory.copy(
           start + BigInt(head * room * tokenBytes),
           region.address + BigInt(head * region.capacity * tokenBytes),
@@ -115,6 +113,8 @@ export function createKvStore({ ort, blocks, host, config, precision, tiles }: P
 
   const copyRows = async (to: Block, from: Block, rows: number) => {
     to.times.set(from.times.subarray(0, rows))
+    // What lies behind the rows comes along: one copy costs less than one per layer.
+    if (to.capacity === from.capacity) return to.memory.copy(to.address, from.address, to.bytes)
     if (tiles !== undefined) return copyTiles(to, from, rows)
     const target = layout(to.capacity).regions
     const copies = layout(from.capacity).regions.map(({ offset, width }, r) =>
