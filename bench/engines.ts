@@ -9,7 +9,7 @@ import type { Engine } from '../model/engine/engine.js'
 import { createNodeEngine } from '../model/engine/node/pool.js'
 import type { Bundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
-import { sliceTokens } from '../model/tokens.js'
+import { type HistoryTokens, sliceTokens } from '../model/tokens.js'
 import { callsPerSecond, median, type Spread, spreadOf, spreadText } from './stats.js'
 import { QUERY_TIME } from './workload.js'
 
@@ -81,8 +81,6 @@ async function latencies(bundle: Bundle, log: (line: string) => void) {
   const { maxTokens } = manifest.config
   const random = createRandom(1)
   const history = randomHistory(manifest, maxTokens, random)
-  const split = maxTokens - APPENDED_TOKENS
-  const rest = sliceTokens(history, split, maxTokens)
   const tasks = new Map<string, (engine: Engine) => Promise<unknown>>()
   const handles = new Map<Engine, Awaited<ReturnType<Engine['prefill']>>>()
   for (const engine of Object.values(both)) handles.set(engine, await engine.prefill(history))
@@ -96,9 +94,9 @@ async function latencies(bundle: Bundle, log: (line: string) => void) {
     tasks.set(`score, m = ${m}`, (engine) => engine.score(handleOf(engine), rows, QUERY_TIME))
   }
   const rows = randomRows(manifest, 256, random)
-  tasks.set('append of one event', async (engine) =>
-    engine.release(await engine.prefill(rest, { handle: handleOf(engine), tokens: split })),
-  )
+  const appends = new Map<Engine, () => Promise<void>>()
+  for (const engine of Object.values(both)) appends.set(engine, await appender(engine, history))
+  tasks.set('append of one event', async (engine) => appends.get(engine)?.())
   tasks.set('prefill', async (engine) => engine.release(await engine.prefill(history)))
   tasks.set('one pass, m = 256', (engine) =>
     engine.rank([{ history, candidates: rows, queryTime: QUERY_TIME }]),
@@ -119,6 +117,20 @@ async function latencies(bundle: Bundle, log: (line: string) => void) {
   }
   await closeBoth(both)
   return results
+}
+
+/** Each call appends to what the last one left, as a user's requests do; once all is there, to its first half again. */
+async function appender(engine: Engine, history: HistoryTokens): Promise<() => Promise<void>> {
+  const half = Math.floor(history.length / 2)
+  const first = await engine.prefill(sliceTokens(history, 0, half))
+  let last = first
+  return async () => {
+    const done = last
+    const from = done.tokens + APPENDED_TOKENS > history.length ? first : done
+    const rest = sliceTokens(history, from.tokens, from.tokens + APPENDED_TOKENS)
+    last = await engine.prefill(rest, { handle: from, tokens: from.tokens })
+    if (done !== first) engine.release(done)
+  }
 }
 
 /** Median of calls one after the other. */
