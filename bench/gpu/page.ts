@@ -49,7 +49,7 @@ function withCommit(
   const commit = commits?.[section]
   if (commit === undefined || commit === machine.commit) return [...lines]
   const [heading = '', ...rest] = lines
-  return [heading, '', `Of an earlier run, commit ${commit}.`, ...rest]
+  return [heading, '', `Of another run, commit ${commit}.`, ...rest]
 }
 
 function head({ machine, peer }: PartialResult): string[] {

@@ -81,7 +81,8 @@ export function profile(
 
 /** A C++ signature without its namespaces, template arguments and parameters. */
 export function shortName(signature: string): string {
-  const withoutArguments = signature.replace(/\(.*$/s, '').replace(/<.*$/s, '')
+  const named = signature.replaceAll(/(<unnamed>|\(anonymous namespace\))::/g, '')
+  const withoutArguments = named.replace(/\(.*$/s, '').replace(/<.*$/s, '')
   return (
     withoutArguments
       .replace(/^void /, '')

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { shortName } from './profile.js'
 import { type KernelKind, kindOf, timeByKind } from './report-profile.js'
 
 const NAMES: Readonly<Record<string, KernelKind>> = {
@@ -28,6 +29,16 @@ const NAMES: Readonly<Record<string, KernelKind>> = {
 
 test('a kernel is counted by its name, an unknown one as other', () => {
   for (const [name, kind] of Object.entries(NAMES)) assert.equal(kindOf(name), kind, name)
+})
+
+test('a kernel has its name without namespaces, also unnamed ones', () => {
+  const signatures = [
+    'void hstu::<unnamed>::gate<(int)4, (bool)1>(HstuGateArgs)',
+    'void hstu::(anonymous namespace)::gate<4, true>(HstuGateArgs)',
+    'void hstu::gate<(int)4>(hstu::Args)',
+    'gate',
+  ]
+  for (const signature of signatures) assert.equal(shortName(signature), 'gate', signature)
 })
 
 test('the kinds add up to the time of all kernels', () => {

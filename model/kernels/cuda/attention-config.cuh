@@ -32,26 +32,24 @@ struct alignas(16) BiasTables {
   int32_t rowTimes[128];           ///< of the block's rows, where not all have the same
 };
 
-/// Edges of buckets among a tile's keys that are prepared row by row.
-constexpr int kMostEdges = 8;
+/// Edges of buckets among 32 keys that are prepared row by row.
+constexpr int kMostEdges = 2;
 
 /// What a tile of keys adds to the scores, halved: written by the producer's warps, read by the consumers. Pairs are two
 /// halves in a word, of a key and the next. The keys of a tile mostly lie in order of their times: an edge between two
-/// buckets then is, row by row, a number of keys.
+/// buckets then is, row by row, a number of keys. Keys are taken 32 at a time, rows 16, as a warp has them.
 template <int Rows, int Keys>
 struct alignas(16) BiasTile {
   static constexpr int Groups = Keys / 32;  ///< of keys
   static_assert(Rows / 16 * Groups <= 32, "a lane per group and warp");
-  /// By warp of 16 rows and 32 keys: weight of the nearest bucket, and above it of the next one where there are several; 0 for
-  /// keys that are searched.
+  /// By rows and keys: weight of the nearest bucket, and above it of the next one (no edge: the same); 0 for keys that are searched.
   uint32_t weight[Rows / 16 * Groups];
-  uint32_t edges[Rows / 16 * Groups];  ///< the nearest edge, bits 0 … 7, to the farthest, bits 8 … 15
-  uint32_t beyond[kMostEdges];        ///< weight beyond an edge, twice; edge 0 is the farthest
-  uint32_t withEdges, searched;       ///< bit i: what weight[i] stands for has edges; has too many, or its keys are in no order
-  uint8_t keys[Rows][kMostEdges];     ///< by row and edge: how many of the tile's keys are beyond
-  uint32_t position[Rows + Keys];     ///< pairs of pos_w, by row + Keys - key
-  int32_t times[Keys];                ///< as rows' times are: see kNear
-  int32_t isFar;                      ///< a time is outside of what `times` can say
+  uint32_t beyond[Rows / 16 * Groups];  ///< weight beyond the second edge, twice
+  uint8_t keys[kMostEdges][Rows][4];    ///< by edge, the nearest first, and row: how many of each 32 keys are beyond
+  uint32_t position[Rows + Keys];       ///< pairs of pos_w, by row + Keys - key
+  int32_t times[Keys];                  ///< as rows' times are: see kNear
+  uint32_t slow, searched;              ///< bit i: what weight[i] stands for has a second edge, or is searched; is searched
+  int32_t isFar;                        ///< a time is outside of what `times` can say
 };
 
 /// Times count from this long before the block's first row; from 0 to 2^31 - 2 they say all, and differ by less than 2^31 - 1.

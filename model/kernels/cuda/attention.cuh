@@ -2,9 +2,9 @@
 // float16 in and out, float32 sums. One producer warp feeds K and V tiles by the copy engine; each consumer warpgroup has
 // 64 rows of Q, scores and weights stay in its registers (the weights are the next product's A operand). The bias never
 // exists as a matrix: the producer's other warps prepare each tile's times and positions (attention-bias.cuh), and the
-// consumers look it up while the tile's scores are computed. Bias and SiLU are computed in pairs of halves. Keys may be split over a
-// cluster of CTAs, which add up their partial sums through distributed shared memory: one launch, no workspace, no
-// atomics, the same bits every time.
+// consumers add up the next tile's while the special function unit is busy with this one. Bias and SiLU are computed in pairs
+// of halves. Keys may be split over a cluster of CTAs, which add up their partial sums through distributed shared memory:
+// one launch, no workspace, no atomics, the same bits every time.
 #pragma once
 #include "attention-bias.cuh"
 #include "attention-config.cuh"
@@ -53,14 +53,16 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     if (Bias) barrierInit(fullTables, 3 * kArrivals);
     barrierInitFence();
   }
-  [[maybe_unused]] const KnownSegments segments(Bias && threadIdx.x >= 32 && threadIdx.x < 128 ? int(threadIdx.x) - 32 : -1);
+  [[maybe_unused]] const int helperThread = Bias && threadIdx.x >= 32 && threadIdx.x < 128 ? int(threadIdx.x) - 32 : -1;
+  [[maybe_unused]] const KnownSegments segments(helperThread);
+  __syncthreads();
   waitForBefore();
   const int realKeys = p.lengths ? min(p.keys, int(p.lengths[user])) : p.keys;
   const int ownKeys = Causal ? min(p.rows, row0 + C::Rows) : 0;
   const int sharedTiles = (realKeys + Keys - 1) / Keys, tiles = sharedTiles + (ownKeys + Keys - 1) / Keys;
-  const int first = int(int64_t(tiles) * rank / splits), end = int(int64_t(tiles) * (rank + 1) / splits);
+  const int first = tiles * rank / splits, end = tiles * (rank + 1) / splits;
   const auto halfTimeWeight = [&](int bucket) { return halfWeight(p, bucket); };
-  __syncthreads();
+  [[maybe_unused]] const BiasBlock biasBlock{user, row0, realKeys, sharedTiles, first, end};
 
   const int warpgroup = threadIdx.x / 128;
   if (warpgroup == 0) {
@@ -89,8 +91,7 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
       }
     } else if (Bias && threadIdx.x >= 32) {
       if constexpr (Bias)
-        prepareBias<C, Keys, Stages, Causal>(p, {user, row0, realKeys, sharedTiles, first, end}, tables, biasTiles, segments,
-                                             {fullTables, fullBias(0), emptyBias(0)});
+        prepareBias<C, Keys, Stages, Causal>(p, biasBlock, tables, biasTiles, segments, {fullTables, fullBias(0), emptyBias(0)});
     }
     if (splits > 1) {
       __syncwarp();
@@ -103,7 +104,8 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
   }
 
   takeRegisters<C::ConsumerRegisters>();
-  const int own = warpgroup - 1, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
+  // Known to be the same of all threads where there is one warpgroup: what is made of it then takes no registers.
+  const int own = Warpgroups == 1 ? 0 : warpgroup - 1, thread = threadIdx.x % 128, warp = thread / 32, lane = thread % 32;
   // A thread has rows r0 and r0 + 8 of an m64 accumulator, columns 8j + 2·quad and the one behind, for every j.
   const int quad = lane % 4, localRow = own * 64 + warp * 16 + lane / 4, r0 = row0 + localRow;
   float sum[Width / 2];
@@ -170,13 +172,14 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
   barrierWait(fullQ, 0);
   const uint32_t ownQ = sharedQ + own * 64 * 128;
   float S[Keys / 2];
-  // Pairs of halves, of row r0 in even places and of the row eight below in odd ones: the weights that a product reads; of
-  // the next tile half of what SiLU is taken of, and its hyperbolic tangent. Nothing may be written into P while that
-  // product is under way, nor copied into it: the assembler would make it wait for all. The bias, halved: of candidates
+  // Pairs of halves, of row r0 in even places and of the row eight below in odd ones: the weights that a product reads, and
+  // those of the next tile. Nothing may be written into P while that product is under way, nor copied into it: the assembler
+  // would make it wait for all. So H is no copy, but combined with what it cannot know to be 0. The bias, halved: of candidates
   // one pair for both rows. Wider heads have no registers for a causal bias beside the scores: theirs is added when those are there.
   uint32_t P[Keys / 4];
   constexpr bool kIsLate = Bias && Causal && Width > 64;
-  [[maybe_unused]] uint32_t H[!Bias ? 1 : Keys / 4], tanhs[!Bias ? 1 : Keys / 4], B[!Bias || kIsLate ? 1 : Causal ? Keys / 4 : Keys / 8];
+  [[maybe_unused]] uint32_t H[!Bias ? 1 : Keys / 4], B[!Bias || kIsLate ? 1 : Causal ? Keys / 4 : Keys / 8];
+  [[maybe_unused]] const uint32_t nothing = p.rows >> 31;
   [[maybe_unused]] const uint32_t halfAlphas = packHalves(p.halfAlpha, p.halfAlpha);
 
   const auto scores = [&](int stage) {
@@ -196,37 +199,52 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     return fmaHalves(packBounded(S[2 * i], S[2 * i + 1]), halfAlphas, bias);
   };
 
-  /// What times add to 32 keys: the nearest bucket's weight, beyond its edge the next one's, and so on; `keys` of this thread's
-  /// rows, by edge.
-  [[maybe_unused]] const auto timesOf = [&](uint32_t (&T)[8], const auto& tile, int group, int at, const uint2 (&keys)[2]) {
-    const uint32_t weights = tile.weight[at], edges = tile.edges[at], farthest = edges >> 8, toColumn = packHalves(-2.f * quad, -2.f * quad);
-    const auto isBeyond = [&](uint32_t (&mask)[8], uint32_t edge) {
+  [[maybe_unused]] const auto keysOf = [](const auto& tile, int edge, int row) {
+    return *reinterpret_cast<const uint32_t*>(tile.keys[edge][row]);
+  };
+
+  /// This thread's first word of BiasTile::position, and this warp's first of BiasTile::weight.
+  [[maybe_unused]] const int position0 = localRow - 2 * quad + Keys + 8, group0 = (own * 4 + warp) * (Keys / 32);
+
+  /// What a thread reads of a tile at once.
+  struct Quick {
+    uint32_t positions[Causal ? Keys / 8 + 1 : 1], weights[Keys / 32], keys[2], slow, searched;
+  };
+
+  /// Bits of those of 32 keys that are beyond an edge, by the numbers of keys of this thread's rows.
+  [[maybe_unused]] const uint32_t toColumn = packHalves(-2.f * quad, -2.f * quad);
+  [[maybe_unused]] const auto beyond = [&](uint32_t (&mask)[8], const uint32_t (&keys)[2], int group) {
 #pragma unroll
-      for (int e = 0; e < 2; e++) {
-        const uint32_t count = __byte_perm(edge < 4 ? keys[e].x : keys[e].y, kWholeHalf, 0x4040 + (edge & 3) * 0x101);
+    for (int e = 0; e < 2; e++) {
+      const uint32_t count = addHalves(__byte_perm(keys[e], kWholeHalf, 0x4040 + group * 0x101), toColumn);
 #pragma unroll
-        for (int i = e; i < 8; i += 2) mask[i] = halvesBelow(wholeHalves(32 * group + i / 2 * 8), addHalves(count, toColumn));
-      }
-    };
-    uint32_t mask[8], edge = edges & 255;
-    isBeyond(mask, edge);
+      for (int i = e; i < 8; i += 2) mask[i] = halvesBelow(wholeHalves(i / 2 * 8), count);
+    }
+  };
+
+  /// What times add to 32 keys that are not searched: the nearest bucket's weight, beyond its edge the next one's, and so on.
+  [[maybe_unused]] const auto timesOf = [&](uint32_t (&T)[8], const auto& tile, const Quick& read, int group, uint32_t weights,
+                                             bool hasSecond) {
     const uint32_t near = __byte_perm(weights, 0, 0x1010), next = __byte_perm(weights, 0, 0x3232);
 #pragma unroll
-    for (int i = 0; i < 8; i++) T[i] = (next & mask[i]) | (near & ~mask[i]);
-#pragma unroll 1
-    while (edge > farthest) {
-      const uint32_t weight = tile.beyond[--edge];
-      isBeyond(mask, edge);
+    for (int i = 0; i < 8; i++) T[i] = near;
+    if (near == next && !hasSecond) return;
+    uint32_t mask[8];
+    beyond(mask, read.keys, group);
 #pragma unroll
-      for (int i = 0; i < 8; i++) T[i] = (weight & mask[i]) | (T[i] & ~mask[i]);
-    }
+    for (int i = 0; i < 8; i++) T[i] = (next & mask[i]) | (near & ~mask[i]);
+    if (!hasSecond) return;
+    const uint32_t weight = tile.beyond[group0 + group];
+    beyond(mask, {keysOf(tile, 1, localRow), keysOf(tile, 1, localRow + 8)}, group);
+#pragma unroll
+    for (int i = 0; i < 8; i++) T[i] = (weight & mask[i]) | (T[i] & ~mask[i]);
   };
 
   /// What times add to 32 keys, each key's bucket by itself.
   [[maybe_unused]] const auto search = [&](uint32_t (&T)[8], const auto& tile, int group) {
     const int32_t rowTimes[2] = {tables.rowTimes[localRow], tables.rowTimes[localRow + 8]};
     // Several lookups' loads at once, or each would wait for the one before; wider heads have no registers left for as many.
-    constexpr int kAtOnce = Width == 64 ? 4 : 2;
+    constexpr int kAtOnce = Width == 64 ? 8 : 2;
 #pragma unroll
     for (int part = 0; part < 8; part += kAtOnce) {
       int32_t seconds[kAtOnce][2];
@@ -269,100 +287,114 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     }
   };
 
-  [[maybe_unused]] const auto addSearched = [&](const auto& tile, int t, int group) {
-    uint32_t T[8];
-    if (tile.isFar) {
+  /// Word i with its position. Eight rows further down is as far as eight keys before: pair j + 1, and for the row eight below pair j.
+  [[maybe_unused]] const auto sumOf = [&](const uint32_t* positions, int i, uint32_t time) {
+    return addHalves(positions[i / 2 + 1 - i % 2], time);
+  };
+
+  /// Times and positions of 32 keys, whatever it takes.
+  [[maybe_unused]] const auto biasOf = [&](uint32_t (&T)[8], const auto& tile, const Quick& read, int t, int group, uint32_t weights) {
+    uint32_t positions[5];
+#pragma unroll
+    for (int j = 0; j < 5; j++) positions[j] = tile.position[position0 - 8 * (4 * group + j)];
+    if (!(read.searched >> (group0 + group) & 1)) {
+      timesOf(T, tile, read, group, weights, read.slow >> (group0 + group) & 1);
+    } else if (tile.isFar) {
       searchFar(T, t, group);
     } else {
       search(T, tile, group);
     }
 #pragma unroll
-    for (int g = 0; g < Keys / 32; g++) {
-      if (g != group) continue;
-#pragma unroll
-      for (int i = 0; i < 8; i++) B[8 * g + i] = addHalves(B[8 * g + i], T[i]);
-    }
+    for (int i = 0; i < 8; i++) T[i] = sumOf(positions, i, T[i]);
   };
 
-  /// The tile's bias into B, while its scores are computed.
-  const auto addBias = [&](int t, int stage, uint32_t phase) {
-    if constexpr (Bias && !kIsLate) {
-      barrierWait(fullBias(stage), phase);
-      const typename C::Tile& tile = biasTiles[stage];
-      if constexpr (Causal) {
-        const uint32_t* position = tile.position + localRow - 2 * quad + Keys;
-        const int group0 = (own * 4 + warp) * (Keys / 32);
-        const uint32_t withEdges = tile.withEdges >> group0 & ((1 << Keys / 32) - 1);
-        // Eight rows further down is as far as eight keys before: pair j + 1, and for the row eight below pair j.
-        uint32_t positions[Keys / 8 + 1];
+  [[maybe_unused]] const auto readQuick = [&](const auto& tile) {
+    Quick read{};
+    if constexpr (Causal) {
+      read.slow = tile.slow;
+      read.searched = tile.searched;
 #pragma unroll
-        for (int j = 0; j <= Keys / 8; j++) positions[j] = position[8 - 8 * j];
-        if (withEdges) {
-          const uint2 keys[2] = {*reinterpret_cast<const uint2*>(tile.keys[localRow]),
-                                 *reinterpret_cast<const uint2*>(tile.keys[localRow + 8])};
+      for (int group = 0; group < Keys / 32; group++) read.weights[group] = tile.weight[group0 + group];
 #pragma unroll
-          for (int group = 0; group < Keys / 32; group++) {
-            uint32_t T[8];
-            timesOf(T, tile, group, group0 + group, keys);
+      for (int e = 0; e < 2; e++) read.keys[e] = keysOf(tile, 0, localRow + 8 * e);
 #pragma unroll
-            for (int i = 0; i < 8; i++) B[8 * group + i] = addHalves(positions[4 * group + i / 2 + 1 - i % 2], T[i]);
-          }
-        } else {
-#pragma unroll
-          for (int i = 0; i < Keys / 4; i++)
-            B[i] = addHalves(positions[i / 2 + 1 - i % 2], __byte_perm(tile.weight[group0 + i / 8], 0, 0x1010));
-        }
-        uint32_t searched = tile.searched >> group0 & ((1 << Keys / 32) - 1);
-        if (searched) barrierWait(fullTables, 0);
-        for (; searched; searched &= searched - 1) addSearched(tile, t, __ffs(searched) - 1);
-      } else {
-#pragma unroll
-        for (int j = 0; j < Keys / 8; j += 4) {
-          const uint4 pairs = *reinterpret_cast<const uint4*>(&tile.pairs[quad * C::Tile::Stride + j]);
-          B[j] = pairs.x;
-          B[j + 1] = pairs.y;
-          B[j + 2] = pairs.z;
-          B[j + 3] = pairs.w;
-        }
-      }
-      arriveTogether(emptyBias(stage), lane);
+      for (int j = 0; j <= Keys / 8; j++) read.positions[j] = tile.position[position0 - 8 * j];
     }
+    return read;
   };
 
-  /// The same into H with the tile's scores, 32 keys at a time.
-  [[maybe_unused]] const auto addLateBias = [&](const auto& tile, int t) {
-    const uint32_t* position = tile.position + localRow - 2 * quad + Keys;
-    const int group0 = (own * 4 + warp) * (Keys / 32);
-    const uint32_t withEdges = tile.withEdges >> group0, searched = tile.searched >> group0;
-    if (searched & ((1 << Keys / 32) - 1)) barrierWait(fullTables, 0);
+  /// A tile's bias into B as far as that takes no branch: right but for the groups of keys in `slow`, which have a second edge or
+  /// are searched. `use(i)`, which is mixed in, no longer needs what was in B.
+  [[maybe_unused]] uint32_t slow = 0;
+  [[maybe_unused]] const auto quickBias = [&](const auto& tile, const Quick& read, const auto& use) {
+    if constexpr (Causal) slow = read.slow >> group0 & ((1 << Keys / 32) - 1);
 #pragma unroll
     for (int group = 0; group < Keys / 32; group++) {
-      uint32_t T[8], positions[5];
+      if constexpr (Causal) {
+        const uint32_t near = __byte_perm(read.weights[group], 0, 0x1010), next = __byte_perm(read.weights[group], 0, 0x3232);
+        uint32_t mask[8];
+        beyond(mask, read.keys, group);
 #pragma unroll
-      for (int j = 0; j < 5; j++) positions[j] = position[8 - 8 * (4 * group + j)];
-      if (searched >> group & 1) {
-        if (tile.isFar) {
-          searchFar(T, t, group);
-        } else {
-          search(T, tile, group);
+        for (int i = 0; i < 8; i++) {
+          use(8 * group + i);
+          B[8 * group + i] = sumOf(read.positions, 8 * group + i, (next & mask[i]) | (near & ~mask[i]));
         }
-      } else if (withEdges >> group & 1) {
-        const uint2 keys[2] = {*reinterpret_cast<const uint2*>(tile.keys[localRow]),
-                               *reinterpret_cast<const uint2*>(tile.keys[localRow + 8])};
-        timesOf(T, tile, group, group0 + group, keys);
       } else {
-        const uint32_t weight = __byte_perm(tile.weight[group0 + group], 0, 0x1010);
-#pragma unroll
-        for (int i = 0; i < 8; i++) T[i] = weight;
+        const uint4 pairs = *reinterpret_cast<const uint4*>(&tile.pairs[quad * C::Tile::Stride + 4 * group]);
+        for (int i = 0; i < 8; i++) use(8 * group + i);
+        B[4 * group] = pairs.x;
+        B[4 * group + 1] = pairs.y;
+        B[4 * group + 2] = pairs.z;
+        B[4 * group + 3] = pairs.w;
       }
-#pragma unroll
-      for (int i = 0; i < 8; i++) H[8 * group + i] = halfOf(8 * group + i, addHalves(positions[i / 2 + 1 - i % 2], T[i]));
     }
   };
 
-  /// Without a bias S as weights, else S and B as H and its tangent; keys that a row does not see get none where `isMasked`.
-  const auto weigh = [&](auto masked, int t) {
+  /// The rest of it; nothing is read of the tile after that. No scores take registers then.
+  [[maybe_unused]] const auto slowBias = [&](int t, int stage) {
+    if constexpr (Causal && Bias) {
+      const auto& tile = biasTiles[stage];
+      if (slow) {
+        Quick read{};
+        read.slow = tile.slow;
+        read.searched = tile.searched;
+        for (int e = 0; e < 2; e++) read.keys[e] = keysOf(tile, 0, localRow + 8 * e);
+        if (read.searched) barrierWait(fullTables, 0);
+#pragma unroll 1
+        for (; slow; slow &= slow - 1) {
+          const int group = __ffs(slow) - 1;
+          uint32_t T[8];
+          biasOf(T, tile, read, t, group, tile.weight[group0 + group]);
+#pragma unroll
+          for (int g = 0; g < Keys / 32; g++) {
+            if (g != group) continue;
+#pragma unroll
+            for (int i = 0; i < 8; i++) B[8 * g + i] = T[i];
+          }
+        }
+      }
+    }
+    arriveTogether(emptyBias(stage), lane);
+  };
+
+  /// Of wider heads all of it into H with the tile's scores, 32 keys at a time.
+  [[maybe_unused]] const auto addLateBias = [&](const auto& tile, int t) {
+    const Quick read = readQuick(tile);
+    if (read.searched) barrierWait(fullTables, 0);
+#pragma unroll
+    for (int group = 0; group < Keys / 32; group++) {
+      uint32_t T[8];
+      biasOf(T, tile, read, t, group, read.weights[group]);
+#pragma unroll
+      for (int i = 0; i < 8; i++) H[8 * group + i] = halfOf(8 * group + i, T[i]);
+    }
+  };
+
+  /// S as weights, with a bias S and B as weights in H; keys that a row does not see get none where `isMasked`.
+  /// Where not, B then becomes the next tile's, in stage `next`, for which the special function unit leaves time.
+  const auto weigh = [&](auto masked, int t, [[maybe_unused]] int next) {
     constexpr bool isMasked = decltype(masked)::value;
+    [[maybe_unused]] constexpr bool isFollowed = Bias && !kIsLate && !isMasked;
     const bool isOwn = Causal && t >= sharedTiles;
     const int token = (isOwn ? t - sharedTiles : t) * Keys;
     const int lastKey = (isOwn ? p.rows : realKeys) - 1;
@@ -379,16 +411,21 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
         }
     } else {
       [[maybe_unused]] const uint32_t seen[2] = {wholeHalf(max(0, min(Keys, most0 + 1))), wholeHalf(max(0, min(Keys, most1 + 1)))};
+      [[maybe_unused]] Quick read{};
+      if constexpr (isFollowed) read = readQuick(biasTiles[next]);
 #pragma unroll
       for (int i = 0; i < Keys / 4; i++) {
         if constexpr (!kIsLate) H[i] = halfOf(i, B[Causal ? i : i / 2]);
         if constexpr (isMasked) H[i] &= halvesBelow(wholeHalves(i / 2 * 8), seen[i % 2]);
-        tanhs[i] = tanhOfHalves(H[i]);
+        if constexpr (!isFollowed) H[i] = fmaHalves(H[i], tanhOfHalves(H[i]), H[i]);
       }
+      if constexpr (isFollowed) quickBias(biasTiles[next], read, [&](int i) { H[i] = fmaHalves(H[i], tanhOfHalves(H[i]), H[i]); });
     }
   };
 
-  const auto weights = [&](int t, [[maybe_unused]] int stage, [[maybe_unused]] uint32_t phase) {
+  /// Of tile t in `stage`, as the next one is in `next`.
+  const auto weights = [&](int t, [[maybe_unused]] int stage, [[maybe_unused]] uint32_t phase, [[maybe_unused]] int next,
+                           [[maybe_unused]] uint32_t nextPhase) {
     if constexpr (kIsLate) {
       barrierWait(fullBias(stage), phase);
       addLateBias(biasTiles[stage], t);
@@ -397,17 +434,21 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     const bool isOwn = Causal && t >= sharedTiles;
     const int lastOfTile = (isOwn ? t - sharedTiles : t) * Keys + Keys - 1;
     const int mostOfAll = isOwn ? min(p.rows - 1, row0 + own * 64) : realKeys - 1;
-    if (lastOfTile > mostOfAll) {
-      weigh(std::true_type(), t);
+    const bool isFollowed = Bias && !kIsLate && t + 1 < end;
+    if (isFollowed) barrierWait(fullBias(next), nextPhase);
+    if (lastOfTile > mostOfAll || (Bias && !kIsLate && !isFollowed)) {
+      weigh(std::true_type(), t, next);
+      if constexpr (Bias && !kIsLate)
+        if (isFollowed) quickBias(biasTiles[next], readQuick(biasTiles[next]), [](int) {});
     } else {
-      weigh(std::false_type(), t);
+      weigh(std::false_type(), t, next);
     }
   };
 
   const auto takeWeights = [&]() {
 #pragma unroll
     for (int i = 0; i < Keys / 4; i++) {
-      if constexpr (Bias) P[i] = fmaHalves(H[i], tanhs[i], H[i]);
+      if constexpr (Bias) P[i] = H[i] ^ nothing;
       if constexpr (!Bias) P[i] = packHalves(S[2 * i], S[2 * i + 1]);
     }
   };
@@ -421,45 +462,53 @@ __global__ void __launch_bounds__((Warpgroups + 1) * 128,
     productCommit();
   };
 
-  if (first < end) {
-    // The scores of the next tile and the values of this one are in flight together.
-    int stage = 0;
-    uint32_t phase = 0;
+  // The scores of a tile and the values of the one before are in flight together.
+  int stage = 0;
+  uint32_t phase = 0;
+  if constexpr (Bias && !kIsLate) {
+    if (first < end) {
+      barrierWait(fullBias(0), 0);
+      quickBias(biasTiles[0], readQuick(biasTiles[0]), [](int) {});
+    }
+  }
+  constexpr bool kIsRolled = Causal && Bias && Width <= 128;
+  const auto take = [&](auto first0, int t) {
+    const bool isFirst = kIsRolled ? t == first : decltype(first0)::value;
+    const int before = stage ? stage - 1 : Stages - 1, next = stage == Stages - 1 ? 0 : stage + 1;
+    const uint32_t phaseBefore = phase ^ !stage, nextPhase = phase ^ !next;
+    if constexpr (Bias && !kIsLate) slowBias(t, stage);
     barrierWait(fullK(stage), phase);
     pin(S);
     scores(stage);
-    addBias(first, stage, phase);
-    productWait<0>();
+    if (isFirst) {
+      productWait<0>();
+    } else {
+      barrierWait(fullV(before), phaseBefore);
+      pin(sum);
+      addValues(before);
+      productWait<1>();
+    }
     pin(S);
     if (lane == 0) barrierArrive(emptyK(stage));
-    weights(first, stage, phase);
+    weights(t, stage, phase, next, nextPhase);
+    productWait<0>();
+    pin(sum);
+    if (lane == 0 && !isFirst) barrierArrive(emptyV(before));
     takeWeights();
-    for (int t = first; t < end - 1; t++) {
-      int nextStage = stage + 1;
-      uint32_t nextPhase = phase;
-      if (nextStage == Stages) {
-        nextStage = 0;
-        nextPhase ^= 1;
-      }
-      barrierWait(fullK(nextStage), nextPhase);
-      pin(S);
-      scores(nextStage);
-      barrierWait(fullV(stage), phase);
-      pin(sum);
-      addValues(stage);
-      addBias(t + 1, nextStage, nextPhase);
-      productWait<1>();
-      pin(S);
-      if (lane == 0) barrierArrive(emptyK(nextStage));
-      weights(t + 1, nextStage, nextPhase);
-      productWait<0>();
-      pin(sum);
-      if (lane == 0) barrierArrive(emptyV(stage));
-      takeWeights();
-      stage = nextStage;
-      phase = nextPhase;
-    }
-    barrierWait(fullV(stage), phase);
+    stage = next;
+    phase = nextPhase;
+  };
+  if constexpr (kIsRolled) {
+    // One copy: there is much of it, and a kernel's code comes to a multiprocessor no faster than its data.
+#pragma unroll 1
+    for (int t = first; t < end; t++) take(std::false_type(), t);
+  } else {
+    if (first < end) take(std::true_type(), first);
+    for (int t = first + 1; t < end; t++) take(std::false_type(), t);
+  }
+  if (first < end) {
+    stage = stage ? stage - 1 : Stages - 1;
+    barrierWait(fullV(stage), phase ^ (stage == Stages - 1));
     pin(sum);
     addValues(stage);
     productWait<0>();
