@@ -12,7 +12,7 @@ import { reloadPage } from './report-reload.js'
 const { values } = parseArgs({
   options: {
     out: { type: 'string', default: 'bench/results' },
-    'ramp-sec': { type: 'string', default: '10' },
+    'ramp-sec': { type: 'string', default: '30' },
     'per-second': { type: 'string' },
   },
 })

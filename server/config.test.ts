@@ -27,7 +27,7 @@ describe('parseServerConfig', () => {
       modelsDir: '',
       defaultModel: '',
       maxModels: 8,
-      promoteRampSec: 10,
+      promoteRampSec: 30,
       host: '127.0.0.1',
       port: 8080,
       apiKeysFile: '',
