@@ -14,9 +14,10 @@ const LOAD_SHARE = 0.5
 /** So long because a virtual machine that was idle is faster at first. */
 const CAPACITY = { connections: 8, seconds: 30 }
 const MOST_SECONDS = 1800
-/** Before the first reload; of calm after each. */
+/** Before the first reload. The calm after each is as long as it was: a longer time meets more of the machine's own pauses. */
 const BEFORE_MS = 20_000
-const CALM_MS = 8_000
+/** While memory is watched, at the end of the calm. */
+const WATCH_MS = 8_000
 /** After a reload, until memory counts as what it is. */
 const SETTLE_MS = 2_000
 const ASK_EVERY_MS = 100
@@ -75,7 +76,7 @@ export async function benchReload(
       ...{ perSecond, seconds: MOST_SECONDS, until: over.signal },
     })
     await pause(BEFORE_MS)
-    const rssBeforeMiB = await usualRssMiB(pid, CALM_MS)
+    const rssBeforeMiB = await usualRssMiB(pid, WATCH_MS)
     const turns: { from: number; ready: number; gone: number; rss: number }[] = []
     for (let i = 1; i <= RELOADS; i++) {
       const from = performance.now()
@@ -84,8 +85,8 @@ export async function benchReload(
       const ready = performance.now()
       await until(port, (states) => states.length === 1 && states[0]?.version === version)
       const gone = performance.now()
-      await pause(SETTLE_MS)
-      const rss = await usualRssMiB(pid, CALM_MS)
+      await pause(Math.max(SETTLE_MS, gone - from - WATCH_MS))
+      const rss = await usualRssMiB(pid, WATCH_MS)
       turns.push({ from, ready, gone, rss })
       const took = [ready - from, gone - from].map((ms) => `${(ms / 1000).toFixed(1)} s`)
       log(
