@@ -4,7 +4,7 @@ import type { OpenTier2, Tier2Event } from '../cache/open-tier2.js'
 import { openBundleInBackground } from '../model/check-bundle.js'
 import { createEngine, type EngineChoice } from '../model/engine/create.js'
 import type { EngineEvent } from '../model/engine/engine.js'
-import { hasRetrieval, type Manifest, openBundle } from '../model/manifest.js'
+import { checkUnchanged, hasRetrieval, type Manifest, openBundle } from '../model/manifest.js'
 import { createRandom } from '../model/random.js'
 import { checkSlack, defaultSlack, roomOf } from '../model/window.js'
 import {
@@ -98,6 +98,8 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
   const shared = options.shared ?? shareStores(redis, options, onEvent)
   let tier2: OpenTier2 | undefined
   try {
+    // By now the engine has opened all files.
+    checkUnchanged(bundle)
     tier2 = await openModelTier2(redis, options, manifest, engine, onEvent)
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
     onEvent({ kind: 'verified', cases, maxDifference })

@@ -1,4 +1,3 @@
-import { once } from 'node:events'
 import { setImmediate } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import type { ExpectedFile, FoundFile } from './file-hash.js'
@@ -11,14 +10,23 @@ import { type Bundle, bundleOf, checkFiles, expectedFiles, readManifest } from '
  */
 export async function openBundleInBackground(folder: string): Promise<Bundle> {
   const manifest = readManifest(folder)
-  checkFiles(folder, manifest, await inspectFiles(expectedFiles(folder, manifest)))
+  checkFiles(folder, manifest, await inspectOnThread(expectedFiles(folder, manifest)))
   const bundle = bundleOf(folder, manifest)
   await setImmediate()
   return bundle
 }
 
-async function inspectFiles(files: readonly ExpectedFile[]): Promise<readonly FoundFile[]> {
+function inspectOnThread(files: readonly ExpectedFile[]): Promise<readonly FoundFile[]> {
   const worker = new Worker(new URL('./hash-worker.js', import.meta.url), { workerData: files })
-  const [[found]] = await Promise.all([once(worker, 'message'), once(worker, 'exit')])
-  return found
+  return new Promise((resolve, reject) => {
+    let found: readonly FoundFile[] | undefined
+    worker.on('message', (answer: readonly FoundFile[]) => {
+      found = answer
+    })
+    worker.on('error', reject)
+    worker.on('exit', () => {
+      if (found === undefined) reject(new Error('the thread that hashes ended without an answer'))
+      else resolve(found)
+    })
+  })
 }

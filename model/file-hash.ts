@@ -6,18 +6,27 @@ const CHUNK_BYTES = 4 * 2 ** 20
 
 export type ExpectedFile = { readonly path: string; readonly bytes: number }
 
-/** What was found of it: its SHA-256 in hex only where its size is the expected one. */
+/** What was found of it: its SHA-256 in hex only where it could be all right. */
 export type FoundFile =
   | { readonly kind: 'file'; readonly bytes: number; readonly sha256?: string }
   | { readonly kind: 'none' }
   | { readonly kind: 'unreadable'; readonly why: string }
 
-export function inspectFile({ path, bytes }: ExpectedFile): FoundFile {
+/** In the same order; hashed only where all are there in their sizes: tables of gigabytes are not read for nothing. */
+export function inspectFiles(files: readonly ExpectedFile[]): FoundFile[] {
+  const found = files.map(({ path }) => inspect(path))
+  const isWhole = files.every(({ bytes }, i) => {
+    const each = found[i]
+    return each?.kind === 'file' && each.bytes === bytes
+  })
+  return isWhole ? files.map(({ path }) => inspect(path, hashFile)) : found
+}
+
+function inspect(path: string, hash?: (path: string) => string): FoundFile {
   try {
     const stat = statSync(path, { throwIfNoEntry: false })
     if (!stat?.isFile()) return { kind: 'none' }
-    const found = { kind: 'file', bytes: stat.size } as const
-    return stat.size === bytes ? { ...found, sha256: hashFile(path) } : found
+    return { kind: 'file', bytes: stat.size, ...(hash && { sha256: hash(path) }) }
   } catch (error) {
     return { kind: 'unreadable', why: error instanceof Error ? error.message : String(error) }
   }

@@ -5,7 +5,7 @@ import { check, show } from './check.js'
 import { type HstuConfig, parseConfig, readJson } from './config.js'
 import type { EmbeddingLayout } from './embedding.js'
 import { RankError } from './errors.js'
-import { type ExpectedFile, type FoundFile, inspectFile } from './file-hash.js'
+import { type ExpectedFile, type FoundFile, inspectFiles } from './file-hash.js'
 import { indexFileOf, isIdList } from './id-index.js'
 import { embeddingLayout } from './schemes.js'
 import { readVocabulary, type Vocabulary } from './vocabulary.js'
@@ -130,7 +130,7 @@ export function openBundle(
 ): Bundle {
   const manifest = readManifest(folder)
   if (!filesAreChecked) {
-    checkFiles(folder, manifest, expectedFiles(folder, manifest).map(inspectFile))
+    checkFiles(folder, manifest, inspectFiles(expectedFiles(folder, manifest)))
   }
   return bundleOf(folder, manifest)
 }
@@ -175,20 +175,23 @@ export function expectedFiles(folder: string, { files }: Manifest): ExpectedFile
  * @param found - of each of `expectedFiles`, in their order
  * @throws {RankError} BUNDLE_INVALID when one is not as the manifest says
  */
-export function checkFiles(
-  folder: string,
-  { files }: Manifest,
-  found: readonly (FoundFile | undefined)[],
-): void {
-  for (const [i, [file, { sha256, bytes }]] of Object.entries(files).entries()) {
-    const got = found[i] ?? { kind: 'none' }
+export function checkFiles(folder: string, { files }: Manifest, found: readonly FoundFile[]): void {
+  const listed = Object.entries(files).map(([file, expected], i) => {
+    const got: FoundFile = found[i] ?? { kind: 'none' }
+    return { file, expected, got }
+  })
+  // Hashes last: where a size is wrong none was made.
+  for (const { file, expected, got } of listed) {
     if (got.kind === 'none') throw invalid(folder, `${file} is missing`)
     if (got.kind === 'unreadable') throw invalid(folder, `cannot read ${show(file)}: ${got.why}`)
-    if (got.bytes !== bytes) {
-      throw invalid(folder, `${file} must have ${bytes} bytes, got ${got.bytes}`)
+    if (got.bytes !== expected.bytes) {
+      throw invalid(folder, `${file} must have ${expected.bytes} bytes, got ${got.bytes}`)
     }
-    if (got.sha256 !== sha256) {
-      throw invalid(folder, `${file} must have SHA-256 ${sha256}, got ${got.sha256}`)
+  }
+  for (const { file, expected, got } of listed) {
+    const sha256 = got.kind === 'file' ? got.sha256 : undefined
+    if (sha256 !== expected.sha256) {
+      throw invalid(folder, `${file} must have SHA-256 ${expected.sha256}, got ${sha256}`)
     }
   }
 }
@@ -199,6 +202,16 @@ export function checkFiles(
  */
 export function bundleOf(folder: string, manifest: Manifest): Bundle {
   return { folder, manifest, vocabulary: readVocabulary(manifest.config, folder) }
+}
+
+/**
+ * For a bundle whose files were checked some time before they were read.
+ * @throws {RankError} BUNDLE_INVALID when another one lies in its place by now
+ */
+export function checkUnchanged({ folder, manifest }: Bundle): void {
+  const { version } = readManifest(folder)
+  if (version === manifest.version) return
+  throw invalid(folder, `was version ${manifest.version} and became ${version} while it was loaded`)
 }
 
 /** First digits of the SHA-256 over the manifest without its version: every file's hash is in it. */

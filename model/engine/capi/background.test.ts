@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { after, describe, test } from 'node:test'
 import { copyBundle, exportModel, randomTokens, reseal } from '../../../test/fixtures.js'
 import { until } from '../../../test/redis.js'
 import { openBundleInBackground } from '../../check-bundle.js'
-import { openBundle } from '../../manifest.js'
+import { checkUnchanged, openBundle } from '../../manifest.js'
 import { createRandom } from '../../random.js'
 import { createCapiEngine } from './engine.js'
 import { findLibrary } from './library.js'
@@ -100,5 +100,32 @@ describe('openBundleInBackground', () => {
       message: /weights\.bin must have \d+ bytes, got 5$/,
     })
     await assert.rejects(openBundleInBackground(`${folder}/nowhere`), { code: 'BUNDLE_INVALID' })
+  })
+
+  test('has every file looked at before one of them is hashed', async (t) => {
+    const folder = copyBundle(t, bundle)
+    rmSync(`${folder}/score.onnx`)
+    writeFileSync(
+      `${folder}/weights.bin`,
+      Buffer.alloc(bundle.manifest.files['weights.bin']?.bytes ?? 0),
+    )
+    await assert.rejects(openBundleInBackground(folder), { message: /score\.onnx is missing$/ })
+  })
+})
+
+describe('checkUnchanged', () => {
+  const { bundle } = exportModel({ after })
+
+  test('refuses a bundle in whose place another one lies by now', (t) => {
+    const folder = copyBundle(t, bundle)
+    const opened = openBundle(folder)
+    checkUnchanged(opened)
+    reseal(folder, (manifest) => {
+      manifest.producer = 'another'
+    })
+    assert.throws(() => checkUnchanged(opened), {
+      code: 'BUNDLE_INVALID',
+      message: /was version \w+ and became \w+ while it was loaded$/,
+    })
   })
 })
