@@ -73,6 +73,8 @@ export async function startNginx(scope: Scope, replicas: readonly number[]): Pro
     readFileSync(logs.access, 'utf8')
       .split('\n')
       .filter((line) => line !== '')
+  // The line of that last question, or the first to ask would take it for theirs.
+  await until('nginx to log', () => lines().length > 0)
   return {
     port,
     logged: () => lines().length,

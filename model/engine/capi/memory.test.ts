@@ -6,15 +6,12 @@ import { findLibrary } from './library.js'
 import { hostMemory } from './memory.js'
 import { loadOrt } from './ort.js'
 
-const PAGE_BYTES = 4096
 const BLOCKS = 400
 
-/** Anonymous memory of this process that is in place, in bytes. */
+/** Anonymous memory of this process that is in place. */
 function anonymousBytes(): number {
-  const [, resident = 0, shared = 0] = readFileSync('/proc/self/statm', 'utf8')
-    .split(' ')
-    .map(Number)
-  return (resident - shared) * PAGE_BYTES
+  const status = readFileSync('/proc/self/status', 'utf8')
+  return 1024 * Number(/^RssAnon:\s+(\d+) kB/m.exec(status)?.[1])
 }
 
 describe('hostMemory', { skip: process.platform !== 'linux' }, () => {
@@ -57,6 +54,7 @@ describe('hostMemory', { skip: process.platform !== 'linux' }, () => {
         new Uint8Array(bytes).fill(i + 1),
       )
     }
+    assert.equal(ort.live(), live + sizes.length)
     for (const address of addresses) host.free(address)
     assert.equal(ort.live(), live)
   })

@@ -29,17 +29,17 @@ const M_MMAP_THRESHOLD = -3
 /**
  * What is larger is mapped by itself and goes back to the system when it is freed. Left alone, glibc
  * raises the bound to 32 MiB, and what models leave behind lies between what lives on: ten reloads of the
- * demo model under load added 13 % to the process. A quarter of it costs system time at each prefill,
- * this costs none that could be measured.
+ * demo model under load added 13 % to the process. With a quarter of it what runs need for a moment costs
+ * system time at each prefill, with this none that could be measured.
  */
 const MAPPED_BYTES = 2 ** 19
 mallopt?.(M_MMAP_THRESHOLD, MAPPED_BYTES)
 /**
- * Memory of tensors of at least so many bytes is mapped by itself too. K/V comes and goes in all sizes: 64 MiB of it in
+ * K/V stays, and is mapped by itself from so many bytes on. It comes and goes in all sizes: 64 MiB of it in
  * tiles of 300 KB lay in 190 MiB of malloc's after 8,000 rankings, and nothing of that went back.
  */
 const MAPPED_TENSOR_BYTES = 2 ** 17
-/** A process may have 65,530 mappings; threads and V8 need some. */
+/** A process may have 65,530 mappings; threads, V8 and malloc need some, the last for what is beyond this. */
 const MOST_MAPPED_TENSORS = 2 ** 14
 /** Bytes by address, of all engines. */
 const mappedTensors = new Map<Pointer, number>()
@@ -64,12 +64,15 @@ export function hostMemory(ort: Ort): TensorMemory & { close(): void } {
     device: 'cpu',
     info,
     allocate(bytes) {
-      const address = mapTensor(bytes) ?? ort.AllocatorAlloc(allocator, bytes)
+      const mapped = mapTensor(bytes)
+      if (mapped !== undefined) ort.adopt()
+      const address = mapped ?? ort.AllocatorAlloc(allocator, bytes)
       adviseHugePages(address, bytes)
       return address
     },
     free(address) {
-      if (!unmapTensor(address)) ort.AllocatorFree(allocator, address)
+      if (unmapTensor(address)) ort.adopt(-1)
+      else ort.AllocatorFree(allocator, address)
     },
     copy: (to, from, bytes) => copyBytes(to, from, bytes),
     async read(from, bytes) {

@@ -153,8 +153,8 @@ export type Ort = Calls & {
   createSessionNow(env: Pointer, graph: Graph, options: Pointer, container: Pointer): Pointer
   /** Off the calling thread: what the session packed goes page by page. */
   releaseSession(session: Pointer): Promise<void>
-  /** Counts an object that another thread made: this one will release it. */
-  adopt(): void
+  /** Counts objects that were made elsewhere and end here; fewer than none: that ended elsewhere. */
+  adopt(objects?: number): void
   /** Objects created and not released, of all kinds: what a leak test watches. */
   live(): number
 }
@@ -266,8 +266,8 @@ function bind(path: string): Ort {
       live--
       await callAsync(releaseSession, session)
     },
-    adopt() {
-      live++
+    adopt(objects = 1) {
+      live += objects
     },
     live: () => live,
   }
