@@ -27,7 +27,7 @@ describe('parseServerConfig', () => {
       modelsDir: '',
       defaultModel: '',
       maxModels: 8,
-      promoteRampSec: 30,
+      promoteRampSec: 20,
       host: '127.0.0.1',
       port: 8080,
       apiKeysFile: '',

@@ -27,7 +27,7 @@ export const KNOBS = {
   maxModels: integer('Most versions of models at once', 8, 1, 1000),
   promoteRampSec: integer(
     'How long a promotion takes to move the users, so that their K/V is not made all at once',
-    30,
+    20,
     0,
     86_400,
   ),
