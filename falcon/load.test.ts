@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
 import { createRandom } from '../model/random.js'
-import { exportModel, randomRequest } from '../test/fixtures.js'
+import { copyBundle, exportModel, randomRequest, reseal } from '../test/fixtures.js'
 import { NO_REDIS, startRedis, until } from '../test/redis.js'
 import { type LoadEvent, loadRanker } from './load.js'
 
@@ -63,4 +63,26 @@ describe('loadRanker', { skip: NO_REDIS }, () => {
       message: /^a Redis URL must/,
     })
   })
+})
+
+describe('loadRanker', () => {
+  for (const background of [false, true]) {
+    const how = background ? 'beside traffic' : 'at start-up'
+    test(`refuses a bundle that another takes the place of as it loads ${how}`, async (t) => {
+      const folder = copyBundle(t, model.bundle)
+      const replace = ({ kind }: LoadEvent) => {
+        if (kind !== 'verified') return
+        reseal(folder, (manifest) => {
+          manifest.producer = 'another'
+        })
+      }
+      await assert.rejects(
+        loadRanker({ bundle: folder, background, workers: 1, onEvent: replace }),
+        {
+          code: 'BUNDLE_INVALID',
+          message: /was version \w+ and became \w+ while it was loaded$/,
+        },
+      )
+    })
+  }
 })

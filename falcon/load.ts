@@ -98,8 +98,6 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
   const shared = options.shared ?? shareStores(redis, options, onEvent)
   let tier2: OpenTier2 | undefined
   try {
-    // By now the engine has opened all files.
-    checkUnchanged(bundle)
     tier2 = await openModelTier2(redis, options, manifest, engine, onEvent)
     const { cases, maxDifference } = await verifyBundle(engine, bundle)
     onEvent({ kind: 'verified', cases, maxDifference })
@@ -128,6 +126,8 @@ export async function loadRanker(options: LoadOptions): Promise<Ranker> {
     // Long histories were tried, of which nothing is needed any more.
     await engine.trim?.()
     await engine.background?.end()
+    // Nothing of the bundle is read any more: warming up opens graphs again, verifying the vectors.
+    checkUnchanged(bundle)
     const costs = openCosts(measured, maxTokens, microBatchSize, options.kv ?? 'auto', onEvent)
     const { gpuBudgetBytes = 0 } = engine.stats().kv ?? {}
     await watchFetchSpeed(tier2, manifest, costs, onEvent)
