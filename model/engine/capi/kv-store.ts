@@ -114,9 +114,8 @@ export function createKvStore({ ort, blocks, host, config, precision, tiles }: P
   const copyRows = async (to: Block, from: Block, rows: number) => {
     to.times.set(from.times.subarray(0, rows))
     // One copy costs less than one per layer, if little comes along that nobody wants.
-    const isMost = rows > (3 / 4) * to.capacity
-    if (isMost && to.capacity === from.capacity)
-      return to.memory.copy(to.address, from.address, to.bytes)
+    const isWhole = to.capacity === from.capacity && rows > (3 / 4) * to.capacity
+    if (isWhole) return to.memory.copy(to.address, from.address, to.bytes)
     if (tiles !== undefined) return copyTiles(to, from, rows)
     const target = layout(to.capacity).regions
     const copies = layout(from.capacity).regions.map(({ offset, width }, r) =>
